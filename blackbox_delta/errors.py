@@ -1,0 +1,90 @@
+"""Every error that this package raises on purpose.
+
+::
+
+    BlackBoxDeltaError
+    ├── ConfigError            a setting, or a combination of settings, makes no sense
+    │   ├── TemplateError      the template cannot be read or lacks a field
+    │   └── VerbalizerError    label words are empty, missing or collide
+    ├── DataError              the labelled data cannot be used
+    ├── ModelError             the model cannot be found, loaded or used this way
+    │   ├── UnsupportedError   the backend does not offer what the run needs
+    │   └── FingerprintError   an artifact belongs to another model
+    ├── BackendError           a reply was missing, broken or not a number
+    │   └── OutOfMemoryError   even the smallest batch does not fit
+    ├── BudgetError            the budget cannot pay for what was asked
+    ├── RunError               a run folder is damaged, in use or belongs to another run
+    │   ├── JournalError       the journal is damaged, in use or of a newer version
+    │   └── ArtifactError      the saved delta is damaged or of a newer version
+    └── MissingExtraError      an optional dependency is not installed
+
+A message says what was wrong, where, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class BlackBoxDeltaError(Exception):
+    """Base class of all errors raised by ``blackbox_delta``."""
+
+
+class ConfigError(BlackBoxDeltaError, ValueError):
+    """A setting, or a combination of settings, makes no sense."""
+
+
+class TemplateError(ConfigError):
+    """The template cannot be read, lacks a field or names an unknown one."""
+
+
+class VerbalizerError(ConfigError):
+    """Label words are empty, missing or collide."""
+
+
+class DataError(BlackBoxDeltaError, ValueError):
+    """The labelled data cannot be used."""
+
+
+class ModelError(BlackBoxDeltaError):
+    """The model cannot be found, loaded or used this way."""
+
+
+class UnsupportedError(ModelError):
+    """The backend does not offer what the run needs."""
+
+
+class FingerprintError(ModelError):
+    """An artifact belongs to another model."""
+
+
+class BackendError(BlackBoxDeltaError):
+    """A reply was missing, broken or not a number; it never becomes a loss."""
+
+
+class OutOfMemoryError(BackendError):
+    """Even the smallest batch does not fit into memory."""
+
+
+class BudgetError(BlackBoxDeltaError, ValueError):
+    """The budget cannot pay for what was asked."""
+
+
+class RunError(BlackBoxDeltaError):
+    """A run folder is damaged, in use or belongs to another run."""
+
+
+class JournalError(RunError):
+    """The journal is damaged, in use or of a newer version."""
+
+
+class ArtifactError(RunError):
+    """The saved delta is damaged or of a newer version."""
+
+
+class MissingExtraError(BlackBoxDeltaError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package '{package}', which is not installed. "
+            f"Install it with: pip install 'blackbox-delta[{extra}]'"
+        )

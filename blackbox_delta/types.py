@@ -1,0 +1,411 @@
+"""The words that every part shares. This module imports nothing of ours.
+
+Letters mean the same everywhere: λ candidates, n examples, c choices,
+d search dimension, D delta size, k top tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray: TypeAlias = NDArray[np.float32]
+Vector: TypeAlias = NDArray[np.float64]
+IntArray: TypeAlias = NDArray[np.int64]
+Json: TypeAlias = dict[str, Any]
+
+
+# --------------------------------------------------------------------------- data
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One text, or a pair of texts, with its label where it is known."""
+
+    text: str
+    text_pair: str | None = None
+    label: str | None = None
+
+
+# ------------------------------------------------------------------------ prompts
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Fixed text. Only pieces that are ``truncatable`` (the user's text) may be shortened."""
+
+    text: str
+    truncatable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SoftSlot:
+    """Where the soft prompt called ``name`` sits; empty for a candidate without one."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderStart:
+    """What follows goes to the decoder (sequence-to-sequence models only)."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSlot:
+    """Where the choice is read or filled in."""
+
+
+Segment: TypeAlias = Words | SoftSlot | DecoderStart | AnswerSlot
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered template: segments in reading order, with exactly one :class:`AnswerSlot`."""
+
+    segments: tuple[Segment, ...]
+
+    def digest(self) -> bytes:
+        """SHA-256 over everything a reply to this prompt depends on."""
+        return hashlib.sha256(repr(self.segments).encode()).digest()
+
+
+# ------------------------------------------------------------------------- deltas
+
+
+@dataclass(frozen=True)
+class DeltaBatch:
+    """λ candidates of one kind of delta, ready to be applied.
+
+    Attributes:
+        kind: What the tensors are, e.g. ``"soft-prompt"``; a backend declares the kinds it takes.
+        tensors: Name to float32 array of shape (λ, …). For a soft prompt: slot name to
+            (λ, tokens, hidden).
+    """
+
+    kind: str
+    tensors: Mapping[str, FloatArray]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def select(self, candidates: Sequence[int]) -> DeltaBatch:
+        """The given candidates, in the given order."""
+        rows = list(candidates)
+        return DeltaBatch(self.kind, {name: value[rows] for name, value in self.tensors.items()})
+
+    def digest(self, candidate: int) -> bytes:
+        """SHA-256 over one candidate's exact bytes."""
+        state = hashlib.sha256(self.kind.encode())
+        for name in sorted(self.tensors):
+            value = np.ascontiguousarray(self.tensors[name][candidate], dtype="<f4")
+            state.update(f"{name}{value.shape}".encode())
+            state.update(value.tobytes())
+        return state.digest()
+
+
+class EmbeddingTable(Protocol):
+    """Read access to the input embeddings, for deltas that live among them."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of rows."""
+        ...
+
+    @property
+    def hidden_size(self) -> int:
+        """Length of a row."""
+        ...
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over all entries of the table."""
+        ...
+
+    def rows(self, token_ids: Sequence[int]) -> FloatArray:
+        """Embeddings of shape (len(token_ids), hidden)."""
+        ...
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of ``text`` without special tokens."""
+        ...
+
+
+class Delta(Protocol):
+    """What is tuned: how a flat vector θ of size D becomes tensors that a backend applies."""
+
+    @property
+    def kind(self) -> str:
+        """The name backends and artifacts know it by."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """D, the length of θ."""
+        ...
+
+    @property
+    def origin(self) -> FloatArray:
+        """p0 of shape (D,): the delta at z = 0."""
+        ...
+
+    @property
+    def scale(self) -> float:
+        """The natural standard deviation of an entry of θ - p0."""
+        ...
+
+    def unpack(self, theta: FloatArray) -> DeltaBatch:
+        """θ of shape (λ, D) to tensors with a leading λ."""
+        ...
+
+
+# ------------------------------------------------------------------------ scoring
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """λ candidates × n prompts × c choices to be scored.
+
+    Attributes:
+        prompts: n rendered prompts.
+        choices: c label words, each with the space that precedes it where there is one.
+        delta: λ candidates; ``None`` asks for the untuned model (λ = 1, soft slots empty).
+        top_k: How many of the likeliest tokens at the answer position to return; 0 for none.
+        repeat: Distinguishes deliberate repetitions, which must not be answered from a journal.
+    """
+
+    prompts: Sequence[Prompt]
+    choices: Sequence[str]
+    delta: DeltaBatch | None = None
+    top_k: int = 0
+    repeat: int = 0
+
+    @property
+    def candidates(self) -> int:
+        """λ, the number of candidates."""
+        return 1 if self.delta is None else len(self.delta)
+
+    @property
+    def queries(self) -> int:
+        """λ·n, the number of example-forwards that an API would bill."""
+        return self.candidates * len(self.prompts)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the model said about n examples under one candidate: all that a head sees.
+
+    Attributes:
+        label_logprobs: (n, c) float32, log-probability of each label word (summed over its tokens).
+        top_ids: (n, k) int64 token ids, likeliest first; k may be 0.
+        top_logprobs: (n, k) float32, their log-probabilities.
+    """
+
+    label_logprobs: FloatArray
+    top_ids: IntArray
+    top_logprobs: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.label_logprobs)
+
+    def select(self, rows: Sequence[int] | slice | IntArray) -> Evidence:
+        """The given examples, in the given order."""
+        return Evidence(self.label_logprobs[rows], self.top_ids[rows], self.top_logprobs[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a request cost.
+
+    Attributes:
+        queries: Example-forwards, λ·n.
+        tokens: Prompt tokens as an API would count them, soft tokens included.
+        computed_tokens: Tokens that really went through the model after reuse.
+        seconds: Wall time spent in the backend.
+    """
+
+    queries: int = 0
+    tokens: int = 0
+    computed_tokens: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.queries + other.queries,
+            self.tokens + other.tokens,
+            self.computed_tokens + other.computed_tokens,
+            self.seconds + other.seconds,
+        )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A backend's reply to a :class:`ScoreRequest`.
+
+    Attributes:
+        label_logprobs: (λ, n, c) float32.
+        top_ids: (λ, n, k) int64, likeliest first.
+        top_logprobs: (λ, n, k) float32.
+        usage: What it cost.
+    """
+
+    label_logprobs: FloatArray
+    top_ids: IntArray
+    top_logprobs: FloatArray
+    usage: Usage = field(default_factory=Usage)
+
+    def __len__(self) -> int:
+        return len(self.label_logprobs)
+
+    def candidate(self, index: int) -> Evidence:
+        """What one candidate made the model say."""
+        return Evidence(self.label_logprobs[index], self.top_ids[index], self.top_logprobs[index])
+
+    def __iter__(self) -> Iterator[Evidence]:
+        return (self.candidate(index) for index in range(len(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend accepts and returns; checked before the first query.
+
+    Attributes:
+        deltas: Kinds of delta that can be applied, e.g. ``{"soft-prompt"}``; empty for text only.
+        decoder_slot: Whether templates may use ``{decoder}`` (sequence-to-sequence models).
+        text_after_answer: Whether words after ``{label}`` reach the model (masked models).
+        max_top_k: The largest ``top_k`` that a request may ask for; 0 for none.
+    """
+
+    deltas: frozenset[str]
+    decoder_slot: bool
+    text_after_answer: bool
+    max_top_k: int
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A frozen model that can be called.
+
+    Replies are finite numbers or an error: a failed, truncated or NaN reply raises
+    :class:`blackbox_delta.errors.BackendError` and never becomes a score.
+    """
+
+    @property
+    def name(self) -> str:
+        """The model as the user named it."""
+        ...
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Everything besides the request that determines a reply: weights, precision, tokenizer."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the weights and tokenizer, whatever the precision or the machine."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it accepts and returns."""
+        ...
+
+    @property
+    def embedding_table(self) -> EmbeddingTable | None:
+        """The input embeddings, or ``None`` where they cannot be read."""
+        ...
+
+    def score(self, request: ScoreRequest) -> Scores:
+        """Scores of shape (λ, n, c). Spends ``request.queries`` queries.
+
+        Raises:
+            UnsupportedError: The request asks for something outside ``capabilities``.
+            BackendError: No sound reply could be had.
+        """
+        ...
+
+    def count_tokens(self, request: ScoreRequest) -> IntArray:
+        """Prompt tokens (n,) that one candidate costs for each prompt; asks nothing."""
+        ...
+
+    def close(self) -> None:
+        """Releases what the backend holds."""
+        ...
+
+
+# ----------------------------------------------------------------- search and heads
+
+
+class Optimizer(Protocol):
+    """Ask/tell over z in R^d, minimising. Holds its own random generator."""
+
+    @property
+    def name(self) -> str:
+        """The name it is chosen by."""
+        ...
+
+    @property
+    def population(self) -> int:
+        """λ, the number of candidates it likes to be asked for."""
+        ...
+
+    @property
+    def mean(self) -> Vector:
+        """(d,), the optimizer's own estimate of the optimum (a distribution's mean, say)."""
+        ...
+
+    def ask(self, count: int) -> Vector:
+        """``count`` new candidates of shape (count, d)."""
+        ...
+
+    def tell(self, z: Vector, losses: Vector) -> None:
+        """Losses of shape (λ,) for the candidates last asked, lower is better."""
+        ...
+
+
+class FittedHead(Protocol):
+    """A head with its parameters: turns evidence into class probabilities."""
+
+    @property
+    def kind(self) -> str:
+        """The name of the head it came from."""
+        ...
+
+    def log_proba(self, evidence: Evidence) -> Vector:
+        """Log class probabilities of shape (n, c)."""
+        ...
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """The parameters as arrays, enough to rebuild it."""
+        ...
+
+
+class Head(Protocol):
+    """The output side: how evidence on labelled examples becomes a classifier."""
+
+    @property
+    def kind(self) -> str:
+        """The name it is chosen by."""
+        ...
+
+    @property
+    def top_k(self) -> int:
+        """How many top tokens it wants with each reply; 0 for none."""
+        ...
+
+    @property
+    def content_free(self) -> tuple[str, ...]:
+        """Texts to be scored beside the training examples (contextual calibration), often none."""
+        ...
+
+    def fit(self, evidence: Evidence, labels: IntArray, reference: Evidence | None) -> FittedHead:
+        """Fits on n labelled examples; ``reference`` is the evidence of ``content_free``."""
+        ...
+
+    def held_out(self, evidence: Evidence, labels: IntArray, reference: Evidence | None) -> Vector:
+        """Log class probabilities (n, c), each example's from a fit that never saw its label."""
+        ...
