@@ -1,0 +1,45 @@
+"""Tasks: labelled data, few-shot splits, templates, label words and metrics."""
+
+from blackbox_delta.tasks.data import (
+    Columns,
+    Lists,
+    TaskData,
+    load_task,
+    read_texts,
+    task_from_lists,
+)
+from blackbox_delta.tasks.metrics import Metrics, Verdict, evaluate, paired_verdict
+from blackbox_delta.tasks.splits import FewShotSplit, draw_split
+from blackbox_delta.tasks.templates import (
+    DEFAULT_INIT,
+    DEFAULT_PAIR,
+    DEFAULT_SINGLE,
+    Slot,
+    Template,
+    default_template,
+)
+from blackbox_delta.tasks.verbalizers import Verbalizer, parse_words, readable
+
+__all__ = [
+    "DEFAULT_INIT",
+    "DEFAULT_PAIR",
+    "DEFAULT_SINGLE",
+    "Columns",
+    "FewShotSplit",
+    "Lists",
+    "Metrics",
+    "Slot",
+    "TaskData",
+    "Template",
+    "Verbalizer",
+    "Verdict",
+    "default_template",
+    "draw_split",
+    "evaluate",
+    "load_task",
+    "paired_verdict",
+    "parse_words",
+    "read_texts",
+    "readable",
+    "task_from_lists",
+]

@@ -1,0 +1,159 @@
+"""Few-shot splits: k examples per class for training and k more for development."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+
+import numpy as np
+
+from blackbox_delta.errors import ConfigError, DataError
+from blackbox_delta.tasks.data import TaskData
+from blackbox_delta.types import Example
+
+
+@dataclass(frozen=True)
+class FewShotSplit:
+    """What a run sees of a data set.
+
+    Attributes:
+        train: c·k examples, class-balanced, the classes taking turns (a, b, c, a, b, c, …).
+        dev: As many others, likewise; fewer where the data's own development part has fewer.
+        test: The test part or a sample of it, in its own order; never seen by the search.
+        shots: k.
+        seed: What it was drawn with.
+    """
+
+    train: tuple[Example, ...]
+    dev: tuple[Example, ...]
+    test: tuple[Example, ...]
+    shots: int
+    seed: int
+
+    def digest(self) -> str:
+        """SHA-256 over the examples, in hexadecimal."""
+        parts = (self.train, self.dev, self.test)
+        content = [[(e.text, e.text_pair, e.label) for e in part] for part in parts]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def draw_split(data: TaskData, shots: int, seed: int, max_test: int | None = None) -> FewShotSplit:
+    """Draws k examples per class for training and another k for development.
+
+    No text is in both. A text that occurs several times counts once, for the class of its first
+    occurrence. What is drawn for a class depends on the seed and on that class's examples only.
+
+    Args:
+        data: The labelled set. If it has a development part, development examples come from
+            there: k per class, or all of the class where there are fewer.
+        shots: k, at least 1.
+        seed: At least 0.
+        max_test: The largest number of test examples to keep; a larger test part is sampled.
+
+    Raises:
+        ConfigError: ``shots``, ``seed`` or ``max_test`` is out of range.
+        DataError: A class has too few different examples.
+    """
+    _check_settings(shots, seed, max_test)
+    pool = _by_class(data.train, data.labels)
+    _check_sizes(pool, shots, own_dev=data.dev is not None)
+    drawn = {label: _shuffled(pool[label], seed, "train", label) for label in data.labels}
+    train = {label: examples[:shots] for label, examples in drawn.items()}
+    if data.dev is None:
+        dev = {label: examples[shots : 2 * shots] for label, examples in drawn.items()}
+    else:
+        dev = _from_own_dev(data.dev, train, shots, seed)
+    return FewShotSplit(
+        train=_take_turns(train),
+        dev=_take_turns(dev),
+        test=_sample(data.test, seed, max_test),
+        shots=shots,
+        seed=seed,
+    )
+
+
+def _check_settings(shots: int, seed: int, max_test: int | None) -> None:
+    if shots < 1:
+        raise ConfigError(f"shots must be at least 1, not {shots}")
+    if seed < 0:
+        raise ConfigError(f"the seed must be at least 0, not {seed}")
+    if max_test is not None and max_test < 1:
+        raise ConfigError(f"the number of test examples must be at least 1, not {max_test}")
+
+
+def _key(example: Example) -> tuple[str, str]:
+    """What makes two examples the same to a reader."""
+    return example.text.strip(), (example.text_pair or "").strip()
+
+
+def _by_class(examples: Iterable[Example], labels: Sequence[str]) -> dict[str, list[Example]]:
+    """The different examples of each class, in their order."""
+    first: dict[tuple[str, str], Example] = {}
+    for example in examples:
+        first.setdefault(_key(example), example)
+    return {
+        label: [example for example in first.values() if example.label == label] for label in labels
+    }
+
+
+def _check_sizes(pool: Mapping[str, Sequence[Example]], shots: int, *, own_dev: bool) -> None:
+    needed = shots if own_dev else 2 * shots
+    short = [
+        f"class '{label}' has {len(examples)}"
+        for label, examples in pool.items()
+        if len(examples) < needed
+    ]
+    if not short:
+        return
+    smallest = min(len(examples) for examples in pool.values())
+    largest = smallest if own_dev else smallest // 2
+    use = f"{shots} for training" if own_dev else f"{shots} for training, {shots} for development"
+    advice = (
+        f"The largest --shots that works is {largest}"
+        if largest
+        else "Not even --shots 1 works: add examples"
+    )
+    raise DataError(
+        f"too few different examples: {', '.join(short)}, and {needed} are needed ({use}). {advice}"
+    )
+
+
+def _from_own_dev(
+    examples: Iterable[Example], train: Mapping[str, Sequence[Example]], shots: int, seed: int
+) -> dict[str, list[Example]]:
+    taken = {_key(example) for example in chain.from_iterable(train.values())}
+    free = _by_class((each for each in examples if _key(each) not in taken), list(train))
+    for label, pool in free.items():
+        if not pool:
+            raise DataError(
+                f"the development part has no example of class '{label}' that is not among the "
+                "training examples. Add one, or leave the development part out"
+            )
+    return {label: _shuffled(pool, seed, "dev", label)[:shots] for label, pool in free.items()}
+
+
+def _generator(seed: int, *names: str) -> np.random.Generator:
+    # hash() differs between processes; SHA-256 does not. A generator of its own for
+    # each class keeps a draw the same when other classes grow.
+    digest = hashlib.sha256("\0".join(names).encode()).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
+
+
+def _shuffled(examples: Sequence[Example], seed: int, part: str, label: str) -> list[Example]:
+    order = _generator(seed, part, label).permutation(len(examples))
+    return [examples[index] for index in order]
+
+
+def _take_turns(groups: Mapping[str, Sequence[Example]]) -> tuple[Example, ...]:
+    turns = zip_longest(*groups.values())
+    return tuple(each for each in chain.from_iterable(turns) if each is not None)
+
+
+def _sample(examples: tuple[Example, ...], seed: int, limit: int | None) -> tuple[Example, ...]:
+    if limit is None or len(examples) <= limit:
+        return examples
+    chosen = _generator(seed, "test").choice(len(examples), size=limit, replace=False)
+    return tuple(examples[index] for index in np.sort(chosen))
