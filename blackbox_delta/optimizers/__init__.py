@@ -1,0 +1,64 @@
+"""Ask/tell optimizers over z in R^d, one file a family; all minimise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blackbox_delta.errors import ConfigError
+from blackbox_delta.optimizers.cma_es import CMAES
+from blackbox_delta.optimizers.from_nevergrad import PREFIX as NEVERGRAD_PREFIX
+from blackbox_delta.optimizers.from_nevergrad import NevergradOptimizer
+from blackbox_delta.optimizers.random_search import RandomSearch
+
+if TYPE_CHECKING:
+    from blackbox_delta.types import Optimizer
+
+OPTIMIZERS = ("cma", "cma-diagonal", "random")
+"""The names that :func:`make_optimizer` knows, besides ``nevergrad:<name in its registry>``."""
+
+__all__ = ["CMAES", "OPTIMIZERS", "NevergradOptimizer", "RandomSearch", "make_optimizer"]
+
+
+def make_optimizer(
+    name: str,
+    dimension: int,
+    *,
+    seed: int,
+    population: int = 20,
+    sigma: float = 1.0,
+    budget_candidates: int | None = None,
+) -> Optimizer:
+    """The optimizer called ``name``, started at z = 0.
+
+    Args:
+        name: One of :data:`OPTIMIZERS`, or ``nevergrad:`` and a name in nevergrad's registry.
+        dimension: d.
+        seed: Determines everything it draws.
+        population: λ; 20 as in Black-Box Tuning (Sun et al., 2022, arXiv 2201.03514).
+        sigma: σ, the initial standard deviation of an entry of z.
+        budget_candidates: How many candidates the run can pay for, if known.
+
+    Raises:
+        ConfigError: The name is unknown or a setting makes no sense for it.
+    """
+    rng = np.random.Generator(np.random.PCG64(seed))
+    if name in ("cma", "cma-diagonal"):
+        diagonal = name == "cma-diagonal"
+        return CMAES(dimension, rng, population=population, sigma=sigma, diagonal=diagonal)
+    if name == "random":
+        return RandomSearch(dimension, rng, population=population, sigma=sigma)
+    if name.startswith(NEVERGRAD_PREFIX):
+        return NevergradOptimizer(
+            name.removeprefix(NEVERGRAD_PREFIX),
+            dimension,
+            rng,
+            population=population,
+            sigma=sigma,
+            budget=budget_candidates,
+        )
+    raise ConfigError(
+        f"There is no optimizer '{name}'. Choose one of {', '.join(OPTIMIZERS)}, "
+        f"or {NEVERGRAD_PREFIX}NAME with a name in nevergrad's registry."
+    )

@@ -1,0 +1,44 @@
+"""Finds again what an optimizer keeps about a candidate that has been asked and not told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from blackbox_delta.errors import ConfigError
+
+if TYPE_CHECKING:
+    from blackbox_delta.types import Vector
+
+T = TypeVar("T")
+
+
+class Pending(Generic[T]):
+    """Items filed under the exact bytes of a candidate (d,); equal candidates queue up."""
+
+    def __init__(self) -> None:
+        self._items: dict[bytes, list[T]] = {}
+
+    def __len__(self) -> int:
+        return sum(len(queue) for queue in self._items.values())
+
+    def add(self, candidate: Vector, item: T) -> None:
+        """Files ``item`` under ``candidate``."""
+        self._items.setdefault(candidate.tobytes(), []).append(item)
+
+    def take(self, candidate: Vector) -> T:
+        """Removes and returns the item filed first under ``candidate``.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        key = candidate.tobytes()
+        if key not in self._items:
+            raise ConfigError(
+                "The optimizer was told the loss of a candidate that it was not asked for, or "
+                "the loss of one candidate twice."
+            )
+        queue = self._items[key]
+        item = queue.pop(0)
+        if not queue:
+            del self._items[key]
+        return item
