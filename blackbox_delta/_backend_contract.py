@@ -1,0 +1,207 @@
+"""The contract test for backends; use it from :mod:`blackbox_delta.testing`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from blackbox_delta.errors import UnsupportedError
+from blackbox_delta.types import (
+    AnswerSlot,
+    Backend,
+    DeltaBatch,
+    FloatArray,
+    Prompt,
+    ScoreRequest,
+    Scores,
+    SoftSlot,
+    Words,
+)
+
+_TEXTS = ("a wonderful film", "the plot is dull and far too long", "fine", "I would not go again")
+_CANDIDATES = 3
+_SOFT_TOKENS = 2
+
+
+def require(condition: object, message: str) -> None:
+    """Raises ``AssertionError`` unless the condition holds, also where Python drops asserts."""
+    if not condition:
+        raise AssertionError(message)
+
+
+def check_backend(
+    backend: Backend,
+    prompts: Sequence[Prompt] | None = None,
+    choices: Sequence[str] = (" great", " terrible"),
+    *,
+    tolerance: float = 1e-4,
+) -> None:
+    """Checks a backend against :class:`blackbox_delta.types.Backend`.
+
+    Spends 4 queries a prompt, 16 where soft prompts are accepted.
+
+    Args:
+        backend: The backend; it stays open.
+        prompts: At least two different ones; plain review sentences by default.
+        choices: At least two label words.
+        tolerance: How far log-probabilities may differ between one batch and another.
+
+    Raises:
+        AssertionError: It breaks a promise.
+    """
+    soft = "soft-prompt" in backend.capabilities.deltas
+    prompts = tuple(_prompts(soft) if prompts is None else prompts)
+    _check_description(backend)
+    _check_refusals(backend, prompts, choices)
+    top_k = min(5, backend.capabilities.max_top_k)
+    requests = [ScoreRequest(prompts, choices, top_k=top_k)]
+    if soft:
+        requests.append(ScoreRequest(prompts, choices, _soft_prompts(backend, prompts), top_k))
+    for request in requests:
+        scores = backend.score(request)
+        _check_scores(request, scores)
+        _check_usage(backend, request, scores)
+        _check_top(backend, request, scores, tolerance)
+        _check_determinism(backend, request, scores)
+        _check_batches(backend, request, scores, tolerance)
+
+
+def _prompts(soft: bool) -> list[Prompt]:
+    slot = (SoftSlot("soft"),) if soft else ()
+    return [
+        Prompt((Words(text, truncatable=True), *slot, Words(" It was"), AnswerSlot()))
+        for text in _TEXTS
+    ]
+
+
+def _soft_prompts(backend: Backend, prompts: Sequence[Prompt]) -> DeltaBatch:
+    """λ = 3 candidates near rows of the embedding table, in every slot."""
+    table = backend.embedding_table
+    if table is None:
+        raise AssertionError("a backend that takes soft prompts must show its embedding table")
+    rng = np.random.default_rng(0)
+    names = {part.name for p in prompts for part in p.segments if isinstance(part, SoftSlot)}
+    shape = (_CANDIDATES, _SOFT_TOKENS, table.hidden_size)
+    tensors: dict[str, FloatArray] = {}
+    for name in sorted(names):
+        ids = rng.integers(table.vocabulary_size, size=shape[:2])
+        rows = table.rows(ids.ravel().tolist()).reshape(shape)
+        noise = table.std * rng.standard_normal(shape)
+        tensors[name] = (rows + noise).astype(np.float32)
+    require(tensors, "the prompts hold no soft slot, though the backend takes soft prompts")
+    return DeltaBatch("soft-prompt", tensors)
+
+
+def _check_description(backend: Backend) -> None:
+    require(isinstance(backend, Backend), "a method or property of Backend is missing")
+    for attribute in ("name", "fingerprint"):
+        value = getattr(backend, attribute)
+        require(isinstance(value, str) and value, f"{attribute} must be a text, not {value!r}")
+    identity = dict(backend.identity)
+    texts = all(isinstance(value, str) for item in identity.items() for value in item)
+    require(identity and texts, f"identity must map texts to texts, not {identity!r}")
+    json.dumps(identity)
+    require(backend.capabilities.max_top_k >= 0, "max_top_k must not be negative")
+
+
+def _check_refusals(backend: Backend, prompts: Sequence[Prompt], choices: Sequence[str]) -> None:
+    too_many = backend.capabilities.max_top_k + 1
+    unknown = DeltaBatch("no-such-kind", {"x": np.zeros((1, 1), np.float32)})
+    refused = {
+        "a delta of an unknown kind": ScoreRequest(prompts, choices, unknown),
+        f"top_k = {too_many}, above max_top_k": ScoreRequest(prompts, choices, top_k=too_many),
+    }
+    for what, request in refused.items():
+        try:
+            backend.score(request)
+        except UnsupportedError:
+            continue
+        raise AssertionError(f"score must raise UnsupportedError for {what}")
+
+
+def _check_scores(request: ScoreRequest, scores: Scores) -> None:
+    pairs = (request.candidates, len(request.prompts))
+    expected: dict[str, tuple[tuple[int, ...], type]] = {
+        "label_logprobs": ((*pairs, len(request.choices)), np.float32),
+        "top_ids": ((*pairs, request.top_k), np.int64),
+        "top_logprobs": ((*pairs, request.top_k), np.float32),
+    }
+    for name, (shape, dtype) in expected.items():
+        value = getattr(scores, name)
+        require(value.shape == shape, f"{name} must have shape {shape}, not {value.shape}")
+        require(value.dtype == dtype, f"{name} must be {dtype.__name__}, not {value.dtype}")
+        require(np.isfinite(value).all(), f"{name} must be finite")
+        if dtype is np.float32:
+            # The room is for the rounding of a probability of one.
+            require(
+                (value <= 1e-5).all(), f"{name} must not be above 0: they are log-probabilities"
+            )
+
+
+def _check_usage(backend: Backend, request: ScoreRequest, scores: Scores) -> None:
+    tokens, usage = backend.count_tokens(request), scores.usage
+    shape = (len(request.prompts),)
+    require(tokens.shape == shape, f"count_tokens must have shape {shape}, not {tokens.shape}")
+    require(np.issubdtype(tokens.dtype, np.integer), "count_tokens must be whole numbers")
+    require((tokens > 0).all(), "count_tokens must be positive")
+    total = int(tokens.sum()) * request.candidates
+    require(usage.tokens == total, f"usage.tokens must be λ·Σ count_tokens, {usage.tokens}≠{total}")
+    require(usage.queries == request.queries, f"usage.queries must be λ·n = {request.queries}")
+    require(usage.computed_tokens >= 0, "usage.computed_tokens must not be negative")
+    require(usage.seconds >= 0, "usage.seconds must not be negative")
+
+
+def _check_top(backend: Backend, request: ScoreRequest, scores: Scores, tolerance: float) -> None:
+    top = scores.top_logprobs
+    require((np.diff(top, axis=-1) <= 0).all(), "top_logprobs must fall: likeliest first")
+    distinct = (np.diff(np.sort(scores.top_ids, axis=-1), axis=-1) != 0).all()
+    require(distinct, "top_ids must not name a token twice")
+    mass = np.exp(top.astype(np.float64)).sum(axis=-1)
+    require((mass <= 1 + tolerance).all(), "the top tokens' probabilities must not exceed 1")
+    if backend.embedding_table is None:
+        return
+    for column, choice in enumerate(request.choices):
+        ids = backend.embedding_table.tokenize(choice)
+        if len(ids) == 1:
+            candidate, prompt, rank = np.nonzero(scores.top_ids == ids[0])
+            among_top = top[candidate, prompt, rank]
+            label = scores.label_logprobs[candidate, prompt, column]
+            message = f"{choice!r} must have the same log-probability as a label and as a top token"
+            np.testing.assert_allclose(among_top, label, rtol=0, atol=tolerance, err_msg=message)
+
+
+def _check_determinism(backend: Backend, request: ScoreRequest, scores: Scores) -> None:
+    again = backend.score(request)
+    same = all(
+        np.array_equal(getattr(again, name), getattr(scores, name))
+        for name in ("label_logprobs", "top_ids", "top_logprobs")
+    )
+    require(same, "the same request must be answered the same, to the last bit")
+
+
+def _check_batches(
+    backend: Backend, request: ScoreRequest, scores: Scores, tolerance: float
+) -> None:
+    """One at a time, and all of them backwards, must answer what the batch answered."""
+    n, delta = len(request.prompts), request.delta
+
+    def ask(candidates: list[int], rows: list[int]) -> Scores:
+        prompts = [request.prompts[row] for row in rows]
+        part = None if delta is None else delta.select(candidates)
+        return backend.score(ScoreRequest(prompts, request.choices, part, request.top_k))
+
+    def compare(got: Scores, candidates: list[int], rows: list[int], when: str) -> None:
+        for name in ("label_logprobs", "top_logprobs"):
+            expected = getattr(scores, name)[np.ix_(candidates, rows)]
+            message = f"{name} must not change {when}"
+            np.testing.assert_allclose(
+                getattr(got, name), expected, rtol=0, atol=tolerance, err_msg=message
+            )
+
+    candidates, rows = list(range(request.candidates)), list(range(n))
+    compare(ask(candidates[::-1], rows[::-1]), candidates[::-1], rows[::-1], "with the order")
+    for candidate in candidates:
+        for row in rows:
+            compare(ask([candidate], [row]), [candidate], [row], "when a pair is scored alone")

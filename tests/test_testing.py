@@ -1,0 +1,220 @@
+"""The contract tests must catch whoever breaks a contract; keeping it is tested elsewhere."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from blackbox_delta.backends.fake import FakeBackend
+from blackbox_delta.errors import UnsupportedError
+from blackbox_delta.testing import check_backend, check_delta, check_optimizer
+from blackbox_delta.types import DeltaBatch, FloatArray, ScoreRequest, Scores, Usage, Vector
+
+
+class Tampered(FakeBackend):
+    """A fake whose replies are changed on the way out."""
+
+    def __init__(self, change: Callable[[Scores], Scores]) -> None:
+        super().__init__()
+        self.change = change
+
+    def score(self, request: ScoreRequest) -> Scores:
+        return self.change(super().score(request))
+
+
+def _noisy(scores: Scores) -> Scores:
+    noise = np.random.default_rng().normal(0, 1e-3, scores.label_logprobs.shape)
+    return replace(scores, label_logprobs=scores.label_logprobs - np.abs(noise).astype("f4"))
+
+
+def _depends_on_the_batch(scores: Scores) -> Scores:
+    size = np.float32(0.01 * len(scores.label_logprobs[0]))
+    return replace(scores, label_logprobs=scores.label_logprobs - size)
+
+
+def _depends_on_the_place(scores: Scores) -> Scores:
+    places = np.arange(scores.label_logprobs.shape[1], dtype=np.float32)
+    return replace(scores, label_logprobs=scores.label_logprobs - 0.01 * places[:, None])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: replace(s, label_logprobs=s.label_logprobs[0]), "must have shape"),
+        (lambda s: replace(s, label_logprobs=s.label_logprobs.astype(float)), "must be float32"),
+        (lambda s: replace(s, top_ids=s.top_ids.astype(np.int32)), "must be int64"),
+        (lambda s: replace(s, label_logprobs=np.full_like(s.label_logprobs, np.nan)), "finite"),
+        (lambda s: replace(s, label_logprobs=-s.label_logprobs), "not be above 0"),
+        (lambda s: replace(s, top_logprobs=s.top_logprobs[..., ::-1]), "likeliest first"),
+        (lambda s: replace(s, top_ids=np.zeros_like(s.top_ids)), "token twice"),
+        (lambda s: replace(s, top_logprobs=np.zeros_like(s.top_logprobs)), "must not exceed 1"),
+        (lambda s: replace(s, usage=Usage(s.usage.queries, 1)), "usage.tokens"),
+        (lambda s: replace(s, usage=Usage(0, s.usage.tokens)), "usage.queries"),
+        (_noisy, "to the last bit|same log-probability"),
+        (_depends_on_the_batch, "scored alone|same log-probability"),
+        (_depends_on_the_place, "with the order|same log-probability"),
+    ],
+)
+def test_a_broken_reply_is_caught(change: Callable[[Scores], Scores], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_backend(Tampered(change))
+
+
+def test_a_backend_that_takes_what_it_cannot_apply_is_caught() -> None:
+    class Careless(FakeBackend):
+        def score(self, request: ScoreRequest) -> Scores:
+            if request.delta is not None and request.delta.kind not in self.capabilities.deltas:
+                request = replace(request, delta=None)
+            return super().score(request)
+
+    class Greedy(FakeBackend):
+        def score(self, request: ScoreRequest) -> Scores:
+            return super().score(replace(request, top_k=min(request.top_k, 100)))
+
+    with pytest.raises(AssertionError, match="UnsupportedError for a delta of an unknown kind"):
+        check_backend(Careless())
+    with pytest.raises(AssertionError, match="UnsupportedError for top_k = 101"):
+        check_backend(Greedy())
+    with pytest.raises(AssertionError, match="is missing"):
+        check_backend(_Bare())  # type: ignore[arg-type]
+
+
+class _Bare:
+    capabilities = FakeBackend(accepts=()).capabilities
+
+    def score(self, request: ScoreRequest) -> Scores:
+        raise UnsupportedError("no")
+
+
+class Hill:
+    """A (1, λ) evolution strategy: as small as an optimizer that keeps the contract can be."""
+
+    name = "hill"
+    population = 8
+
+    def __init__(self, dimension: int, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.mean: Vector = np.zeros(dimension)
+
+    def ask(self, count: int) -> Vector:
+        return self.mean + 0.2 * self.rng.standard_normal((count, len(self.mean)))
+
+    def tell(self, z: Vector, losses: Vector) -> None:
+        self.mean = z[np.argmin(losses)].copy()
+
+
+class GlobalRandomness(Hill):
+    def ask(self, count: int) -> Vector:
+        return super().ask(count) + 0.01 * random.random()
+
+
+class HiddenRandomness(Hill):
+    def __init__(self, dimension: int, seed: int) -> None:
+        super().__init__(dimension, seed)
+        self.rng = np.random.default_rng()
+
+
+class WrongCount(Hill):
+    def ask(self, count: int) -> Vector:
+        return super().ask(self.population)
+
+
+class Maximiser(Hill):
+    def tell(self, z: Vector, losses: Vector) -> None:
+        super().tell(z, -losses)
+
+
+class Meddler(Hill):
+    def tell(self, z: Vector, losses: Vector) -> None:
+        super().tell(z, losses)
+        z += 1
+
+
+class Lost(Hill):
+    def tell(self, z: Vector, losses: Vector) -> None:
+        self.mean = np.full_like(self.mean, np.nan)
+
+
+def test_a_sound_optimizer_passes() -> None:
+    check_optimizer(Hill)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (GlobalRandomness, "global generators"),
+        (HiddenRandomness, "equal seeds"),
+        (WrongCount, r"ask\(1\) must return shape"),
+        (Maximiser, "must bring mean closer"),
+        (Meddler, "must not change the candidates"),
+        (Lost, "mean must be finite"),
+    ],
+)
+def test_a_broken_optimizer_is_caught(optimizer: type[Hill], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_optimizer(optimizer)
+
+
+class Flat:
+    """Two slots, one after the other in θ."""
+
+    kind = "soft-prompt"
+    size = 10
+    origin: FloatArray = np.linspace(0, 1, 10, dtype=np.float32)
+    scale = 0.1
+
+    def unpack(self, theta: FloatArray) -> DeltaBatch:
+        one, two = theta[:, :4].reshape(-1, 2, 2), theta[:, 4:].reshape(-1, 3, 2)
+        return DeltaBatch(self.kind, {"one": one, "two": two})
+
+
+class Curved(Flat):
+    def unpack(self, theta: FloatArray) -> DeltaBatch:
+        return super().unpack(theta**2)
+
+
+class Centred(Flat):
+    def unpack(self, theta: FloatArray) -> DeltaBatch:
+        return super().unpack(theta - theta.mean(axis=0))
+
+
+class Single(Flat):
+    def unpack(self, theta: FloatArray) -> DeltaBatch:
+        return super().unpack(theta[:1])
+
+
+class Short(Flat):
+    origin = np.zeros(9, dtype=np.float32)
+
+
+class Scaleless(Flat):
+    scale = 0.0
+
+
+class Renamed(Flat):
+    def unpack(self, theta: FloatArray) -> DeltaBatch:
+        return replace(super().unpack(theta), kind="lora")
+
+
+def test_a_sound_delta_passes() -> None:
+    check_delta(Flat())
+
+
+@pytest.mark.parametrize(
+    ("delta", "message"),
+    [
+        (Curved, "must be linear"),
+        (Centred, "must not depend on the others"),
+        (Single, "leading λ"),
+        (Short, "origin must have shape"),
+        (Scaleless, "scale must be a positive"),
+        (Renamed, "kind must be 'soft-prompt'"),
+    ],
+)
+def test_a_broken_delta_is_caught(delta: type[Flat], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_delta(delta())
