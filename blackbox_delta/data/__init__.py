@@ -1,0 +1,1 @@
+"""Data that ships with the package; read it through importlib.resources."""
