@@ -1,0 +1,234 @@
+"""What a run leaves behind: a portable delta and head, as JSON and safetensors.
+
+The delta itself is not stored: its starting token ids, the subspace's seed and z rebuild it to
+the bit, so an artifact takes a few kilobytes. A checksum of θ proves it. The fingerprint of the
+model it belongs to goes with it, and another model is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blackbox_delta.deltas import SoftPrompt
+from blackbox_delta.errors import ArtifactError, FingerprintError
+from blackbox_delta.heads import head_from_state
+from blackbox_delta.problem import Frame, Reader
+from blackbox_delta.subspaces import RandomSubspace
+from blackbox_delta.tasks import Template, Verbalizer
+from blackbox_delta.types import Backend, DeltaBatch, FittedHead, Json, Vector
+
+FORMAT = "blackbox-delta artifact"
+VERSION = 1
+JSON_NAME = "artifact.json"
+ARRAYS_NAME = "artifact.safetensors"
+_HEAD = "head."
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Everything needed to answer as the tuned model does, but the model.
+
+    Attributes:
+        model: The model's name as the user gave it.
+        fingerprint: Of its weights and tokenizer.
+        reader: Template and label words.
+        head: The fitted output side.
+        delta: ``SoftPrompt.config()``, or ``None`` where no delta was kept.
+        subspace: ``RandomSubspace.config()``, likewise.
+        z: (d,), likewise.
+        checksum: SHA-256 of the delta's exact bytes, likewise.
+    """
+
+    model: str
+    fingerprint: str
+    reader: Reader
+    head: FittedHead
+    delta: Json | None = None
+    subspace: Json | None = None
+    z: Vector | None = None
+    checksum: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        backend: Backend,
+        reader: Reader,
+        head: FittedHead,
+        frame: Frame | None,
+        z: Vector | None,
+    ) -> Artifact:
+        """The artifact of a found z (or none) behind a fitted head."""
+        if frame is None or z is None:
+            return cls(backend.name, backend.fingerprint, reader, head)
+        z = frame.subspace.snap(z)
+        checksum = frame.candidates(z[None]).digest(0).hex()
+        return cls(
+            backend.name,
+            backend.fingerprint,
+            reader,
+            head,
+            frame.delta.config(),
+            frame.subspace.config(),
+            z,
+            checksum,
+        )
+
+    def rebuild(self, backend: Backend) -> DeltaBatch | None:
+        """The one candidate that was kept, rebuilt on ``backend``.
+
+        Raises:
+            FingerprintError: The backend holds another model.
+            ArtifactError: The rebuilt delta is not the one that was saved.
+        """
+        if backend.fingerprint != self.fingerprint:
+            raise FingerprintError(
+                f"this delta was tuned on {self.model!r} (fingerprint {self.fingerprint[:12]}…), "
+                f"but {backend.name!r} has other weights or another tokenizer (fingerprint "
+                f"{backend.fingerprint[:12]}…); load it with the model it was tuned on"
+            )
+        if self.delta is None or self.subspace is None or self.z is None:
+            return None
+        table = backend.embedding_table
+        if table is None:
+            raise ArtifactError(f"{backend.name!r} takes no soft prompts, so this delta cannot act")
+        frame = Frame(
+            SoftPrompt.from_config(self.delta, table), RandomSubspace.from_config(self.subspace)
+        )
+        batch = frame.candidates(self.z[None])
+        if batch.digest(0).hex() != self.checksum:
+            raise ArtifactError(
+                "the delta rebuilt from z and its seed is not the one that was saved: the model is "
+                "loaded in another precision, or the artifact is damaged"
+            )
+        return batch
+
+    # ------------------------------------------------------------------ on disk
+
+    def save(self, folder: Path) -> None:
+        """Writes ``artifact.json`` and ``artifact.safetensors``, each at once or not at all."""
+        from safetensors.numpy import save
+
+        arrays = {_HEAD + name: np.asarray(value) for name, value in self.head.state().items()}
+        if self.z is not None:
+            arrays["z"] = self.z
+        blob = save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+        write_whole(folder / ARRAYS_NAME, blob)
+        write_json(folder / JSON_NAME, self._to_json(blob))
+
+    def _to_json(self, blob: bytes) -> Json:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.model,
+            "fingerprint": self.fingerprint,
+            "template": self.reader.template.source,
+            "labels": list(self.reader.verbalizer.labels),
+            "label_words": list(self.reader.verbalizer.words),
+            "head": self.head.kind,
+            "delta": self.delta,
+            "subspace": self.subspace,
+            "checksum": self.checksum,
+            "arrays_sha256": hashlib.sha256(blob).hexdigest(),
+        }
+
+    @classmethod
+    def load(cls, folder: Path) -> Artifact:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            ArtifactError: There is no artifact, or it is damaged or of a newer version.
+        """
+        described = _read_json(folder / JSON_NAME)
+        blob = _read_bytes(folder / ARRAYS_NAME)
+        if hashlib.sha256(blob).hexdigest() != described.get("arrays_sha256"):
+            raise ArtifactError(
+                f"{folder / ARRAYS_NAME} is damaged: its checksum is not the one in {JSON_NAME}"
+            )
+        try:
+            return cls._from_parts(described, _arrays(blob))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ArtifactError(f"{folder / JSON_NAME} is incomplete: {error!r}") from error
+
+    @classmethod
+    def _from_parts(cls, described: Json, arrays: Mapping[str, NDArray[Any]]) -> Artifact:
+        state = {
+            name.removeprefix(_HEAD): value
+            for name, value in arrays.items()
+            if name.startswith(_HEAD)
+        }
+        reader = Reader(
+            Template.parse(described["template"]),
+            Verbalizer(tuple(described["labels"]), tuple(described["label_words"])),
+        )
+        return cls(
+            described["model"],
+            described["fingerprint"],
+            reader,
+            head_from_state(described["head"], state),
+            described["delta"],
+            described["subspace"],
+            arrays.get("z"),
+            described["checksum"],
+        )
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replaces a file at once: whoever reads it sees the old content or the new, never half."""
+    scratch = path.with_name(f".{path.name}.new")
+    with scratch.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+
+
+def write_json(path: Path, value: Json) -> None:
+    """Replaces a JSON file at once."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_whole(path, (text + "\n").encode())
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"there is no {path.name} in {path.parent}: not the folder of a finished run"
+        ) from None
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _read_json(path: Path) -> Json:
+    raw = _read_bytes(path)
+    try:
+        described = json.loads(raw)
+    except ValueError as error:
+        raise ArtifactError(f"{path} is damaged: {error}") from error
+    if not isinstance(described, dict) or described.get("format") != FORMAT:
+        raise ArtifactError(f"{path} is not an artifact of this package")
+    if described.get("version") != VERSION:
+        raise ArtifactError(
+            f"{path} is of version {described.get('version')}, this package reads version "
+            f"{VERSION}; use the version of the package that wrote it"
+        )
+    return described
+
+
+def _arrays(blob: bytes) -> dict[str, NDArray[Any]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return dict(load(blob))
+    except SafetensorError as error:
+        raise ArtifactError(f"{ARRAYS_NAME} is damaged: {error}") from error

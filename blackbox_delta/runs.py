@@ -1,0 +1,130 @@
+"""Run folders: what belongs to a run, who may go on with it, and what it reported.
+
+A folder holds ``run.json`` (what was asked for), ``journal.sqlite`` (every reply),
+``history.jsonl`` (every generation), and when the run is finished ``result.json`` and the
+artifact. Killing the process at any moment leaves a folder that can be resumed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from blackbox_delta.artifact import write_json
+from blackbox_delta.errors import RunError
+from blackbox_delta.history import History
+from blackbox_delta.journal import Journal
+from blackbox_delta.types import Json
+
+RUN_NAME = "run.json"
+RESULT_NAME = "result.json"
+HISTORY_NAME = "history.jsonl"
+JOURNAL_NAME = "journal.sqlite"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """An open run folder; no other process can use it meanwhile.
+
+    Attributes:
+        path: The folder.
+        journal: Every reply.
+        history: Every generation.
+    """
+
+    path: Path
+    journal: Journal
+    history: History
+
+
+@contextmanager
+def open_run(path: Path, description: Json, *, resume: bool) -> Iterator[RunFolder]:
+    """A new run folder, or with ``resume`` an earlier one of the same run.
+
+    Args:
+        path: The folder.
+        description: Everything that determines the run; a resumed one must have been started
+            with the same.
+        resume: Go on with what is there.
+
+    Raises:
+        RunError: The folder is in use, damaged, not empty (without ``resume``) or belongs to
+            another run.
+    """
+    description = {"version": VERSION, **json.loads(json.dumps(description))}
+    started = (path / RUN_NAME).exists()
+    if started and not resume:
+        raise RunError(
+            f"{path} holds a run already; add --resume to go on with it, or choose another folder"
+        )
+    if resume and started:
+        _check_same(path, description)
+    elif not started:
+        _start(path, description)
+    journal_path = path / JOURNAL_NAME
+    with (
+        Journal.open(journal_path, create=not journal_path.exists()) as journal,
+        History.open(path / HISTORY_NAME, resume=True) as history,
+    ):
+        yield RunFolder(path, journal, history)
+
+
+def read_result(path: Path) -> Json | None:
+    """What a finished run reported, or ``None`` if it is not finished.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    if not (path / RESULT_NAME).exists():
+        return None
+    return _read(path / RESULT_NAME)
+
+
+def _start(path: Path, description: Json) -> None:
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file; name a folder for the run")
+    if path.is_dir() and any(path.iterdir()):
+        raise RunError(
+            f"{path} is not empty and holds no run; choose an empty or a new folder, so that "
+            "nothing in it is overwritten"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / RUN_NAME, description)
+    except OSError as error:
+        raise RunError(f"the run folder {path} cannot be written: {error.strerror}") from error
+
+
+def _check_same(path: Path, description: Json) -> None:
+    earlier = _read(path / RUN_NAME)
+    if earlier.get("version") != VERSION:
+        raise RunError(
+            f"the run in {path} was started by version {earlier.get('version')} of this format, "
+            f"this package goes on with version {VERSION}"
+        )
+    different = sorted(
+        name for name in {*earlier, *description} if earlier.get(name) != description.get(name)
+    )
+    if different:
+        named = "; ".join(
+            f"{name}: {earlier.get(name)!r} then, {description.get(name)!r} now"
+            for name in different
+        )
+        raise RunError(
+            f"{path} belongs to another run ({named}); resume it with what it was started with, "
+            "or choose another folder"
+        )
+
+
+def _read(path: Path) -> Json:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged and cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path} is damaged: not a JSON object")
+    return value

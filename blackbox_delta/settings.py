@@ -1,0 +1,80 @@
+"""Everything a run can be told, with defaults measured to be the same for all tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from blackbox_delta.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """How a model is to be tuned. Immutable; a run folder keeps them.
+
+    Attributes:
+        shots: k, labelled examples per class for training; as many again for development.
+        seed: Determines the split, the subspace and the search.
+        budget: What the search may spend: ``"300"`` calls, ``"9600 queries"``, ``"2M tokens"``,
+            ``"10 min"`` of the model's time.
+        template: Where the text, the soft prompt and the answer stand; ``None`` for a default.
+        label_words: Label to the word that stands for it; ``None`` for the label names.
+        soft_tokens: Length of soft slots that do not give their own.
+        soft_init: What the soft prompt starts from: ``"random"``, ``"zero"``, ``"text:WORDS"``;
+            ``None`` for the default template's own words, else random.
+        dimension: d, the search dimension.
+        subspace: Distribution of the projection, ``"gaussian"`` or ``"uniform"``.
+        scale: α, size of the search's first steps relative to the embeddings' deviation.
+        optimizer: ``"cma-diagonal"``, ``"cma"``, ``"random"`` or ``"nevergrad:NAME"``.
+        population: λ, candidates per generation.
+        head: ``"ridge"``, ``"logistic"``, ``"calibrated"``, ``"contextual"`` or ``"plain"``.
+        objective: ``"cross-entropy"``, ``"hinge"`` or ``"error-rate"``, taken through the head on
+            held-out predictions.
+        max_test: Score a seeded sample of this many test examples; ``None`` for all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    shots: int = Field(default=16, ge=1)
+    seed: int = Field(default=0, ge=0)
+    budget: str = "300 calls"
+    template: str | None = None
+    label_words: dict[str, str] | None = None
+    soft_tokens: int = Field(default=10, ge=1)
+    soft_init: str | None = None
+    dimension: int = Field(default=500, ge=1)
+    subspace: str = "gaussian"
+    scale: float = Field(default=1.0, gt=0)
+    optimizer: str = "cma-diagonal"
+    population: int = Field(default=20, ge=2)
+    head: str = "ridge"
+    objective: str = "cross-entropy"
+    max_test: int | None = Field(default=None, ge=1)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Settings:
+        """Checked settings from plain values; ``None`` stands for the default.
+
+        Raises:
+            ConfigError: A name is unknown or a value makes no sense.
+        """
+        given = {name: value for name, value in values.items() if value is not None}
+        if isinstance(given.get("budget"), int):
+            given["budget"] = str(given["budget"])
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from None
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            known = ", ".join(Settings.model_fields)
+            lines.append(f"there is no setting '{name}'; the settings are {known}")
+        else:
+            lines.append(f"{name} = {problem['input']!r}: {problem['msg'].lower()}")
+    return "; ".join(lines)

@@ -1,0 +1,140 @@
+"""A tuned model that answers: a backend, a delta and a head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from blackbox_delta.artifact import Artifact
+from blackbox_delta.backends import open_backend
+from blackbox_delta.errors import DataError
+from blackbox_delta.heads import make_head
+from blackbox_delta.problem import top_k
+from blackbox_delta.tasks import Metrics, evaluate
+from blackbox_delta.types import Backend, Evidence, Example, Json, ScoreRequest, Vector
+
+
+class TunedModel:
+    """Answers as the tuned model did when it was saved.
+
+    Args:
+        artifact: What was tuned.
+        backend: The model that it was tuned on.
+        result: What the run reported, where it is known.
+
+    Raises:
+        FingerprintError: The backend holds another model.
+        ArtifactError: The delta cannot be rebuilt to the bit.
+    """
+
+    def __init__(self, artifact: Artifact, backend: Backend, result: Json | None = None) -> None:
+        self.artifact = artifact
+        self.backend = backend
+        self.result: Json = result or {}
+        self._delta = artifact.rebuild(backend)
+        self._top_k = top_k(make_head(artifact.head.kind), backend)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        backend: Backend | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+    ) -> TunedModel:
+        """The tuned model saved in a run folder.
+
+        Args:
+            folder: A run folder, or any folder with the two artifact files.
+            backend: The model, if it is open already; else it is opened by its saved name.
+            device: Where to open it.
+            dtype: In which precision.
+
+        Raises:
+            ArtifactError: There is no artifact, or it is damaged or of a newer version.
+            ModelError: The model cannot be loaded.
+            FingerprintError: It is not the model that was tuned.
+        """
+        from blackbox_delta.runs import read_result
+
+        artifact = Artifact.load(Path(folder))
+        model = backend or open_backend(artifact.model, device=device, dtype=dtype)
+        return cls(artifact, model, read_result(Path(folder)))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The c classes, in the order of the columns of :meth:`predict_proba`."""
+        return self.artifact.reader.verbalizer.labels
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the artifact into ``folder``, which is made if it is not there."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.artifact.save(Path(folder))
+
+    def predict(
+        self, texts: Sequence[str | Example], text_pairs: Sequence[str] | None = None
+    ) -> list[str]:
+        """The likeliest label of each text; one query each."""
+        return [self.labels[i] for i in self.log_proba(texts, text_pairs).argmax(axis=1)]
+
+    def predict_proba(
+        self, texts: Sequence[str | Example], text_pairs: Sequence[str] | None = None
+    ) -> Vector:
+        """Class probabilities of shape (n, c)."""
+        return np.exp(self.log_proba(texts, text_pairs))
+
+    def log_proba(
+        self, texts: Sequence[str | Example], text_pairs: Sequence[str] | None = None
+    ) -> Vector:
+        """Log class probabilities of shape (n, c).
+
+        Raises:
+            DataError: A text is empty, or pairs are missing or too many.
+        """
+        examples = self._examples(texts, text_pairs)
+        if not examples:
+            return np.zeros((0, len(self.labels)))
+        return self.artifact.head.log_proba(self._evidence(examples))
+
+    def evaluate(self, examples: Sequence[Example]) -> Metrics:
+        """Scores on labelled examples.
+
+        Raises:
+            DataError: There are none, or a label is unknown.
+        """
+        truth = self.artifact.reader.verbalizer.encode(examples)
+        return evaluate(truth, self.log_proba(examples), self.labels)
+
+    def _evidence(self, examples: Sequence[Example]) -> Evidence:
+        reader = self.artifact.reader
+        request = ScoreRequest(reader.prompts(examples), reader.choices, self._delta, self._top_k)
+        return self.backend.score(request).candidate(0)
+
+    def _examples(
+        self, texts: Sequence[str | Example], text_pairs: Sequence[str] | None
+    ) -> list[Example]:
+        if isinstance(texts, str):
+            raise DataError("texts must be a list of texts, not one text; write [text]")
+        pairs = text_pairs if text_pairs is not None else [None] * len(texts)
+        if len(pairs) != len(texts):
+            raise DataError(f"{len(texts)} texts but {len(pairs)} second texts")
+        examples = [
+            text if isinstance(text, Example) else Example(text, pair)
+            for text, pair in zip(texts, pairs, strict=True)
+        ]
+        for number, example in enumerate(examples):
+            self._check(number, example)
+        return examples
+
+    def _check(self, number: int, example: Example) -> None:
+        if not isinstance(example.text, str) or not example.text.strip():
+            raise DataError(f"text {number + 1} of the input is empty or not a text")
+        wants = self.artifact.reader.template.uses_pair
+        if wants != (example.text_pair is not None):
+            raise DataError(
+                f"text {number + 1} of the input {'lacks' if wants else 'has'} a second text, "
+                f"which the model was tuned {'with' if wants else 'without'}"
+            )
