@@ -9,11 +9,11 @@ from blackbox_delta.tasks.data import (
     task_from_lists,
 )
 from blackbox_delta.tasks.metrics import Metrics, Verdict, evaluate, paired_verdict
-from blackbox_delta.tasks.splits import FewShotSplit, draw_split
+from blackbox_delta.tasks.splits import FewShotSplit, draw_split, sample_test, split_by_share
 from blackbox_delta.tasks.templates import (
-    DEFAULT_INIT,
     DEFAULT_PAIR,
     DEFAULT_SINGLE,
+    DEFAULT_STARTS,
     Slot,
     Template,
     default_template,
@@ -21,9 +21,9 @@ from blackbox_delta.tasks.templates import (
 from blackbox_delta.tasks.verbalizers import Verbalizer, parse_words, readable
 
 __all__ = [
-    "DEFAULT_INIT",
     "DEFAULT_PAIR",
     "DEFAULT_SINGLE",
+    "DEFAULT_STARTS",
     "Columns",
     "FewShotSplit",
     "Lists",
@@ -41,5 +41,7 @@ __all__ = [
     "parse_words",
     "read_texts",
     "readable",
+    "sample_test",
+    "split_by_share",
     "task_from_lists",
 ]

@@ -23,7 +23,7 @@ class FewShotSplit:
         train: c·k examples, class-balanced, the classes taking turns (a, b, c, a, b, c, …).
         dev: As many others, likewise; fewer where the data's own development part has fewer.
         test: The test part or a sample of it, in its own order; never seen by the search.
-        shots: k.
+        shots: k; where the classes differ in size, that of the smallest.
         seed: What it was drawn with.
     """
 
@@ -69,8 +69,50 @@ def draw_split(data: TaskData, shots: int, seed: int, max_test: int | None = Non
     return FewShotSplit(
         train=_take_turns(train),
         dev=_take_turns(dev),
-        test=_sample(data.test, seed, max_test),
+        test=sample_test(data.test, seed, max_test),
         shots=shots,
+        seed=seed,
+    )
+
+
+def split_by_share(data: TaskData, dev_share: float, seed: int) -> FewShotSplit:
+    """Uses every example: a share of each class for development, the rest for training.
+
+    Each side gets at least one example of each class; shares are rounded in favour of training.
+    No text is in both. A text that occurs several times counts once, for the class of its first
+    occurrence.
+
+    Args:
+        data: The labelled set; its pool is split, its test part is kept whole.
+        dev_share: More than 0 and less than 1.
+        seed: At least 0.
+
+    Raises:
+        ConfigError: ``dev_share`` or ``seed`` is out of range.
+        DataError: A class has only one example, or the data has a development part already.
+    """
+    if not 0 < dev_share < 1:
+        raise ConfigError(
+            f"the share for development must be more than 0 and less than 1, not {dev_share}"
+        )
+    if data.dev is not None:
+        raise DataError(f"{data.name} has a development part already, so nothing is to be split")
+    _check_settings(1, seed, None)
+    train, dev = {}, {}
+    for label, examples in _by_class(data.train, data.labels).items():
+        if len(examples) < 2:
+            raise DataError(
+                f"too few different examples of class '{label}': {len(examples)}, and 2 are needed "
+                "(1 for training, 1 for development). Add examples, or leave the class out"
+            )
+        drawn = _shuffled(examples, seed, "train", label)
+        count = min(max(int(dev_share * len(drawn)), 1), len(drawn) - 1)
+        train[label], dev[label] = drawn[count:], drawn[:count]
+    return FewShotSplit(
+        train=_take_turns(train),
+        dev=_take_turns(dev),
+        test=data.test,
+        shots=min(len(examples) for examples in train.values()),
         seed=seed,
     )
 
@@ -152,7 +194,8 @@ def _take_turns(groups: Mapping[str, Sequence[Example]]) -> tuple[Example, ...]:
     return tuple(each for each in chain.from_iterable(turns) if each is not None)
 
 
-def _sample(examples: tuple[Example, ...], seed: int, limit: int | None) -> tuple[Example, ...]:
+def sample_test(examples: tuple[Example, ...], seed: int, limit: int | None) -> tuple[Example, ...]:
+    """At most ``limit`` of the examples, drawn by seed, in their own order."""
     if limit is None or len(examples) <= limit:
         return examples
     chosen = _generator(seed, "test").choice(len(examples), size=limit, replace=False)

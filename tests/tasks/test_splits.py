@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blackbox_delta.errors import ConfigError, DataError
-from blackbox_delta.tasks import TaskData, draw_split
+from blackbox_delta.tasks import TaskData, draw_split, split_by_share
 from blackbox_delta.types import Example
 
 
@@ -205,3 +205,46 @@ def test_settings_out_of_range_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         draw_split(task({"a": 4, "b": 4}), shots, seed, max_test)
+
+
+@given(
+    sizes=st.dictionaries(st.sampled_from("abcde"), st.integers(2, 20), min_size=2),
+    repeats=st.integers(1, 3),
+    share=st.floats(0, 1, exclude_min=True, exclude_max=True),
+    seed=st.integers(0, 2**40),
+)
+def test_a_split_by_share_uses_every_example_once(
+    sizes: dict[str, int], repeats: int, share: float, seed: int
+) -> None:
+    single = task(sizes, test=3)
+    data = TaskData("toy", single.labels, single.train * repeats, None, single.test)
+    split = split_by_share(data, share, seed)
+    assert Counter(split.train + split.dev) == Counter(single.train)
+    for label, size in sizes.items():
+        dev = sum(example.label == label for example in split.dev)
+        assert 1 <= dev <= size - 1
+        assert dev <= max(1, share * size)
+        assert dev > share * size - 1 or dev == size - 1
+    assert split.shots == min(Counter(example.label for example in split.train).values())
+    assert split.test == data.test
+    assert split == split_by_share(data, share, seed)
+
+
+def test_a_split_by_share_depends_on_the_seed() -> None:
+    data = task({"a": 9, "b": 30})
+    assert len({split_by_share(data, 0.5, seed).dev for seed in range(20)}) == 20
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5, float("nan")])
+def test_a_share_is_more_than_nothing_and_less_than_all(share: float) -> None:
+    with pytest.raises(ConfigError, match="more than 0 and less than 1"):
+        split_by_share(task({"a": 4, "b": 4}), share, 0)
+
+
+def test_what_cannot_be_split_by_share() -> None:
+    with pytest.raises(DataError, match="class 'b': 1, and 2 are needed"):
+        split_by_share(task({"a": 4, "b": 1}), 0.5, 0)
+    with pytest.raises(DataError, match="development part already"):
+        split_by_share(task({"a": 4, "b": 4}, dev={"a": 1, "b": 1}), 0.5, 0)
+    with pytest.raises(ConfigError, match="seed"):
+        split_by_share(task({"a": 4, "b": 4}), 0.5, -1)

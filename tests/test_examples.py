@@ -1,0 +1,35 @@
+"""The scripts in ``examples`` run as they stand, here with the toy model."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+# Something that each script prints last, so that it is known to have come to its end.
+LAST_WORDS = {
+    "tune_from_python.py": ("kept: delta, right on 100%", "trade and sales' is business"),
+    "sklearn_classifier.py": ("cross-validation: 0.", "is about account ("),
+}
+
+
+def test_every_example_is_run() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(LAST_WORDS)
+
+
+@pytest.mark.parametrize("name", LAST_WORDS)
+def test_example(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", str(EXAMPLES / name), "--model", "fake"]
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    for words in LAST_WORDS[name]:
+        assert words in done.stdout
+    assert not list(tmp_path.iterdir()), "an example leaves nothing behind"
