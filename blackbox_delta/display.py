@@ -1,0 +1,216 @@
+"""What a terminal shows: the course of a search, its result, and scores.
+
+Everything goes through a :class:`rich.console.Console` that the caller gives, so that the course
+can go to stderr and the result to stdout.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.box import SIMPLE
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from blackbox_delta.budget import Budget
+from blackbox_delta.problem import DIMENSION
+from blackbox_delta.settings import Settings
+from blackbox_delta.tasks import FewShotSplit, Metrics, Template, default_template
+from blackbox_delta.tuner import Observer, Progress
+from blackbox_delta.types import Json
+
+#: What a run may decide to keep, by ``result["chosen"]``.
+KEPT = {
+    "calibrated": "the calibrated untuned model, nothing tuned was clearly better",
+    "head": "the output side alone, a {head} head",
+    "delta": "a soft prompt and a {head} head",
+}
+_BAR_WIDTH = 24
+
+
+def say(console: Console, message: str, style: str = "") -> None:
+    """Prints plain text; lines are broken on a terminal only, and nothing is read as markup."""
+    console.print(Text(message, style), soft_wrap=not console.is_terminal)
+
+
+def plan_line(model: str, split: FewShotSplit, settings: Settings) -> str:
+    """What the budget will be used for, in one line.
+
+    Raises:
+        TemplateError: The template cannot be read.
+    """
+    pairs = split.train[0].text_pair is not None
+    template = Template.parse(settings.template or default_template(pairs))
+    classes = len({example.label for example in split.train})
+    dimension = f"= {settings.dimension}" if settings.dimension else f"≤ {DIMENSION}"
+    search = (
+        f"λ = {settings.population}, d {dimension}, {settings.optimizer}"
+        if template.slots
+        else "no soft slot in the template, so the output side alone is tuned"
+    )
+    return (
+        f"{model}: {Budget.parse(settings.budget)} at most, {len(split.train)} training and "
+        f"{len(split.dev)} development examples of {classes} classes; {search}"
+    )
+
+
+# ------------------------------------------------------------------ the course of a search
+
+
+@contextmanager
+def search_display(console: Console) -> Iterator[Observer]:
+    """An observer that shows a search: a live display, or one plain line a generation.
+
+    The plain lines are for logs and pipes, where nothing can be drawn over.
+    """
+    if not console.is_interactive:
+        yield lambda progress: say(console, progress_line(progress))
+        return
+    display = LiveDisplay()
+    with Live(display, console=console, refresh_per_second=2):
+        yield display.update
+        display.finish()
+
+
+class LiveDisplay:
+    """A bar with the time left, and the figures below it. The time runs between generations.
+
+    Args:
+        clock: Seconds that only ever grow.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._progress: Progress | None = None
+        self._ends: float | None = None
+
+    def update(self, progress: Progress) -> None:
+        """Takes in one more generation."""
+        self._progress = progress
+        self._ends = self._clock() + seconds_left(progress.budget)
+
+    def finish(self) -> None:
+        """The search is over: what stays on the screen promises no more time."""
+        self._ends = None
+
+    def __rich__(self) -> RenderableType:
+        if self._progress is None:
+            return Text("asking the untuned model and the first generation …")
+        budget = self._progress.budget
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(
+            ProgressBar(total=budget.limit, completed=budget.spent, width=_BAR_WIDTH),
+            Text(_spent(budget)),
+            Text(self._time()),
+        )
+        return Group(bar, Text(_found(self._progress)), Text(_also_spent(budget)))
+
+    def _time(self) -> str:
+        if self._ends is None:
+            return ""
+        left = self._ends - self._clock()
+        return f"{_clock_time(left)} left" if left > 0 else "finishing …"
+
+
+def progress_line(progress: Progress) -> str:
+    """One generation in one line."""
+    budget = progress.budget
+    left = f"{_clock_time(seconds_left(budget))} left"
+    return ", ".join([_found(progress), _spent(budget), _also_spent(budget), left])
+
+
+def seconds_left(budget: Budget) -> float:
+    """Model time for the rest of the budget, at the rate of what was spent.
+
+    It rests on the time that the backend reported, not the clock's: a resumed run replays its
+    first part in no time and would promise too much.
+    """
+    rest = max(0.0, budget.limit - budget.spent)
+    return budget.usage.seconds * rest / budget.spent if budget.spent else 0.0
+
+
+def _found(progress: Progress) -> str:
+    return (
+        f"generation {progress.generation}: best loss {progress.best_loss:.4f}, "
+        f"dev accuracy {progress.dev_accuracy:.3f}"
+    )
+
+
+def _spent(budget: Budget) -> str:
+    return f"{budget.spent:,.0f} of {budget}"
+
+
+def _also_spent(budget: Budget) -> str:
+    """What was spent in the other units."""
+    usage = budget.usage
+    units = {"calls": budget.calls, "queries": usage.queries, "tokens": usage.tokens}
+    return ", ".join(f"{value:,} {unit}" for unit, value in units.items() if unit != budget.unit)
+
+
+def _clock_time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+# ------------------------------------------------------------------ results and scores
+
+
+def show_result(console: Console, result: Json) -> None:
+    """The content of ``result.json`` for a reader: scores, what was kept, costs, verdict."""
+    say(console, f"{result['model']}, {result['shots']}-shot, seed {result['seed']}")
+    if result["test_n"]:
+        console.print(_accuracy_table(result))
+    else:
+        say(
+            console,
+            f"Accuracy on {result['dev_n']} development examples, which the choice was made on: "
+            f"calibrated {result['baseline_dev_accuracy']:.3f}, tuned {result['dev_accuracy']:.3f}",
+        )
+    say(console, f"Kept: {KEPT[result['chosen']].format(head=result['head'])}.")
+    say(console, _costs(result))
+    say(console, f"Verdict: {result['verdict']}", "bold")
+
+
+def _accuracy_table(result: Json) -> Table:
+    table = _table(f"{result['test_n']} test examples", "accuracy", "macro-F1")
+    for name, key in (("untuned", "untuned"), ("calibrated", "baseline"), ("tuned", "test")):
+        scores = (result[f"{key}_accuracy"], result[f"{key}_macro_f1"])
+        table.add_row(name, *(f"{score:.3f}" for score in scores))
+    return table
+
+
+def _costs(result: Json) -> str:
+    model = result["backend_seconds"] + result["test_seconds"]
+    return (
+        f"Cost: {result['calls']:,} calls = {result['queries']:,} queries = "
+        f"{result['tokens']:,} tokens for the search, {result['test_queries']:,} queries for the "
+        f"test; {model:.1f} s in the model, {result['head_seconds']:.1f} s in heads, "
+        f"{result['optimizer_seconds']:.1f} s in the optimizer."
+    )
+
+
+def show_metrics(console: Console, metrics: Metrics) -> None:
+    """Scores on labelled examples, with the recall of each class."""
+    table = _table(f"{metrics.n} examples", "score")
+    scores = {
+        "accuracy": metrics.accuracy,
+        "macro-F1": metrics.macro_f1,
+        "log loss": metrics.log_loss,
+        **{f"recall of {label}": value for label, value in metrics.recall.items()},
+    }
+    for name, value in scores.items():
+        table.add_row(Text(name), f"{value:.3f}")
+    console.print(table)
+
+
+def _table(first: str, *columns: str) -> Table:
+    table = Table(first, box=SIMPLE)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table

@@ -1,0 +1,470 @@
+"""The command line on the toy model, from outside: arguments in, text and exit codes out."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+from sklearn.metrics import accuracy_score
+from typer.testing import CliRunner, Result
+
+from blackbox_delta import __version__
+from blackbox_delta.backends.fake import FakeBackend
+from blackbox_delta.cli import app
+from blackbox_delta.settings import Settings
+from blackbox_delta.types import Json, ScoreRequest, Scores
+
+PROGRAM = [sys.executable, "-c", "from blackbox_delta.cli import main; main()"]
+GREAT = ["great", "good", "wonderful", "love", "best", "fun"]
+BAD = ["terrible", "awful", "boring", "worst", "hate", "poor"]
+OTHER = ["the", "a", "is", "was", "it", "this", "movie", "film", "story", "and", "with", "you"]
+LIKE_A_TERMINAL = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+WORDS = "positive=great,negative=terrible"
+
+
+def sentences(count: int, rng: random.Random) -> list[Json]:
+    """Labelled lines, ``count`` a class, with more words of their class than of the other."""
+    rows = []
+    for _ in range(count):
+        for label, own in (("positive", GREAT), ("negative", BAD)):
+            words = [*rng.sample(own, 2), *rng.sample(OTHER, 5), rng.choice(GREAT + BAD)]
+            rows.append({"text": " ".join(rng.sample(words, len(words))), "label": label})
+    return rows
+
+
+def write_lines(path: Path, rows: Iterable[Json]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unsets what makes every stream look like a terminal."""
+    for name in LIKE_A_TERMINAL:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, rng = tmp_path_factory.mktemp("data"), random.Random(0)
+    write_lines(folder / "train.jsonl", sentences(20, rng))
+    write_lines(folder / "test.jsonl", sentences(25, rng))
+    return folder
+
+
+def run(*arguments: object, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(app, [str(each) for each in arguments], input=stdin)
+
+
+def tune(data: Path, *more: object, words: str = WORDS) -> Result:
+    """A small run; what stands in ``more`` counts if an option is given twice."""
+    small = ["--dimension", 20, "--soft-tokens", 3, "--shots", 4, "--budget", 64, "--seed", 13]
+    return run("tune", "--model", "fake", "--data", data, "--label-words", words, *small, *more)
+
+
+def result_of(folder: Path) -> Json:
+    """A run's report without its times."""
+    report = json.loads((folder / "result.json").read_text())
+    return {name: value for name, value in report.items() if not name.endswith("seconds")}
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    done = tune(data, "--out", folder)
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+def failed(done: Result) -> str:
+    """The one block that an error leaves: a sentence, no traceback, nothing on stdout."""
+    assert done.exit_code == 1, done.output
+    assert isinstance(done.exception, SystemExit)
+    assert not done.stdout
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("Error: ") == 1
+    return done.stderr.split("Error: ")[1].strip()
+
+
+# ------------------------------------------------------------------ help and start-up
+
+
+def test_every_command_explains_itself_without_loading_torch() -> None:
+    script = """
+import sys
+from typer.testing import CliRunner
+from blackbox_delta.cli import app
+for command in ([], ["tune"], ["eval"], ["predict"], ["demo"]):
+    done = CliRunner().invoke(app, [*command, "--help"])
+    assert done.exit_code == 0, done.output
+    assert "Usage: " in done.output, done.output
+print(sorted({"torch", "transformers", "sklearn", "scipy", "cma", "nevergrad"} & set(sys.modules)))
+"""
+    assert subprocess.check_output([sys.executable, "-c", script], text=True) == "[]\n"
+
+
+def test_the_help_shows_every_setting_with_its_default() -> None:
+    done = CliRunner().invoke(app, ["tune", "--help"], env={"COLUMNS": "200"})
+    # Some build servers make the help colourful.
+    lines = ESCAPES.sub("", done.output).splitlines()
+    rows = {line.split()[1]: line for line in lines if "│ --" in line}
+    for name, field in Settings.model_fields.items():
+        row = rows["--" + name.replace("_", "-")]
+        if field.default is not None:
+            assert f"[default: {field.default}]" in row
+
+
+def test_the_version_is_the_package_s() -> None:
+    assert run("--version").stdout == f"blackbox-delta {__version__}\n"
+
+
+def test_a_line_that_cannot_be_read_is_a_usage_error() -> None:
+    assert run("tune", "--model", "fake").exit_code == 2
+    assert run("tune", "--model", "fake", "--data", ".", "--shots", "many").exit_code == 2
+
+
+# ------------------------------------------------------------------ the round trip
+
+
+def test_tune_reports_what_it_wrote_down(data: Path, tmp_path: Path) -> None:
+    done = tune(data, "--out", tmp_path / "run", "--max-test", 30)
+    report = result_of(tmp_path / "run")
+    assert report["test_n"] == 30
+    for name, key in (("untuned", "untuned"), ("calibrated", "baseline"), ("tuned", "test")):
+        accuracy, f1 = report[f"{key}_accuracy"], report[f"{key}_macro_f1"]
+        assert re.search(rf"^\s*{name}\s+{accuracy:.3f}\s+{f1:.3f}\s*$", done.stdout, re.MULTILINE)
+    assert report["verdict"] in done.stdout
+    assert f"Next: blackbox-delta predict {tmp_path / 'run'} FILE" in done.stdout
+
+
+def test_tune_passes_every_setting_on(data: Path, tmp_path: Path) -> None:
+    given = {
+        "shots": 5,
+        "seed": 7,
+        "budget": "40 calls",
+        "template": "{text} {soft:4} It was {label}",
+        "soft_tokens": 3,
+        "soft_init": "zero",
+        "dimension": 12,
+        "subspace": "uniform",
+        "scale": 0.5,
+        "optimizer": "random",
+        "population": 6,
+        "head": "plain",
+        "objective": "hinge",
+        "max_test": 9,
+    }
+    options = [part for name, it in given.items() for part in ("--" + name.replace("_", "-"), it)]
+    done = tune(data, *options, "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    written = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    words = {"positive": "great", "negative": "terrible"}
+    assert written == {**given, "label_words": words}
+    assert set(written) == set(Settings.model_fields)
+
+
+def test_without_a_folder_nothing_is_kept(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sorted(data.iterdir())
+    monkeypatch.chdir(data)
+    done = tune(data)
+    assert done.exit_code == 0, done.output
+    assert "Nothing was kept; add --out RUN" in done.stdout
+    assert sorted(data.iterdir()) == before
+
+
+def test_eval_finds_the_accuracy_of_the_run(data: Path, finished: Path) -> None:
+    done = run("eval", finished, "--data", data)
+    assert done.exit_code == 0, done.output
+    report = result_of(finished)
+    assert f"{report['test_n']} examples" in done.stdout
+    assert re.search(rf"accuracy\s+{report['test_accuracy']:.3f}\s", done.stdout)
+
+
+def test_eval_draws_the_sample_that_tune_drew(data: Path, tmp_path: Path) -> None:
+    tune(data, "--out", tmp_path / "run", "--max-test", 17)
+    done = run("eval", tmp_path / "run", "--data", data, "--max-test", 17)
+    accuracy = result_of(tmp_path / "run")["test_accuracy"]
+    assert "17 examples" in done.stdout
+    assert re.search(rf"accuracy\s+{accuracy:.3f}\s", done.stdout)
+
+
+def test_eval_scores_all_of_a_single_file(data: Path, finished: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (data / "test.jsonl").read_text().splitlines()]
+    renamed = [{"review": row["text"], "mood": row["label"]} for row in rows]
+    file = write_lines(tmp_path / "all.jsonl", renamed)
+    columns = ["--text-column", "review", "--label-column", "mood"]
+    named = run("eval", finished, "--data", file, *columns)
+    assert named.stdout == run("eval", finished, "--data", data).stdout
+    assert "no column 'text'" in failed(run("eval", finished, "--data", file))
+
+
+def test_predict_answers_every_text_in_order(data: Path, finished: Path, tmp_path: Path) -> None:
+    output = tmp_path / "answers.jsonl"
+    done = run("predict", finished, data / "test.jsonl", "--output", output)
+    assert done.exit_code == 0, done.output
+    assert not done.stdout
+    answers = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in (data / "test.jsonl").read_text().splitlines()]
+    assert [answer["text"] for answer in answers] == [row["text"] for row in rows]
+    for answer in answers:
+        assert list(answer) == ["text", "label", "probabilities"]
+        shares = answer["probabilities"]
+        assert answer["label"] == max(shares, key=shares.__getitem__)
+        assert sum(shares.values()) == pytest.approx(1)
+    truth, found = [row["label"] for row in rows], [answer["label"] for answer in answers]
+    assert accuracy_score(truth, found) == result_of(finished)["test_accuracy"]
+
+
+def test_predict_reads_plain_lines_and_json_lines_from_stdin(finished: Path) -> None:
+    plain = run("predict", finished, stdin="a great film ☺\nan awful film\n")
+    as_json = '{"text": "a great film ☺"}\n{"text": "an awful film"}\n'
+    assert plain.stdout == run("predict", finished, "-", stdin=as_json).stdout
+    answers = [json.loads(line) for line in plain.stdout.splitlines()]
+    assert [answer["text"] for answer in answers] == ["a great film ☺", "an awful film"]
+    assert [answer["label"] for answer in answers] == ["positive", "negative"]
+
+
+def test_pairs_keep_both_texts(tmp_path: Path) -> None:
+    rows = [
+        {"first": row["text"], "second": "a review", "label": row["label"]}
+        for row in sentences(20, random.Random(1))
+    ]
+    file = write_lines(tmp_path / "pairs.jsonl", rows)
+    columns = ["--text-column", "first", "--pair-column", "second"]
+    done = tune(file, "--out", tmp_path / "run", *columns)
+    assert done.exit_code == 0, done.output
+    assert "examples, which the choice was made on" in done.stdout
+    answers = run("predict", tmp_path / "run", file, *columns).stdout.splitlines()
+    first = json.loads(answers[0])
+    assert list(first) == ["text", "text_pair", "label", "probabilities"]
+    assert first["text_pair"] == "a review"
+
+
+# ------------------------------------------------------------------ resuming
+
+
+def test_a_finished_run_is_resumed_to_the_same_report(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = tune(data, "--out", folder)
+    before = result_of(folder)
+    again = tune(data, "--out", folder, "--resume")
+    assert again.exit_code == 0, again.output
+    assert result_of(folder) == before
+    assert again.stdout.splitlines()[:8] == first.stdout.splitlines()[:8]
+
+
+class Interrupted(FakeBackend):
+    """Presses Ctrl-C after four requests."""
+
+    def score(self, request: ScoreRequest) -> Scores:
+        if self.calls == 4:
+            raise KeyboardInterrupt
+        return super().score(request)
+
+
+class Failing(FakeBackend):
+    def __init__(self, name: str) -> None:
+        super().__init__(name, fail_at={5})
+
+
+@pytest.mark.parametrize(("broken", "code"), [(Interrupted, 130), (Failing, 1)])
+def test_a_stopped_run_goes_on_to_the_same_report(
+    broken: type[FakeBackend],
+    code: int,
+    data: Path,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("blackbox_delta.backends.fake.FakeBackend", broken)
+        stopped = tune(data, "--out", folder)
+    assert stopped.exit_code == code
+    if code == 130:
+        assert "Stopped; go on with the same command and --resume." in stopped.stderr
+        assert "Error" not in stopped.stderr
+    assert not (folder / "result.json").exists()
+    assert "not the folder of a finished run" in failed(run("predict", folder, stdin="a film"))
+    resumed = tune(data, "--out", folder, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert result_of(folder) == result_of(finished)
+
+
+# ------------------------------------------------------------------ the real program
+
+
+def started(data: Path, *more: object) -> subprocess.Popen[str]:
+    options = ["--dimension", 20, "--soft-tokens", 3, "--shots", 4, *more]
+    command = [*PROGRAM, "tune", "--model", "fake", "--data", data, *options]
+    return subprocess.Popen(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_pipe_gets_one_plain_line_a_generation(data: Path) -> None:
+    process = started(data, "--budget", 65)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    plan, *generations = stderr.splitlines()
+    assert plan.startswith("fake: 65 calls at most, 8 training and 8 development examples")
+    assert [line.split(":")[0] for line in generations] == [f"generation {n}" for n in (1, 2, 3)]
+    assert all(line.isprintable() for line in (stdout + stderr).splitlines())
+
+
+def test_ctrl_c_ends_with_one_sentence(data: Path) -> None:
+    with started(data, "--budget", 1_000_000) as process:
+        assert process.stderr is not None
+        while "generation 1" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(timeout=120) == 130
+    assert "Traceback" not in rest
+    assert rest.splitlines()[-1] == "Stopped; without --out nothing was kept."
+
+
+def test_a_reader_that_leaves_early_is_no_error(finished: Path, tmp_path: Path) -> None:
+    many = write_lines(tmp_path / "many.jsonl", [{"text": f"film {n}"} for n in range(5000)])
+    process = subprocess.Popen(
+        [*PROGRAM, "predict", str(finished), str(many)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["text"] == "film 0"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
+def test_verbose_says_more(data: Path) -> None:
+    script = (
+        "import logging; from blackbox_delta.cli import app; from typer.testing import CliRunner;"
+        "CliRunner().invoke(app, [{flag} 'tune', '--model', 'fake', '--data', '.none']);"
+        "print(logging.getLogger('blackbox_delta.api').isEnabledFor(logging.INFO))"
+    )
+    for flag, expected in (("", "False\n"), ("'--verbose',", "True\n")):
+        command = [sys.executable, "-c", script.format(flag=flag)]
+        assert subprocess.check_output(command, text=True, cwd=data) == expected
+
+
+# ------------------------------------------------------------------ bad input
+
+BAD_OPTIONS: dict[str, tuple[list[object], str]] = {
+    "no such data": (["--data", "nowhere"], "no such file or folder: nowhere"),
+    "no such model": (["--model", "./nowhere"], "no such model folder"),
+    "no such column": (["--text-column", "words"], "no column 'words'"),
+    "too few examples": (["--shots", 11], "largest --shots that works is 10"),
+    "empty label word": (["--label-words", "positive=,negative=bad"], "'positive' is empty"),
+    "same label words": (["--label-words", "positive=x,negative=x"], "same word 'x'"),
+    "unknown label": (["--label-words", "good=x,negative=y"], "no such label as: good"),
+    "garbled label words": (["--label-words", "great"], "write LABEL=WORD"),
+    "no text field": (["--template", "{soft} It was {label}"], "{text}"),
+    "no label field": (["--template", "{text}{soft}"], "{label}"),
+    "unknown field": (["--template", "{text} {mood} {label}"], "{mood}"),
+    "small budget": (["--budget", 10], "budget of 10 calls is too small"),
+    "garbled budget": (["--budget", "much"], "budget 'much' cannot be read"),
+    "unknown optimizer": (["--optimizer", "adam"], "'adam'"),
+    "unknown head": (["--head", "neck"], "'neck'"),
+    "unknown objective": (["--objective", "fun"], "'fun'"),
+    "unknown subspace": (["--subspace", "cauchy"], "'cauchy'"),
+    "no shots": (["--shots", 0], "shots = 0"),
+    "resume without out": (["--resume"], "add --out RUN"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+def test_bad_options_are_one_clear_error(case: str, data: Path) -> None:
+    options, expected = BAD_OPTIONS[case]
+    assert expected in failed(tune(data, *options))
+
+
+@pytest.mark.parametrize("case", sorted(set(BAD_OPTIONS) - {"resume without out"}))
+def test_bad_options_leave_no_folder_behind(case: str, data: Path, tmp_path: Path) -> None:
+    failed(tune(data, "--out", tmp_path / "run", *BAD_OPTIONS[case][0]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_class_only_is_refused(tmp_path: Path) -> None:
+    rows = [{"text": f"good {n}", "label": "positive"} for n in range(20)]
+    message = failed(tune(write_lines(tmp_path / "one.jsonl", rows)))
+    assert "at least two classes" in message
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(data: Path, finished: Path) -> None:
+    before = {path: path.read_bytes() for path in finished.iterdir()}
+    assert "add --resume" in failed(tune(data, "--out", finished))
+    message = failed(tune(data, "--out", finished, "--resume", "--seed", 14))
+    assert "another run" in message
+    assert "seed" in message
+    assert {path: path.read_bytes() for path in finished.iterdir()} == before
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("artifact.json", cut),
+        ("artifact.safetensors", flip),
+        ("artifact.safetensors", Path.unlink),
+        ("result.json", cut),
+    ],
+)
+def test_a_damaged_run_is_refused(
+    name: str, damage: Callable[[Path], None], finished: Path, tmp_path: Path
+) -> None:
+    for part in ("artifact.json", "artifact.safetensors", "result.json"):
+        (tmp_path / part).write_bytes((finished / part).read_bytes())
+    assert run("predict", tmp_path, stdin="a film").exit_code == 0
+    damage(tmp_path / name)
+    assert name in failed(run("predict", tmp_path, stdin="a film"))
+
+
+def test_the_wrong_model_is_refused(data: Path, finished: Path) -> None:
+    message = failed(run("eval", finished, "--data", data, "--model", "fake:other"))
+    assert "fingerprint" in message
+
+
+def test_bad_texts_are_refused(finished: Path, tmp_path: Path) -> None:
+    assert "empty" in failed(run("predict", finished, stdin='{"text": " "}\n'))
+    assert "empty" in failed(run("predict", finished, stdin=""))
+    assert "nowhere.jsonl" in failed(run("predict", finished, tmp_path / "nowhere.jsonl"))
+
+
+def test_an_output_that_cannot_be_written_costs_no_query(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spend(*_: object) -> Scores:
+        raise AssertionError("a query was spent")
+
+    monkeypatch.setattr(FakeBackend, "score", spend)
+    done = run("predict", finished, "--output", tmp_path / "no" / "answers.jsonl", stdin="a film")
+    assert "cannot be written" in failed(done)
+
+
+def test_data_without_a_test_part_is_not_scored(finished: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "train.jsonl", sentences(3, random.Random(2)))
+    assert "no test part" in failed(run("eval", finished, "--data", tmp_path))

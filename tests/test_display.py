@@ -1,0 +1,253 @@
+"""What is shown is checked by reading it back: numbers from lines, cells from tables."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from blackbox_delta.budget import Budget
+from blackbox_delta.display import (
+    LiveDisplay,
+    plan_line,
+    progress_line,
+    say,
+    search_display,
+    seconds_left,
+    show_metrics,
+    show_result,
+)
+from blackbox_delta.errors import TemplateError
+from blackbox_delta.settings import Settings
+from blackbox_delta.tasks import FewShotSplit, Metrics
+from blackbox_delta.tuner import Progress
+from blackbox_delta.types import Example, Json, Usage
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+TWO_OF_EACH = tuple(Example(f"text {n}", label=label) for n in range(2) for label in "ab")
+SPLIT = FewShotSplit(TWO_OF_EACH, TWO_OF_EACH[:3], (), shots=2, seed=0)
+
+
+def terminal(width: int = 80) -> Console:
+    return Console(force_terminal=True, file=io.StringIO(), width=width, _environ={})
+
+
+def pipe() -> Console:
+    return Console(force_terminal=False, file=io.StringIO(), width=80, _environ={})
+
+
+def shown(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def after(budget: Budget, *, calls: int = 82, seconds: float = 41.0) -> Progress:
+    budget.charge(Usage(queries=96 * calls, tokens=3000 * calls, seconds=seconds), calls=calls)
+    return Progress(4, 0.52134, 0.8125, budget)
+
+
+def result(**changes: object) -> Json:
+    values: Json = {
+        "model": "fake",
+        "shots": 8,
+        "seed": 13,
+        "chosen": "head",
+        "head": "ridge",
+        "test_n": 120,
+        "dev_n": 16,
+        "untuned_accuracy": 0.5,
+        "untuned_macro_f1": 0.3333,
+        "baseline_accuracy": 0.925,
+        "baseline_macro_f1": 0.924,
+        "test_accuracy": 0.958,
+        "test_macro_f1": 0.957,
+        "baseline_dev_accuracy": 0.75,
+        "dev_accuracy": 0.875,
+        "calls": 84,
+        "queries": 1344,
+        "tokens": 21504,
+        "test_queries": 240,
+        "backend_seconds": 1.5,
+        "test_seconds": 0.5,
+        "head_seconds": 0.25,
+        "optimizer_seconds": 0.125,
+        "verdict": "Tuned is better [by 3.3 points].",
+    }
+    return values | changes
+
+
+# ------------------------------------------------------------------ the course of a search
+
+
+@given(
+    spent=st.integers(1, 299), seconds=st.floats(0.01, 1e5), unit=st.sampled_from(["calls", "s"])
+)
+def test_the_time_left_follows_the_rate_of_what_was_spent(
+    spent: int, seconds: float, unit: str
+) -> None:
+    budget = Budget(300) if unit == "calls" else Budget(2 * seconds, "seconds")
+    budget.charge(Usage(queries=1, seconds=seconds), calls=spent)
+    # A budget in seconds of the model's time has exactly those seconds left.
+    expected = seconds / spent * (300 - spent) if unit == "calls" else seconds
+    assert seconds_left(budget) == pytest.approx(expected)
+
+
+def test_nothing_spent_promises_no_time() -> None:
+    assert seconds_left(Budget(300)) == 0
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        (Budget(300), "82 of 300 calls, 7,872 queries, 246,000 tokens, 1:49 left"),
+        (Budget(9600, "queries"), "7,872 of 9600 queries, 82 calls, 246,000 tokens, 0:09 left"),
+        (Budget(600, "seconds"), "41 of 600 seconds, 82 calls, 7,872 queries, 246,000 tokens"),
+        (Budget(82), "82 of 82 calls, 7,872 queries, 246,000 tokens, 0:00 left"),
+    ],
+    ids=str,
+)
+def test_a_generation_is_one_line(budget: Budget, expected: str) -> None:
+    line = progress_line(after(budget))
+    assert line.startswith("generation 4: best loss 0.5213, dev accuracy 0.812, ")
+    assert expected in line
+    assert line.isprintable()
+
+
+def test_hours_are_written_as_hours() -> None:
+    assert progress_line(after(Budget(164), seconds=3725)).endswith(", 1:02:05 left")
+
+
+def test_a_pipe_gets_plain_lines_of_any_length() -> None:
+    console, budget = pipe(), Budget(300)
+    with search_display(console) as observer:
+        observer(after(budget))
+        observer(after(budget))
+    lines = shown(console).splitlines()
+    assert [line.split(",")[2] for line in lines] == [" 82 of 300 calls", " 164 of 300 calls"]
+    assert all(line.isprintable() for line in lines)
+
+
+def test_a_terminal_gets_a_bar_and_the_figures_within_its_width() -> None:
+    console = terminal()
+    with search_display(console) as observer:
+        observer(after(Budget(300)))
+    text = shown(console)
+    assert "\x1b[" in text
+    # The last picture is what stays; it promises no more time.
+    rows = [ESCAPES.sub("", row).rstrip() for row in re.split(r"[\r\n]+", text)]
+    bar, found, also_spent = [row for row in rows if row][-3:]
+    assert re.fullmatch(r"━+[╸╺]━+ 82 of 300 calls", bar.strip())
+    assert found == "generation 4: best loss 0.5213, dev accuracy 0.812"
+    assert also_spent == "7,872 queries, 246,000 tokens"
+    assert all(len(row) <= 80 for row in rows)
+
+
+def test_the_live_display_counts_down_between_generations() -> None:
+    now = 100.0
+    display = LiveDisplay(clock=lambda: now)
+
+    def picture() -> str:
+        console = terminal()
+        console.print(display)
+        return ESCAPES.sub("", shown(console))
+
+    assert "first generation" in picture()
+    display.update(after(Budget(164)))
+    assert "0:41 left" in picture()
+    now = 131.0
+    assert "0:10 left" in picture()
+    now = 200.0
+    assert "finishing" in picture()
+    display.finish()
+    assert "finishing" not in picture()
+
+
+# ------------------------------------------------------------------ plans and texts
+
+
+def test_the_plan_names_model_budget_examples_and_search_space() -> None:
+    line = plan_line("fake", SPLIT, Settings(budget="2M tokens", population=7, dimension=30))
+    for part in ("fake:", "2000000 tokens", "4 training", "3 development", "2 classes"):
+        assert part in line
+    assert "λ = 7, d = 30, cma-diagonal" in line
+
+
+def test_the_plan_says_when_nothing_is_searched() -> None:
+    line = plan_line("fake", SPLIT, Settings(template="{text} It was {label}"))
+    assert "output side alone" in line
+    assert "λ" not in line
+
+
+def test_the_plan_refuses_a_template_that_cannot_be_read() -> None:
+    with pytest.raises(TemplateError):
+        plan_line("fake", SPLIT, Settings(template="{text}"))
+
+
+def test_text_is_never_read_as_markup() -> None:
+    console = terminal()
+    say(console, "no such folder: [red]data[/] :smile:")
+    assert ESCAPES.sub("", shown(console)).strip() == "no such folder: [red]data[/] :smile:"
+
+
+# ------------------------------------------------------------------ results
+
+
+def rows_of(console: Console) -> dict[str, list[str]]:
+    """The table rows by their first cell; cells are two spaces or more apart."""
+    cells = [re.split(r"\s{2,}", line.strip()) for line in shown(console).splitlines()]
+    return {row[0]: row[1:] for row in cells if len(row) > 1}
+
+
+def test_a_result_shows_scores_costs_and_verdict() -> None:
+    console = pipe()
+    show_result(console, result())
+    rows, text = rows_of(console), shown(console)
+    assert rows["120 test examples"] == ["accuracy", "macro-F1"]
+    assert rows["untuned"] == ["0.500", "0.333"]
+    assert rows["calibrated"] == ["0.925", "0.924"]
+    assert rows["tuned"] == ["0.958", "0.957"]
+    assert "84 calls = 1,344 queries = 21,504 tokens" in text
+    assert "240 queries for the test; 2.0 s in the model" in text
+    assert "Verdict: Tuned is better [by 3.3 points]." in text
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ("calibrated", "Kept: the calibrated untuned model"),
+        ("head", "Kept: the output side alone, a ridge head."),
+        ("delta", "Kept: a soft prompt and a ridge head."),
+    ],
+)
+def test_a_result_says_what_was_kept(chosen: str, expected: str) -> None:
+    console = pipe()
+    show_result(console, result(chosen=chosen))
+    assert expected in shown(console)
+
+
+def test_a_result_without_test_part_shows_the_development_examples() -> None:
+    console = pipe()
+    nothing = {
+        f"{name}_{score}": None
+        for name in ("untuned", "baseline", "test")
+        for score in ("accuracy", "macro_f1")
+    }
+    show_result(console, result(test_n=0, **nothing))
+    assert "16 development examples" in shown(console)
+    assert "calibrated 0.750, tuned 0.875" in shown(console)
+
+
+def test_metrics_show_every_class() -> None:
+    console = pipe()
+    show_metrics(console, Metrics(0.75, 0.7, 0.61, 8, {"[good]": 1.0, "bad": 0.5}))
+    rows = rows_of(console)
+    assert rows["8 examples"] == ["score"]
+    assert rows["accuracy"] == ["0.750"]
+    assert rows["macro-F1"] == ["0.700"]
+    assert rows["log loss"] == ["0.610"]
+    assert rows["recall of [good]"] == ["1.000"]
+    assert rows["recall of bad"] == ["0.500"]
