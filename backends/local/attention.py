@@ -65,6 +65,8 @@ class Plan:
         key_positions: (G·R, L + m) positions of everything that can be seen.
         prefix: The shared keys and values, or ``None`` for L = 0.
         record: Receives the rows' own keys and values, layer by layer.
+        masked_windows: Sliding windows of the masks that the model would have built.
+        named_windows: Sliding windows that its layers named when they called the attention.
     """
 
     rows: int
@@ -73,6 +75,8 @@ class Plan:
     key_positions: torch.Tensor
     prefix: PrefixCache | None = None
     record: PrefixCache | None = None
+    masked_windows: set[int] = field(default_factory=set)
+    named_windows: set[int | None] = field(default_factory=set)
 
     def attend(
         self,
@@ -84,6 +88,8 @@ class Plan:
         options: dict[str, Any],
     ) -> torch.Tensor:
         """Output of shape (G·R, m, heads, head) for query (G·R, heads, m, head)."""
+        window = options.get("sliding_window")
+        self.named_windows.add(window)
         if self.record is not None:
             self.record.keys.append(key)
             self.record.values.append(value)
@@ -98,7 +104,7 @@ class Plan:
         scores = scores.view(batch, kv_heads, heads // kv_heads, m, -1)
         if (softcap := options.get("softcap")) is not None:
             scores = torch.tanh(scores / softcap) * softcap
-        visible = self._within(options.get("sliding_window"))
+        visible = self._within(window)
         scores = scores.masked_fill_(~visible[:, None, None], torch.finfo(scores.dtype).min)
         weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
         weights = weights.view(batch, kv_heads, -1, weights.shape[-1])
@@ -107,6 +113,18 @@ class Plan:
         if self.prefix is not None:
             output = output + self._over_prefix(weights[..., :past], self.prefix.values[layer])
         return output.view(batch, heads, m, size).transpose(1, 2).contiguous()
+
+    def check(self) -> None:
+        """Makes sure that the model's attention was this one, with every window it knows of.
+
+        Raises:
+            NotImplementedError: The model has an attention of its own, or narrows what can be
+                seen in its mask alone, which is not built here.
+        """
+        if not self.named_windows:
+            raise NotImplementedError("its attention is not transformers' exchangeable one")
+        if unnamed := self.masked_windows - self.named_windows:
+            raise NotImplementedError(f"a window of {unnamed.pop()} that only its mask knows of")
 
     def _over_prefix(self, rows: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
         """(G·R, h, q, a) times a group's own (G, h, a, b), for all rows of a group at once."""
@@ -129,12 +147,17 @@ _PLAN: ContextVar[Plan] = ContextVar("blackbox_delta_attention_plan")
 
 @contextmanager
 def running(plan: Plan) -> Iterator[None]:
-    """Makes ``plan`` the one that the model's attention follows."""
+    """Makes ``plan`` the one that the model's attention follows.
+
+    Raises:
+        NotImplementedError: The model did not follow it.
+    """
     token = _PLAN.set(plan)
     try:
         yield
     finally:
         _PLAN.reset(token)
+    plan.check()
 
 
 def _attention(
@@ -155,8 +178,10 @@ def _attention(
     return _PLAN.get().attend(layer, query, key, value, scale, options), None
 
 
-def _no_mask(*_args: Any, **_options: Any) -> None:
+def _no_mask(*_args: Any, local_size: int | None = None, **_options: Any) -> None:
     """The plan says what can be seen; the model need not build a mask."""
+    if local_size is not None:
+        _PLAN.get().masked_windows.add(local_size)
 
 
 AttentionInterface.register(NAME, _attention)

@@ -2,74 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from blackbox_delta.backends.local import attention, loading
+from blackbox_delta.backends.local import loading
 from blackbox_delta.backends.local.batching import Footprint, MemoryLimit
-from blackbox_delta.backends.local.causal import CausalEngine
+from blackbox_delta.backends.local.embeddings import LocalEmbeddings
+from blackbox_delta.backends.local.engines import choose_engine
 from blackbox_delta.backends.local.layout import SoftTokens
-from blackbox_delta.backends.local.plain import PlainEngine
 from blackbox_delta.backends.local.tokens import EncodedPrompt, PromptEncoder, length
 from blackbox_delta.errors import ModelError, UnsupportedError
 from blackbox_delta.types import (
     Capabilities,
-    FloatArray,
     IntArray,
     Prompt,
     ScoreRequest,
     Scores,
-    SoftSlot,
     Usage,
 )
-
-logger = logging.getLogger(__name__)
-
-#: Largest difference in log-probability between the two engines that rounding explains.
-AGREEMENT = {torch.float32: 5e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
-
-
-class LocalEmbeddings:
-    """The input embeddings of a local model."""
-
-    def __init__(self, model: Any, encoder: PromptEncoder) -> None:
-        self._module = model.get_input_embeddings()
-        self._encoder = encoder
-        self._std: float | None = None
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of rows."""
-        return int(self._module.weight.shape[0])
-
-    @property
-    def hidden_size(self) -> int:
-        """Length of a row."""
-        return int(self._module.weight.shape[1])
-
-    @property
-    def std(self) -> float:
-        """Standard deviation over the entries of up to 8,192 evenly spaced rows."""
-        if self._std is None:
-            spaced = np.linspace(0, self.vocabulary_size - 1, min(8192, self.vocabulary_size))
-            self._std = float(self.rows(spaced.astype(int).tolist()).std(dtype=np.float64))
-        return self._std
-
-    @torch.inference_mode()
-    def rows(self, token_ids: Sequence[int]) -> FloatArray:
-        """Embeddings of shape (len(token_ids), hidden)."""
-        ids = torch.tensor(list(token_ids), device=self._module.weight.device)
-        rows: FloatArray = self._module(ids).float().cpu().numpy()
-        return rows
-
-    def tokenize(self, text: str) -> list[int]:
-        """Token ids of ``text`` without special tokens."""
-        return self._encoder.continuation(text)
 
 
 class LocalBackend:
@@ -103,23 +57,35 @@ class LocalBackend:
     def from_objects(
         cls, model: Any, tokenizer: Any, *, name: str, max_length: int | None = None
     ) -> LocalBackend:
-        """Wraps a model that is loaded already; :meth:`close` hands it back unchanged."""
+        """Wraps a model that is loaded already; :meth:`close` hands it back unchanged.
+
+        Until then the model serves this backend alone.
+
+        Raises:
+            ModelError: It is no language model of a known kind.
+        """
         backend = cls.__new__(cls)
-        kind = loading.model_kind(model.config, name)
-        backend._set_up(loading.LoadedModel(name, kind, model.eval(), tokenizer), max_length)
+        kind = loading.model_kind(model.config, [type(model).__name__], name)
+        if model.get_output_embeddings() is None:
+            raise ModelError(f"{name!r} is a {type(model).__name__} without a language-model head")
+        backend._set_up(loading.LoadedModel(name, kind, model, tokenizer), max_length)
         return backend
 
     @torch.inference_mode()
     def _set_up(self, loaded: loading.LoadedModel, max_length: int | None) -> None:
         self._loaded = loaded
         self._model = loaded.model
+        self._own_attention = getattr(self._model.config, "_attn_implementation", None)
+        self._in_training = [part for part in self._model.modules() if part.training]
+        self._closed = False
+        self._model.eval()
         weights = self._model.get_input_embeddings().weight
         self._dtype, self._device = weights.dtype, weights.device
         self._encoder = PromptEncoder(
             loaded.tokenizer,
             loaded.kind,
-            min(max_length or 1 << 30, _context(self._model.config, loaded.tokenizer)),
-            getattr(self._model.config, "decoder_start_token_id", None),
+            min(max_length or 1 << 30, _context(self._model, loaded.tokenizer)),
+            _decoder_start(self._model) if loaded.kind == "seq2seq" else None,
         )
         self._table = LocalEmbeddings(self._model, self._encoder)
         footprint = Footprint.of(
@@ -128,8 +94,7 @@ class LocalBackend:
         self._limit = MemoryLimit.sensible(footprint, self._device)
         self._fingerprint = loading.fingerprint(self._model, loaded.tokenizer)
         self._encoded: dict[tuple[Any, ...], EncodedPrompt] = {}
-        self._own_attention = getattr(self._model.config, "_attn_implementation", None)
-        self._engine = self._choose_engine()
+        self._engine = choose_engine(loaded, self._limit)
 
     # ------------------------------------------------------------------ the contract
 
@@ -195,19 +160,33 @@ class LocalBackend:
         return np.array([length(p.pieces, slots) for p in self._encode(request)], dtype=np.int64)
 
     def close(self) -> None:
-        """Frees the model, or hands a wrapped one back as it was."""
-        if self._own_attention is not None and isinstance(self._engine, CausalEngine):
+        """Hands a wrapped model back as it was; the backend answers no further request."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._model.config._attn_implementation != self._own_attention:
             self._model.set_attn_implementation(self._own_attention)
+        for part in self._in_training:
+            part.training = True
+        self._engine.release()
         self._encoded.clear()
 
     # ------------------------------------------------------------------ parts
 
     def _check(self, request: ScoreRequest) -> None:
+        if self._closed:
+            raise ModelError(f"the model {self.name!r} has been closed; open it again")
         if request.delta is not None and request.delta.kind not in self.capabilities.deltas:
             raise UnsupportedError(
                 f"a local model takes {', '.join(sorted(self.capabilities.deltas))} deltas, "
                 f"not {request.delta.kind!r}"
             )
+        for name, value in request.delta.tensors.items() if request.delta else ():
+            if value.ndim != 3 or value.shape[2] != self._table.hidden_size:
+                raise UnsupportedError(
+                    f"the soft prompt {name!r} has shape {value.shape}; this model takes "
+                    f"(candidates, tokens, {self._table.hidden_size})"
+                )
         if request.top_k > self.capabilities.max_top_k:
             raise UnsupportedError(
                 f"top_k={request.top_k} is more than the vocabulary's {self.capabilities.max_top_k}"
@@ -226,72 +205,36 @@ class LocalBackend:
             self._encoded[key] = self._encoder.encode(prompt, slots, room)
         return self._encoded[key]
 
-    def _choose_engine(self) -> CausalEngine | PlainEngine:
-        kind = self._loaded.kind
-        if kind == "masked":
-            mask = self._loaded.tokenizer.mask_token_id
-            if mask is None:
-                raise ModelError(f"the tokenizer of {self.name!r} has no mask token")
-            return PlainEngine(self._model, kind, self._limit, mask)
-        plain = PlainEngine(self._model, kind, self._limit)
-        return plain if kind == "seq2seq" else self._proven_engine(plain)
 
-    def _proven_engine(self, plain: PlainEngine) -> CausalEngine | PlainEngine:
-        """The shared-prefix engine, if on this model it answers as plain evaluation does."""
-        try:
-            expected = _probe(plain, self._table.vocabulary_size, self._dtype, self._device)
-            self._model.set_attn_implementation(attention.NAME)
-            shared = CausalEngine(self._model, self._limit)
-            found = _probe(shared, self._table.vocabulary_size, self._dtype, self._device)
-            difference = float(np.abs(found - expected).max())
-        except Exception as error:  # an unknown architecture may fail in any way
-            difference, reason = np.inf, f"{type(error).__name__}: {error}"
-        else:
-            reason = f"log-probabilities differ by {difference:.2g}"
-        if difference <= AGREEMENT.get(self._dtype, 0.5):
-            shared.computed_tokens = 0
-            return shared
-        logger.warning(
-            "%s cannot share prefixes between candidates (%s): whole sequences are evaluated "
-            "instead, which is slower",
-            self.name,
-            reason,
-        )
-        self._model.set_attn_implementation(self._own_attention)
-        plain.computed_tokens = 0
-        return plain
-
-
-def _context(config: Any, tokenizer: Any) -> int:
+def _context(model: Any, tokenizer: Any) -> int:
     """The longest sequence that both the model and its tokenizer take."""
     limits = [
-        getattr(config, "max_position_embeddings", None),
-        getattr(config, "n_positions", None),
+        getattr(model.config.get_text_config(), "max_position_embeddings", None),
+        getattr(model.config, "n_positions", None),
+        tokenizer.model_max_length,
     ]
-    limits.append(tokenizer.model_max_length)
+    embeddings: Any = getattr(model.base_model, "embeddings", None)
+    table: Any = getattr(embeddings, "position_embeddings", None)
+    if table is not None and table.padding_idx is not None:
+        # RoBERTa and its kin count positions from behind the padding's.
+        limits.append(table.num_embeddings - table.padding_idx - 1)
     known = [limit for limit in limits if limit and limit < 1 << 24]
     return min(known) if known else 1024
+
+
+def _decoder_start(model: Any) -> int:
+    """The token that opens every decoder sequence."""
+    for config in (model.config, getattr(model, "generation_config", None)):
+        start = getattr(config, "decoder_start_token_id", None)
+        if isinstance(start, int):
+            return start
+    raise ModelError(
+        "the model's configuration names no decoder_start_token_id, so that nobody knows how its "
+        "answers begin; set it in config.json (for T5 it is the padding token)"
+    )
 
 
 def _slot_lengths(request: ScoreRequest) -> dict[str, int]:
     if request.delta is None:
         return {}
     return {name: value.shape[1] for name, value in request.delta.tensors.items()}
-
-
-def _probe(
-    engine: CausalEngine | PlainEngine, vocabulary: int, dtype: torch.dtype, device: torch.device
-) -> FloatArray:
-    """Scores of a small made-up request that exercises prefixes, padding and longer choices."""
-    rng = np.random.default_rng(0)
-    top = min(vocabulary, 1000)
-
-    def draw(count: int) -> tuple[int, ...]:
-        return tuple(int(token) for token in rng.integers(3, top, count))
-
-    slot = SoftSlot("probe")
-    prompts = [EncodedPrompt((), (draw(size), slot, draw(2)), ()) for size in (9, 4)]
-    choices = [draw(1), draw(3), draw(2)]
-    embeddings = engine.embeddings(torch.tensor([draw(2), draw(2)], device=device))
-    soft = SoftTokens(embeddings.to(dtype), {"probe": 0}, {"probe": 2})
-    return engine.score(prompts, choices, soft, 0).label_logprobs

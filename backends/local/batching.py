@@ -27,30 +27,45 @@ class Footprint:
         per_token: Hidden states and projections of one token.
         per_score: One attention score, over all heads.
         per_logit_row: One position's logits with their float32 copy.
+        per_kept_token: Keys and values of one token, over all layers.
     """
 
     per_token: int
     per_score: int
     per_logit_row: int
+    per_kept_token: int
 
     @classmethod
     def of(cls, config: Any, vocabulary: int, element_size: int) -> Footprint:
         """Estimates for a model with this configuration."""
+        config = config.get_text_config()
         hidden = int(config.hidden_size)
         inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)
         heads = int(getattr(config, "num_attention_heads", None) or 1)
+        kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+        head_size = int(getattr(config, "head_dim", None) or hidden // heads)
+        layers = int(getattr(config, "num_hidden_layers", None) or 1)
         return cls(
             per_token=element_size * (8 * hidden + 3 * inner),
             per_score=heads * (2 * element_size + 4),
             per_logit_row=vocabulary * (element_size + 8),
+            per_kept_token=2 * element_size * layers * kv_heads * head_size,
         )
 
-    def of_row(self, tokens: int, visible: int, logits: int) -> int:
-        """Bytes of one row: ``tokens`` of its own, ``visible`` to attend to, ``logits`` read."""
+    def of_row(self, tokens: int, visible: int, logits: int, kept: int = 0) -> int:
+        """Bytes of one row.
+
+        Args:
+            tokens: Its own tokens.
+            visible: Tokens to attend to.
+            logits: Positions read.
+            kept: Tokens whose keys and values stand in memory for this row alone.
+        """
         return (
             self.per_token * tokens
             + self.per_score * tokens * visible
             + self.per_logit_row * logits
+            + self.per_kept_token * kept
         )
 
 
@@ -75,24 +90,27 @@ class MemoryLimit:
         """The limit in force."""
         return self._bytes
 
-    def rows(self, tokens: int, visible: int, logits: int) -> int:
+    def rows(self, tokens: int, visible: int, logits: int, kept: int = 0) -> int:
         """How many such rows fit into one forward pass; at least one."""
-        fit = self._bytes // self._footprint.of_row(tokens, visible, logits)
+        fit = self._bytes // self._footprint.of_row(tokens, visible, logits, kept)
         if self._tokens is not None:
             fit = min(fit, self._tokens // max(1, tokens))
         return max(1, fit)
 
-    def halve(self) -> None:
-        """Half of everything, and says so."""
-        self._bytes //= 2
-        if self._tokens is not None:
-            self._tokens //= 2
-        logger.warning("out of memory: going on with batches half as large")
+    def shrink(self, rows_that_fit: Callable[[], int], too_many: int) -> None:
+        """Halves itself until fewer than ``too_many`` rows (at least two) fit, and says so."""
+        while rows_that_fit() >= too_many:
+            self._bytes //= 2
+            if self._tokens is not None:
+                self._tokens //= 2
+        logger.warning("out of memory: going on with smaller batches (%d rows)", rows_that_fit())
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether torch ran out of memory, on a GPU or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    # torch has no class for the CPU's failure; Windows words it differently.
+    told = ("can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in told)
 
 
 def in_chunks(
@@ -116,10 +134,32 @@ def in_chunks(
                     "out of memory on a single row: use a shorter template, fewer soft tokens, "
                     "a lower precision or a smaller model"
                 ) from error
-            while rows_that_fit() >= size:
-                limit.halve()
+            limit.shrink(rows_that_fit, size)
             continue
         start += size
+
+
+def split_when_too_large(
+    pack: list[int],
+    rows_that_fit: Callable[[], int],
+    limit: MemoryLimit,
+    work: Callable[[list[int]], None],
+) -> None:
+    """Runs ``work`` on a pack, or on its halves where not even one candidate's rows fit.
+
+    Raises:
+        OutOfMemoryError: A single row does not fit.
+    """
+    try:
+        work(pack)
+        return
+    except OutOfMemoryError:
+        if len(pack) == 1:
+            raise
+    # Outside the handler, whose traceback would keep the failed pass's tensors alive.
+    limit.shrink(rows_that_fit, len(pack))
+    for half in (pack[: len(pack) // 2], pack[len(pack) // 2 :]):
+        split_when_too_large(half, rows_that_fit, limit, work)
 
 
 def packs_by_length(lengths: Sequence[tuple[int, ...]], most: int | None = None) -> list[list[int]]:

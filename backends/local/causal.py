@@ -7,23 +7,22 @@ What can be shared depends on where the first soft slot sits:
 * **before the text**: the slot and what precedes it are the same for all examples. Their keys
   and values are computed once per candidate.
 * **no slot**: words that all prompts begin with are computed once.
-
-Label words of several tokens hang behind the prompt as a tree, each branch blind to the others,
-so that all choices are scored in the same pass.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 
 from blackbox_delta.backends.local.attention import Plan, PrefixCache, running
-from blackbox_delta.backends.local.batching import MemoryLimit, in_chunks, packs_by_length
+from blackbox_delta.backends.local.batching import (
+    MemoryLimit,
+    in_chunks,
+    packs_by_length,
+    split_when_too_large,
+)
 from blackbox_delta.backends.local.layout import (
     SoftTokens,
     common_lead,
@@ -31,69 +30,20 @@ from blackbox_delta.backends.local.layout import (
     first_soft,
     padded,
 )
-from blackbox_delta.backends.local.reading import Readings, Targets, only_positions, read_logits
+from blackbox_delta.backends.local.prefix_store import PrefixStore
+from blackbox_delta.backends.local.reading import (
+    Readings,
+    Targets,
+    logits_at,
+    read_logits,
+    trunk_of,
+)
 from blackbox_delta.backends.local.tokens import EncodedPrompt, Ids
-from blackbox_delta.errors import OutOfMemoryError
+from blackbox_delta.backends.local.view import AnswerTree, View
 from blackbox_delta.types import IntArray
 
-
-@dataclass(frozen=True)
-class AnswerTree:
-    """All choices behind one prompt: a node for every beginning of a label word but its whole.
-
-    Attributes:
-        tokens: (T,) the nodes' tokens; T = 0 when all label words are single tokens.
-        depth: (T,) 1 for the children of the prompt.
-        sees: (T, T) whether a node is another's ancestor or itself.
-        entries: (position, token, choice) to be read; position 0 is the end of the prompt.
-    """
-
-    tokens: IntArray
-    depth: IntArray
-    sees: np.ndarray[Any, np.dtype[np.bool_]]
-    entries: list[tuple[int, int, int]]
-
-    @classmethod
-    def of(cls, choices: Sequence[Ids]) -> AnswerTree:
-        """The tree of the given label words."""
-        nodes: dict[Ids, int] = {}
-        entries = []
-        for choice, ids in enumerate(choices):
-            for depth, token in enumerate(ids):
-                position = 0 if depth == 0 else 1 + nodes.setdefault(ids[:depth], len(nodes))
-                entries.append((position, token, choice))
-        sees = np.array([[a == b[: len(a)] for a in nodes] for b in nodes], dtype=bool)
-        return cls(
-            np.array([node[-1] for node in nodes], dtype=np.int64),
-            np.array([len(node) for node in nodes], dtype=np.int64),
-            sees.reshape(len(nodes), len(nodes)),
-            entries,
-        )
-
-
-class PrefixStore:
-    """Keys and values of packs of prefixes, kept for the whole run, the oldest dropped first."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit = limit_bytes
-        self._held = 0
-        self._packs: OrderedDict[tuple[bytes, ...], PrefixCache] = OrderedDict()
-
-    def get(self, key: tuple[bytes, ...]) -> PrefixCache | None:
-        """The pack made of these prefixes, if it is still there."""
-        if key in self._packs:
-            self._packs.move_to_end(key)
-        return self._packs.get(key)
-
-    def put(self, key: tuple[bytes, ...], pack: PrefixCache) -> None:
-        """Keeps a pack, unless it alone is over the limit."""
-        if pack.nbytes > self._limit:
-            return
-        self._packs[key] = pack
-        self._held += pack.nbytes
-        while self._held > self._limit:
-            _, dropped = self._packs.popitem(last=False)
-            self._held -= dropped.nbytes
+SharedBy: TypeAlias = Callable[[slice], PrefixCache | None]
+"""The prefixes that a chunk of the candidates continues."""
 
 
 class CausalEngine:
@@ -106,7 +56,7 @@ class CausalEngine:
 
     def __init__(self, model: Any, limit: MemoryLimit) -> None:
         self._model = model
-        self._trunk = model.base_model
+        self._trunk = trunk_of(model)
         self._embeddings = model.get_input_embeddings()
         self._limit = limit
         self._prefixes = PrefixStore(limit.bytes)
@@ -116,6 +66,8 @@ class CausalEngine:
         self, prompts: Sequence[EncodedPrompt], choices: Sequence[Ids], soft: SoftTokens, top_k: int
     ) -> Readings:
         """Readings of shape (λ, n, …)."""
+        if not prompts:
+            return Readings.empty(len(soft.vectors), 0, len(choices), top_k)
         rows = [soft.codes(prompt.before) for prompt in prompts]
         job = _Job(self, rows, AnswerTree.of(choices), soft, top_k, len(choices))
         lead, starts = common_lead(rows), [first_soft(row) for row in rows]
@@ -174,12 +126,13 @@ class CausalEngine:
     def logits(self, batch: torch.Tensor, plan: Plan, read: slice) -> torch.Tensor:
         """(rows, p, vocabulary) at the positions ``read``."""
         positions = torch.arange(batch.shape[1], device=batch.device)[read]
-        with running(plan), only_positions(self._trunk, positions.expand(len(batch), -1)):
-            output = self._model(
-                inputs_embeds=batch, position_ids=plan.query_positions, use_cache=False
-            )
-        logits: torch.Tensor = output.logits
-        return logits
+        inputs = {"inputs_embeds": batch, "position_ids": plan.query_positions, "use_cache": False}
+        with running(plan):
+            return logits_at(self._model, self._trunk, positions.expand(len(batch), -1), inputs)
+
+    def release(self) -> None:
+        """Drops the kept keys and values."""
+        self._prefixes.clear()
 
     @property
     def limit(self) -> MemoryLimit:
@@ -215,9 +168,15 @@ class _Job:
     def run_per_example(self, starts: list[int]) -> None:
         """Groups are examples: what precedes their first slot is shared by all candidates."""
         lengths = [(start, len(row) - start) for start, row in zip(starts, self._rows, strict=True)]
-        most = self._fit(max(own for _, own in lengths), max(map(sum, lengths)))
-        for pack in packs_by_length(lengths, most):
-            self._split_on_failure(pack, lambda members: self._example_pack(members, starts))
+        own, visible = max(own for _, own in lengths), max(map(sum, lengths))
+
+        def fit() -> int:
+            return self._fit(own, visible, max(starts))
+
+        for pack in packs_by_length(lengths, fit()):
+            split_when_too_large(
+                pack, fit, self._engine.limit, lambda members: self._example_pack(members, starts)
+            )
 
     def _example_pack(self, pack: list[int], starts: list[int]) -> None:
         prefixes = [self._rows[index][: starts[index]] for index in pack]
@@ -235,9 +194,15 @@ class _Job:
         tails = [row[lead:] for row in self._rows]
         lengths = [(len(tail),) for tail in tails]
         longest = max(lengths)[0]
-        for pack in packs_by_length(lengths, self._fit(longest, lead + longest)):
-            self._split_on_failure(
+
+        def fit() -> int:
+            return self._fit(longest, lead + longest)
+
+        for pack in packs_by_length(lengths, fit()):
+            split_when_too_large(
                 pack,
+                fit,
+                self._engine.limit,
                 lambda members: self._score_pack(
                     members,
                     [tails[index] for index in members],
@@ -247,30 +212,20 @@ class _Job:
                 ),
             )
 
-    def _split_on_failure(self, pack: list[int], work: Any) -> None:
-        """Halves a pack for which even one candidate does not fit into memory."""
-        try:
-            work(pack)
-        except OutOfMemoryError:
-            if len(pack) == 1:
-                raise
-            for half in (pack[: len(pack) // 2], pack[len(pack) // 2 :]):
-                self._split_on_failure(half, work)
-
-    def _fit(self, own: int, visible: int) -> int:
+    def _fit(self, own: int, visible: int, kept: int = 0) -> int:
         nodes = len(self._tree.tokens)
-        return self._engine.limit.rows(own + nodes, visible + nodes, 1 + nodes)
+        return self._engine.limit.rows(own + nodes, visible + nodes, 1 + nodes, kept)
 
     def _score_pack(
         self,
         pack: list[int],
         tails: list[IntArray],
         lengths: list[int],
-        shared: Any,
+        shared: SharedBy,
         *,
         by_example: bool,
     ) -> None:
-        view = _View.of(tails, lengths, self._tree, self._vectors.device)
+        view = View.of(tails, lengths, self._tree, self._vectors.device)
 
         def work(chunk: slice) -> None:
             batch = embed(view.codes, self._vectors[chunk], self._engine.embeddings)
@@ -305,78 +260,6 @@ class _Job:
         )
         readings.top_ids[chunk, pack] = ids.reshape(*shape, ids.shape[1]).transpose(turn)
         readings.top_logprobs[chunk, pack] = logprobs.reshape(*shape, ids.shape[1]).transpose(turn)
-
-
-@dataclass(frozen=True)
-class _View:
-    """What each example of a pack sees: its shared prefix, its own tokens, the answer tree.
-
-    Attributes:
-        codes: (p, M) own tokens, padded on the left, then the tree's nodes; M = width.
-        visible: (p, M, L + M).
-        positions: (p, M).
-        key_positions: (p, L + M).
-        end: Index of the last own token, where the answer starts.
-        real_tokens: Tokens that are not padding.
-    """
-
-    codes: IntArray
-    visible: torch.Tensor
-    positions: torch.Tensor
-    key_positions: torch.Tensor
-    end: int
-    real_tokens: int
-
-    @property
-    def width(self) -> int:
-        """M."""
-        return int(self.codes.shape[1])
-
-    @classmethod
-    def of(
-        cls,
-        tails: list[IntArray],
-        prefix_lengths: list[int],
-        tree: AnswerTree,
-        device: torch.device,
-    ) -> _View:
-        """The view of examples with these own tokens behind prefixes of these lengths."""
-        own, lengths = padded(tails, "left")
-        m, nodes, past = own.shape[1], len(tree.tokens), max(prefix_lengths)
-        prefix = np.array(prefix_lengths)[:, None]
-        pads = (m - lengths)[:, None]
-        tree_positions = prefix + lengths[:, None] + tree.depth - 1
-        positions = np.concatenate(
-            [np.maximum(prefix + np.arange(m) - pads, 0), tree_positions], axis=1
-        )
-        past_positions = np.arange(past) - (past - prefix)
-        square = np.tril(np.ones((m + nodes, m + nodes), dtype=bool))
-        square[m:, m:] = tree.sees
-        itself = np.eye(m + nodes, dtype=bool)
-        real = np.concatenate([np.arange(m) >= pads, np.ones((len(tails), nodes), bool)], axis=1)
-        visible = np.concatenate(
-            [
-                np.broadcast_to((past_positions >= 0)[:, None], (len(tails), m + nodes, past)),
-                (square & real[:, None]) | itself,
-            ],
-            axis=2,
-        )
-        codes = np.concatenate([own, np.tile(tree.tokens, (len(tails), 1))], axis=1)
-        return cls(
-            codes,
-            torch.from_numpy(visible).to(device),
-            torch.from_numpy(positions).to(device),
-            torch.from_numpy(np.concatenate([past_positions, positions], axis=1)).to(device),
-            m - 1,
-            int(lengths.sum()) + nodes * len(tails),
-        )
-
-    @staticmethod
-    def repeated(values: torch.Tensor, candidates: int, *, by_example: bool) -> torch.Tensor:
-        """One row per (group, row): examples outermost, or candidates outermost."""
-        if by_example:
-            return values.repeat_interleave(candidates, dim=0)
-        return values.repeat(candidates, *(1 for _ in values.shape[1:]))
 
 
 def _joined(parts: list[PrefixCache]) -> PrefixCache:

@@ -13,6 +13,8 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,36 +84,66 @@ def load(name: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:
     """
     place = _resolve(name)
     try:
-        config = transformers.AutoConfig.from_pretrained(place)
-        kind = model_kind(config, name)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place)
-        model = _AUTO[kind].from_pretrained(place, dtype=dtype)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+        with quiet():
+            config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
+            kind = model_kind(config, getattr(config, "architectures", None) or (), name)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+            model, report = _AUTO[kind].from_pretrained(
+                place, dtype=dtype, trust_remote_code=False, output_loading_info=True
+            )
+            model = model.to(device).eval()
+    except ModelError:
+        raise
+    except Exception as error:  # readers of broken files raise anything
         reason = str(error).strip().splitlines()
         raise ModelError(
             f"cannot load the model {name!r}: {reason[0] if reason else type(error).__name__}. "
             "Give a hub id, a folder with config.json and weights, a .gguf file, or pkg:NAME for "
             "a model inside an installed distribution"
         ) from error
-    return LoadedModel(name, kind, model.to(device).eval(), tokenizer)
+    learned = {key for key, _ in model.named_parameters(remove_duplicate=False)}
+    if missing := sorted(learned & set(report["missing_keys"])):
+        raise ModelError(
+            f"the weights of {name!r} lack {', '.join(missing[:3])}"
+            f"{' and others' if len(missing) > 3 else ''}: they were not saved from a language "
+            "model, and what is missing would be random"
+        )
+    return LoadedModel(name, kind, model, tokenizer)
 
 
-def model_kind(config: Any, name: str) -> str:
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps transformers' progress bars off the terminal."""
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()
+
+
+def model_kind(config: Any, classes: Sequence[str], name: str) -> str:
     """``"causal"``, ``"masked"`` or ``"seq2seq"``.
+
+    Args:
+        config: The model's configuration.
+        classes: Names of its classes, as in the configuration's ``architectures``.
+        name: What the user calls it.
 
     Raises:
         ModelError: None of these.
     """
     if getattr(config, "is_encoder_decoder", False):
         return "seq2seq"
-    for architecture in getattr(config, "architectures", None) or ():
-        if architecture.endswith("ForMaskedLM"):
+    for found in classes:
+        if found.endswith("ForMaskedLM"):
             return "masked"
-        if architecture.endswith(("ForCausalLM", "LMHeadModel")):
+        if found.endswith(("ForCausalLM", "LMHeadModel")):
             return "causal"
     raise ModelError(
         f"{name!r} is a {config.model_type} model without a language-model head "
-        f"(architectures: {getattr(config, 'architectures', None)}); a causal, masked or "
+        f"(classes: {', '.join(classes) or 'none named'}); a causal, masked or "
         "sequence-to-sequence language model is needed"
     )
 
@@ -184,10 +216,11 @@ def _put_in_place(scratch: Path, folder: Path) -> None:
 def _convert(gguf: Path, into: Path) -> None:
     place, file = str(gguf.parent), gguf.name
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            place, gguf_file=file, dtype=torch.float32
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place, gguf_file=file)
+        with quiet():
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                place, gguf_file=file, dtype=torch.float32
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(place, gguf_file=file)
     except Exception as error:  # readers of broken files raise anything
         raise ModelError(
             f"cannot convert the GGUF file {gguf.name}: {error or type(error).__name__}. The file "

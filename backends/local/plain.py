@@ -15,9 +15,20 @@ import numpy as np
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
-from blackbox_delta.backends.local.batching import MemoryLimit, in_chunks, packs_by_length
+from blackbox_delta.backends.local.batching import (
+    MemoryLimit,
+    in_chunks,
+    packs_by_length,
+    split_when_too_large,
+)
 from blackbox_delta.backends.local.layout import SoftTokens, embed, padded
-from blackbox_delta.backends.local.reading import Readings, Targets, only_positions, read_logits
+from blackbox_delta.backends.local.reading import (
+    Readings,
+    Targets,
+    logits_at,
+    read_logits,
+    trunk_of,
+)
 from blackbox_delta.backends.local.tokens import EncodedPrompt, Ids
 from blackbox_delta.types import IntArray
 
@@ -31,37 +42,82 @@ class AnswerForm:
         reads: Number of positions read, the first where the answer starts.
         entries: (position, token, choice).
         choices: The choices that this form completes.
+        first: Whether it is the first form of a request.
     """
 
     filling: Ids
     reads: int
     entries: list[tuple[int, int, int]]
     choices: list[int]
+    first: bool
 
 
 def continuations(choices: Sequence[Ids]) -> list[AnswerForm]:
     """Causal and decoder answers: all single tokens at once, longer label words one by one."""
     single = [index for index, ids in enumerate(choices) if len(ids) == 1]
-    forms = []
+    forms: list[AnswerForm] = []
     if single:
-        forms.append(AnswerForm((), 1, [(0, choices[i][0], i) for i in single], single))
+        forms.append(AnswerForm((), 1, [(0, choices[i][0], i) for i in single], single, True))
     for index, ids in enumerate(choices):
         if len(ids) > 1:
             entries = [(depth, token, index) for depth, token in enumerate(ids)]
-            forms.append(AnswerForm(ids[:-1], len(ids), entries, [index]))
+            forms.append(AnswerForm(ids[:-1], len(ids), entries, [index], not forms))
     return forms
 
 
 def maskings(choices: Sequence[Ids], mask: int) -> list[AnswerForm]:
     """Masked answers: label words of the same number of tokens share a row of masks."""
-    forms = []
+    forms: list[AnswerForm] = []
     for count in sorted({len(ids) for ids in choices}):
         group = [index for index, ids in enumerate(choices) if len(ids) == count]
         entries = [
             (depth, token, index) for index in group for depth, token in enumerate(choices[index])
         ]
-        forms.append(AnswerForm((mask,) * count, count, entries, group))
+        forms.append(AnswerForm((mask,) * count, count, entries, group, not forms))
     return forms
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What goes through the model for each prompt under one answer form.
+
+    Attributes:
+        encoder: Codes for the encoder (sequence-to-sequence models), else empty.
+        own: Codes of the sequence that the answer stands in.
+        reads: (n, p) positions in ``own`` to be read.
+    """
+
+    encoder: list[IntArray]
+    own: list[IntArray]
+    reads: IntArray
+
+    @classmethod
+    def of(
+        cls, prompts: Sequence[EncodedPrompt], form: AnswerForm, soft: SoftTokens, *, leads: bool
+    ) -> _Rows:
+        """From prompts; ``leads``: a token is read at its own place, not at the one before."""
+        before = [soft.codes(prompt.before) for prompt in prompts]
+        filling = np.array(form.filling, dtype=np.int64)
+        first = np.array([len(start) - (not leads) for start in before])
+        return cls(
+            [soft.codes(prompt.encoder) for prompt in prompts],
+            [
+                np.concatenate([start, filling, soft.codes(prompt.after)])
+                for start, prompt in zip(before, prompts, strict=True)
+            ],
+            first[:, None] + np.arange(form.reads),
+        )
+
+    @property
+    def lengths(self) -> list[tuple[int, int]]:
+        """Tokens of each row in the encoder and beyond it."""
+        return [(len(a), len(b)) for a, b in zip(self.encoder, self.own, strict=True)]
+
+    def select(self, rows: list[int]) -> _Rows:
+        """Some of the rows."""
+        return _Rows(
+            [self.encoder[row] for row in rows], [self.own[row] for row in rows], self.reads[rows]
+        )
 
 
 class PlainEngine:
@@ -81,9 +137,9 @@ class PlainEngine:
         self._kind = kind
         self._limit = limit
         self._mask_token = mask_token
-        self._trunk = model.get_decoder() if kind == "seq2seq" else model.base_model
+        self._trunk = trunk_of(model)
         self._embeddings = model.get_input_embeddings()
-        self._encoded: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+        self._encoded: OrderedDict[tuple[bytes, ...], torch.Tensor] = OrderedDict()
         self.computed_tokens = 0
 
     @property
@@ -100,70 +156,52 @@ class PlainEngine:
             forms = maskings(choices, self._mask_token)
         else:
             forms = continuations(choices)
-        for number, form in enumerate(forms):
-            self._score_form(prompts, form, soft, readings, top_k if number == 0 else 0)
+        for form in forms if prompts else ():
+            rows = _Rows.of(prompts, form, soft, leads=self._kind == "masked")
+            self._score_form(rows, form, soft.vectors, readings)
         return readings
 
+    def release(self) -> None:
+        """Drops the kept encoder outputs."""
+        self._encoded.clear()
+
     def _score_form(
-        self,
-        prompts: Sequence[EncodedPrompt],
-        form: AnswerForm,
-        soft: SoftTokens,
-        readings: Readings,
-        top_k: int,
+        self, rows: _Rows, form: AnswerForm, vectors: torch.Tensor, readings: Readings
     ) -> None:
-        before = [soft.codes(prompt.before) for prompt in prompts]
-        filling = np.array(form.filling, dtype=np.int64)
-        rows = [
-            np.concatenate([start, filling, soft.codes(prompt.after)])
-            for start, prompt in zip(before, prompts, strict=True)
-        ]
-        encoder = [soft.codes(prompt.encoder) for prompt in prompts]
-        first = np.array([len(start) - (self._kind != "masked") for start in before])
-        reads = first[:, None] + np.arange(form.reads)
-        width = len(readings.label_logprobs[0, 0])
-        targets = Targets.build(form.entries, width, soft.vectors.device)
-        lengths = [(len(a), len(b)) for a, b in zip(encoder, rows, strict=True)]
+        lengths = rows.lengths
         longest = max(map(sum, lengths))
+        targets = Targets.build(form.entries, readings.label_logprobs.shape[2], vectors.device)
+        # The first form's first position is where any answer starts: the top tokens' place.
+        top_k = readings.top_ids.shape[2] if form.first else 0
 
         def fit() -> int:
             return self._limit.rows(longest, longest, form.reads)
 
-        for pack in packs_by_length(lengths, fit()):
-
-            def work(chunk: slice, pack: list[int] = pack) -> None:
-                logits = self._forward(
-                    [encoder[i] for i in pack],
-                    [rows[i] for i in pack],
-                    reads[pack],
-                    soft.vectors[chunk],
-                )
+        def work_on(pack: list[int]) -> None:
+            def work(chunk: slice) -> None:
+                logits = self._forward(rows.select(pack), vectors[chunk])
                 scores, ids, logprobs = read_logits(logits, targets, top_k)
-                shape = (-1, len(pack))
-                grid = scores.reshape(*shape, width)
+                grid = scores.reshape(-1, len(pack), scores.shape[1])
                 for choice in form.choices:
                     readings.label_logprobs[chunk, pack, choice] = grid[:, :, choice]
                 if top_k:
-                    readings.top_ids[chunk, pack] = ids.reshape(*shape, top_k)
-                    readings.top_logprobs[chunk, pack] = logprobs.reshape(*shape, top_k)
+                    readings.top_ids[chunk, pack] = ids.reshape(-1, len(pack), top_k)
+                    readings.top_logprobs[chunk, pack] = logprobs.reshape(-1, len(pack), top_k)
 
-            def candidates(pack: list[int] = pack) -> int:
-                return max(1, fit() // len(pack))
+            in_chunks(len(vectors), lambda: max(1, fit() // len(pack)), self._limit, work)
 
-            in_chunks(len(soft.vectors), candidates, self._limit, work)
+        for pack in packs_by_length(lengths, fit()):
+            split_when_too_large(pack, fit, self._limit, work_on)
 
-    def _forward(
-        self, encoder: list[IntArray], rows: list[IntArray], reads: IntArray, vectors: torch.Tensor
-    ) -> torch.Tensor:
-        """Logits (λ·rows, p, vocabulary) at ``reads`` (rows, p)."""
+    def _forward(self, rows: _Rows, vectors: torch.Tensor) -> torch.Tensor:
+        """Logits (λ·rows, p, vocabulary) at the positions to be read."""
         candidates, device = len(vectors), vectors.device
-        codes, lengths = padded(rows, "right")
+        codes, lengths = padded(rows.own, "right")
         batch = embed(codes, vectors, self._embeddings).flatten(0, 1)
         mask = self._mask(codes, lengths, candidates, device)
-        positions = torch.from_numpy(reads).to(device).repeat(candidates, 1)
-        self.computed_tokens += candidates * int(lengths.sum())
+        positions = torch.from_numpy(rows.reads).to(device).repeat(candidates, 1)
         if self._kind == "seq2seq":
-            states, states_mask = self._encode(encoder, vectors)
+            states, states_mask = self._encode(rows.encoder, vectors)
             inputs = {
                 "encoder_outputs": BaseModelOutput(last_hidden_state=states),
                 "attention_mask": states_mask,
@@ -174,8 +212,8 @@ class PlainEngine:
             inputs = {"inputs_embeds": batch, "attention_mask": mask}
         if self._kind != "masked":
             inputs["use_cache"] = False
-        with only_positions(self._trunk, positions):
-            logits: torch.Tensor = self._model(**inputs).logits
+        logits = logits_at(self._model, self._trunk, positions, inputs)
+        self.computed_tokens += candidates * int(lengths.sum())
         return logits
 
     def _encode(
@@ -186,11 +224,10 @@ class PlainEngine:
         mask = self._mask(codes, lengths, len(vectors), vectors.device)
         if any((row < 0).any() for row in rows):
             batch = embed(codes, vectors, self._embeddings).flatten(0, 1)
+            encoded = self._model.get_encoder()(inputs_embeds=batch, attention_mask=mask)
             self.computed_tokens += len(vectors) * int(lengths.sum())
-            return self._model.get_encoder()(
-                inputs_embeds=batch, attention_mask=mask
-            ).last_hidden_state, mask
-        key = b"|".join(row.tobytes() for row in rows)
+            return encoded.last_hidden_state, mask
+        key = tuple(row.tobytes() for row in rows)
         if key not in self._encoded:
             batch = embed(codes, vectors[:1], self._embeddings).flatten(0, 1)
             self._encoded[key] = self._model.get_encoder()(

@@ -7,8 +7,7 @@ before the head sees them, for any architecture.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,21 +18,34 @@ from blackbox_delta.errors import BackendError
 from blackbox_delta.types import FloatArray, IntArray
 
 
-@contextmanager
-def only_positions(trunk: torch.nn.Module, positions: torch.Tensor) -> Iterator[None]:
-    """Lets the head behind ``trunk`` see just ``positions`` (rows, p) of each row."""
+def trunk_of(model: Any) -> Any:
+    """The part of a language model that its head reads from."""
+    # Some models call a decoder inside their base model directly, and in others what is called
+    # decoder is the head's last layer.
+    decoder, base = model.get_decoder(), model.base_model
+    return decoder if any(part is decoder for part in base.modules()) else base
 
-    def keep(_module: torch.nn.Module, _inputs: Any, output: Any) -> Any:
-        hidden = output.last_hidden_state
-        rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
-        output.last_hidden_state = hidden[rows, positions]
+
+def logits_at(
+    model: Any, trunk: torch.nn.Module, positions: torch.Tensor, inputs: dict[str, Any]
+) -> torch.Tensor:
+    """Logits (rows, p, vocabulary) at ``positions`` (rows, p) of each row."""
+    rows = torch.arange(len(positions), device=positions.device)[:, None]
+    dropped = False
+
+    def drop_others(_module: torch.nn.Module, _inputs: Any, output: Any) -> Any:
+        nonlocal dropped
+        dropped = True
+        output.last_hidden_state = output.last_hidden_state[rows, positions]
         return output
 
-    handle = trunk.register_forward_hook(keep)
+    handle = trunk.register_forward_hook(drop_others)
     try:
-        yield
+        logits: torch.Tensor = model(**inputs).logits
     finally:
         handle.remove()
+    # A trunk that is not called as a whole is one that the hook never sees.
+    return logits if dropped else logits[rows, positions]
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,16 @@ def length(pieces: Sequence[Piece], slots: dict[str, int]) -> int:
     )
 
 
+def fair_shares(lengths: Sequence[int], room: int) -> list[int]:
+    """What each text keeps of its length so that all fit: the longest are cut to a common level."""
+    kept = [0] * len(lengths)
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    for place, index in enumerate(order):
+        kept[index] = max(0, min(lengths[index], room // (len(order) - place)))
+        room -= kept[index]
+    return kept
+
+
 class PromptEncoder:
     """Turns prompts and choices into token ids for one kind of model.
 
@@ -65,8 +75,8 @@ class PromptEncoder:
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a text that opens a sequence, without special tokens."""
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return list(ids)
+        # verbose=False: no warning about texts longer than the context, which are cut later.
+        return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def continuation(self, text: str) -> list[int]:
         """Token ids of ``text`` in the middle of a sequence.
@@ -114,11 +124,18 @@ class PromptEncoder:
         segments = list(prompt.segments)
         while True:
             encoded = self._encode(tuple(segments))
-            excess = self._excess(encoded, slots, answer_tokens)
-            if excess <= 0:
+            excess = {
+                "encoder": length(encoded.encoder, slots) - self._max_length,
+                "answer": length(encoded.before + encoded.after, slots)
+                + answer_tokens
+                - self._max_length,
+            }
+            if max(excess.values()) <= 0:
                 self._check(encoded, slots)
                 return encoded
-            segments = self._cut(segments, excess)
+            for part, places in self._places(segments).items():
+                if excess[part] > 0:
+                    self._cut(segments, places, excess[part])
 
     def _encode(self, segments: tuple[Any, ...]) -> EncodedPrompt:
         parts: dict[str, list[Piece]] = {"encoder": [], "before": [], "after": []}
@@ -161,52 +178,60 @@ class PromptEncoder:
     def _flush(self, pieces: list[Piece], words: str) -> None:
         if not words:
             return
-        opens = not pieces or pieces == [self._start]
+        opens = pieces in ([], [self._start], [(self._decoder_start,)])
         ids = self.tokenize(words) if opens else self.continuation(words)
         if ids:
             pieces.append(tuple(ids))
 
-    def _excess(self, encoded: EncodedPrompt, slots: dict[str, int], answer_tokens: int) -> int:
-        reading = length(encoded.before + encoded.after, slots) + answer_tokens
-        return max(reading, length(encoded.encoder, slots)) - self._max_length
+    def _places(self, segments: list[Any]) -> dict[str, range]:
+        """Which segments go to the encoder, and which stand around the answer."""
+        answer = segments.index(AnswerSlot())
+        end = len(segments) if self._kind == "masked" else answer
+        start = 0
+        if self._kind == "seq2seq":
+            parted = DecoderStart() in segments
+            start = segments.index(DecoderStart()) if parted else answer
+        return {"encoder": range(start), "answer": range(start, end)}
 
-    def _cut(self, segments: list[Any], excess: int) -> list[Any]:
-        """Takes ``excess`` tokens off the end of the longest text."""
+    def _cut(self, segments: list[Any], places: range, excess: int) -> None:
+        """Takes ``excess`` tokens off the ends of the longest texts among ``places``."""
         texts = {
-            index: self._tokenizer(segment.text, add_special_tokens=False)["input_ids"]
-            for index, segment in enumerate(segments)
-            if isinstance(segment, Words) and segment.truncatable and segment.text
+            place: ids
+            for place in places
+            if isinstance(segments[place], Words)
+            and segments[place].truncatable
+            and (ids := self.tokenize(segments[place].text))
         }
         if not texts:
             raise TemplateError(
                 f"the template and the soft prompt alone are {excess} tokens longer than the "
                 f"model's context of {self._max_length}; shorten them"
             )
-        longest = max(texts, key=lambda index: len(texts[index]))
-        keep = max(0, len(texts[longest]) - excess)
-        text = self._first_tokens(segments[longest].text, texts[longest], keep)
-        return [
-            Words(text, truncatable=True) if index == longest else segment
-            for index, segment in enumerate(segments)
-        ]
+        room = sum(map(len, texts.values())) - excess
+        kept = fair_shares([len(ids) for ids in texts.values()], room)
+        for (place, ids), keep in zip(texts.items(), kept, strict=True):
+            if keep < len(ids):
+                text = self._first_tokens(segments[place].text, ids, keep)
+                segments[place] = Words(text, truncatable=True)
 
     def _first_tokens(self, text: str, ids: list[int], keep: int) -> str:
         if keep == 0:
             return ""
         if self._tokenizer.is_fast:
-            offsets = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
-                "offset_mapping"
-            ]
+            offsets = self._tokenizer(
+                text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+            )["offset_mapping"]
             end = offsets[keep - 1][1]
         else:
             end = len(self._tokenizer.decode(ids[:keep]))
+        # At least one character goes, so that cutting comes to an end whatever the tokenizer.
         return text[: min(end, len(text) - 1)]
 
     def _check(self, encoded: EncodedPrompt, slots: dict[str, int]) -> None:
-        if self._kind == "causal" and length(encoded.before, slots) == 0:
+        if self._kind != "masked" and length(encoded.before, slots) == 0:
             raise UnsupportedError(
-                "nothing precedes the answer: a causal model needs at least one token before "
-                "{label}"
+                f"nothing precedes the answer: a {self._kind} model needs at least one token "
+                "before {label}"
             )
 
     def _special_tokens(self) -> tuple[Ids, Ids]:

@@ -1,0 +1,50 @@
+"""Read access to a model's input embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from blackbox_delta.backends.local.tokens import PromptEncoder
+from blackbox_delta.types import FloatArray
+
+
+class LocalEmbeddings:
+    """The input embeddings of a local model."""
+
+    def __init__(self, model: Any, encoder: PromptEncoder) -> None:
+        self._module = model.get_input_embeddings()
+        self._encoder = encoder
+        self._std: float | None = None
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of rows."""
+        return int(self._module.weight.shape[0])
+
+    @property
+    def hidden_size(self) -> int:
+        """Length of a row."""
+        return int(self._module.weight.shape[1])
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over the entries of up to 8,192 evenly spaced rows."""
+        if self._std is None:
+            spaced = np.linspace(0, self.vocabulary_size - 1, min(8192, self.vocabulary_size))
+            self._std = float(self.rows(spaced.astype(int).tolist()).std(dtype=np.float64))
+        return self._std
+
+    @torch.inference_mode()
+    def rows(self, token_ids: Sequence[int]) -> FloatArray:
+        """Embeddings of shape (len(token_ids), hidden)."""
+        ids = torch.tensor(list(token_ids), device=self._module.weight.device)
+        rows: FloatArray = self._module(ids).float().cpu().numpy()
+        return rows
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of ``text`` without special tokens."""
+        return self._encoder.continuation(text)
