@@ -7,14 +7,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from blackbox_delta.artifact import Artifact, write_json
+from blackbox_delta.artifact import Artifact
 from blackbox_delta.backends import open_backend
 from blackbox_delta.budget import Budget
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.journal import JournaledBackend
-from blackbox_delta.problem import Problem, build_problem
+from blackbox_delta.problem import build_problem
 from blackbox_delta.report import build_result, score_test
-from blackbox_delta.runs import RESULT_NAME, RunFolder, open_run
+from blackbox_delta.runs import open_run
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import Columns, FewShotSplit, TaskData, draw_split, load_task
 from blackbox_delta.tuned_model import TunedModel
@@ -38,7 +38,7 @@ def tune(
         model: A model's name (see :func:`blackbox_delta.backends.open_backend`) or an open
             backend.
         data: A folder, a file, ``hub:NAME``, :func:`blackbox_delta.tasks.task_from_lists`'s
-            result, or a split drawn already.
+            result, or a split drawn already, for which ``shots`` and ``max_test`` say nothing.
         out: Run folder to be written; without one nothing is kept on disk.
         resume: Go on with the run in ``out``.
         columns: Names of the columns in the data.
@@ -57,13 +57,28 @@ def tune(
     budget = Budget.parse(chosen.budget)
     if resume and out is None:
         raise ConfigError("resume needs a run folder: give out=FOLDER")
-    split = _split(data, chosen, columns)
+    if isinstance(data, FewShotSplit):
+        split, chosen = data, chosen.model_copy(update={"shots": data.shots})
+    else:
+        task = load_task(data, columns)
+        split = draw_split(task, chosen.shots, chosen.seed, chosen.max_test)
     backend = open_backend(model) if isinstance(model, str) else model
     problem = build_problem(backend, split, chosen)
+    tuner = Tuner(backend, problem, chosen, budget, observer)
     description = describe(backend, split, chosen)
     folder = nullcontext() if out is None else open_run(Path(out), description, resume=resume)
     with folder as run:
-        return _run(backend, problem, chosen, budget, run, observer)
+        began = time.perf_counter()
+        asked = JournaledBackend(backend, run.journal) if run else backend
+        outcome = tuner.run(asked, run.history if run else None)
+        test = score_test(asked, outcome)
+        result = build_result(backend, chosen, budget, outcome, test)
+        result["seconds"] = time.perf_counter() - began
+        head, z, frame = outcome.chosen.head, outcome.chosen.z, outcome.problem.frame
+        artifact = Artifact.of(backend, problem.reader, head, frame, z)
+        if run:
+            run.finish(artifact, result)
+    return TunedModel(artifact, backend, result)
 
 
 def describe(backend: Backend, split: FewShotSplit, settings: Settings) -> Json:
@@ -74,35 +89,3 @@ def describe(backend: Backend, split: FewShotSplit, settings: Settings) -> Json:
         "identity": dict(backend.identity),
         "data": split.digest(),
     }
-
-
-def _split(
-    data: str | Path | TaskData | FewShotSplit, settings: Settings, columns: Columns | None
-) -> FewShotSplit:
-    if isinstance(data, FewShotSplit):
-        return data
-    task = load_task(data, columns)
-    return draw_split(task, settings.shots, settings.seed, settings.max_test)
-
-
-def _run(
-    backend: Backend,
-    problem: Problem,
-    settings: Settings,
-    budget: Budget,
-    run: RunFolder | None,
-    observer: Observer | None,
-) -> TunedModel:
-    began = time.perf_counter()
-    asked = JournaledBackend(backend, run.journal) if run else backend
-    history = run.history if run else None
-    outcome = Tuner(asked, problem, settings, budget, history, observer).run()
-    test = score_test(asked, problem, outcome)
-    result = build_result(backend, settings, budget, outcome, test, problem)
-    result["seconds"] = time.perf_counter() - began
-    chosen = outcome.chosen
-    artifact = Artifact.of(backend, problem.reader, chosen.head, problem.frame, chosen.z)
-    if run:
-        artifact.save(run.path)
-        write_json(run.path / RESULT_NAME, result)
-    return TunedModel(artifact, backend, result)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blackbox_delta.deltas import SoftPrompt
-from blackbox_delta.errors import ArtifactError, FingerprintError
+from blackbox_delta.errors import ArtifactError, ConfigError, FingerprintError
 from blackbox_delta.heads import head_from_state
 from blackbox_delta.problem import Frame, Reader
 from blackbox_delta.subspaces import RandomSubspace
@@ -100,10 +100,13 @@ class Artifact:
         table = backend.embedding_table
         if table is None:
             raise ArtifactError(f"{backend.name!r} takes no soft prompts, so this delta cannot act")
-        frame = Frame(
-            SoftPrompt.from_config(self.delta, table), RandomSubspace.from_config(self.subspace)
-        )
-        batch = frame.candidates(self.z[None])
+        try:
+            frame = Frame(
+                SoftPrompt.from_config(self.delta, table), RandomSubspace.from_config(self.subspace)
+            )
+            batch = frame.candidates(self.z[None])
+        except ConfigError as error:
+            raise ArtifactError(f"the saved delta cannot be rebuilt: {error}") from error
         if batch.digest(0).hex() != self.checksum:
             raise ArtifactError(
                 "the delta rebuilt from z and its seed is not the one that was saved: the model is "
@@ -114,15 +117,27 @@ class Artifact:
     # ------------------------------------------------------------------ on disk
 
     def save(self, folder: Path) -> None:
-        """Writes ``artifact.json`` and ``artifact.safetensors``, each at once or not at all."""
+        """Writes ``artifact.json`` and ``artifact.safetensors``, each at once or not at all.
+
+        Raises:
+            ArtifactError: They cannot be written.
+        """
         from safetensors.numpy import save
 
         arrays = {_HEAD + name: np.asarray(value) for name, value in self.head.state().items()}
         if self.z is not None:
-            arrays["z"] = self.z
+            arrays["z"] = self.z.astype("<f4")  # exact: z was snapped to the subspace's steps
         blob = save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
-        write_whole(folder / ARRAYS_NAME, blob)
-        write_json(folder / JSON_NAME, self._to_json(blob))
+        described = self._to_json(blob)
+        described["json_sha256"] = _digest(described)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / ARRAYS_NAME, blob)
+            write_json(folder / JSON_NAME, described)
+        except OSError as error:
+            raise ArtifactError(
+                f"the artifact cannot be written into {folder}: {error.strerror}"
+            ) from error
 
     def _to_json(self, blob: bytes) -> Json:
         return {
@@ -155,8 +170,10 @@ class Artifact:
             )
         try:
             return cls._from_parts(described, _arrays(blob))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ArtifactError(f"{folder / JSON_NAME} is incomplete: {error!r}") from error
+        except (KeyError, TypeError, AttributeError, ConfigError) as error:
+            raise ArtifactError(
+                f"{folder / JSON_NAME} is incomplete or of another version: {error!r}"
+            ) from error
 
     @classmethod
     def _from_parts(cls, described: Json, arrays: Mapping[str, NDArray[Any]]) -> Artifact:
@@ -169,6 +186,7 @@ class Artifact:
             Template.parse(described["template"]),
             Verbalizer(tuple(described["labels"]), tuple(described["label_words"])),
         )
+        z = arrays.get("z")
         return cls(
             described["model"],
             described["fingerprint"],
@@ -176,14 +194,19 @@ class Artifact:
             head_from_state(described["head"], state),
             described["delta"],
             described["subspace"],
-            arrays.get("z"),
+            None if z is None else z.astype(np.float64),
             described["checksum"],
         )
 
 
+def scratch_path(path: Path) -> Path:
+    """Where :func:`write_whole` writes before it replaces the file."""
+    return path.with_name(f".{path.name}.new")
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Replaces a file at once: whoever reads it sees the old content or the new, never half."""
-    scratch = path.with_name(f".{path.name}.new")
+    scratch = scratch_path(path)
     with scratch.open("wb") as file:
         file.write(content)
         file.flush()
@@ -212,7 +235,8 @@ def _read_json(path: Path) -> Json:
     raw = _read_bytes(path)
     try:
         described = json.loads(raw)
-    except ValueError as error:
+    # Brackets without end are a RecursionError.
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is damaged: {error}") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         raise ArtifactError(f"{path} is not an artifact of this package")
@@ -221,7 +245,16 @@ def _read_json(path: Path) -> Json:
             f"{path} is of version {described.get('version')}, this package reads version "
             f"{VERSION}; use the version of the package that wrote it"
         )
+    if described.pop("json_sha256", None) != _digest(described):
+        raise ArtifactError(
+            f"{path} is damaged or was edited: its checksum is wrong; restore it from a copy"
+        )
     return described
+
+
+def _digest(described: Json) -> str:
+    """SHA-256 over the content, however it is laid out."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def _arrays(blob: bytes) -> dict[str, NDArray[Any]]:

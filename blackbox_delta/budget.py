@@ -131,6 +131,12 @@ class Budget:
         cost = sum(self._cost(need.calls, need.queries, need.tokens) for need in needs)
         return left > 0 and cost <= left
 
+    def most_calls(self, queries_each: int) -> int | None:
+        """How many calls of so many queries the whole budget is worth, where that is known."""
+        if self.unit == "calls":
+            return int(self.limit)
+        return int(self.limit) // queries_each if self.unit == "queries" else None
+
     def charge(self, usage: Usage, calls: int) -> None:
         """Writes down what a reply cost.
 

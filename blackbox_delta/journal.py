@@ -23,7 +23,7 @@ from blackbox_delta.types import (
     Usage,
 )
 
-__all__ = ["Journal", "JournaledBackend", "Record"]
+__all__ = ["Journal", "JournaledBackend", "Record", "check_reply"]
 
 
 class JournaledBackend:
@@ -99,7 +99,7 @@ class JournaledBackend:
 
     def _pay(self, request: ScoreRequest, keys: list[list[bytes]]) -> dict[bytes, Record]:
         reply = self._inner.score(request)
-        _check_reply(request, reply)
+        check_reply(request, reply)
         tokens = self._inner.count_tokens(request)
         pairs = request.queries
         computed, remainder = divmod(int(reply.usage.computed_tokens), pairs)
@@ -169,7 +169,12 @@ def _part(request: ScoreRequest, candidates: list[int], prompts: tuple[int, ...]
     )
 
 
-def _check_reply(request: ScoreRequest, reply: Scores) -> None:
+def check_reply(request: ScoreRequest, reply: Scores) -> None:
+    """Refuses what must never become a score.
+
+    Raises:
+        BackendError: The reply has the wrong shape or a number that is not finite.
+    """
     pairs = (request.candidates, len(request.prompts))
     expected = {
         "label_logprobs": (*pairs, len(request.choices)),

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from blackbox_delta.deltas import SoftPrompt
-from blackbox_delta.errors import ConfigError, UnsupportedError
+from blackbox_delta.deltas import TEXT, SoftPrompt
+from blackbox_delta.errors import ConfigError, DataError, UnsupportedError
+from blackbox_delta.journal import check_reply
 from blackbox_delta.settings import Settings
 from blackbox_delta.subspaces import RandomSubspace
 from blackbox_delta.tasks import (
-    DEFAULT_INIT,
+    DEFAULT_STARTS,
     FewShotSplit,
     Template,
     Verbalizer,
@@ -23,12 +24,17 @@ from blackbox_delta.types import (
     DeltaBatch,
     EmbeddingTable,
     Example,
-    Head,
     IntArray,
     Prompt,
     ScoreRequest,
+    Scores,
     Vector,
 )
+
+#: Length of soft slots for which nothing else says it.
+SOFT_TOKENS = 10
+#: d unless something else is asked for, as in Black-Box Tuning; a smaller delta takes its own D.
+DIMENSION = 500
 
 
 @dataclass(frozen=True)
@@ -71,9 +77,15 @@ class Reader:
             )
 
 
-def top_k(head: Head, backend: Backend) -> int:
-    """How many top tokens to ask for: what the head wants, as far as the backend goes."""
-    return min(head.top_k, backend.capabilities.max_top_k)
+def ask(backend: Backend, request: ScoreRequest) -> Scores:
+    """A reply that may be used.
+
+    Raises:
+        BackendError: No sound reply could be had.
+    """
+    reply = backend.score(request)
+    check_reply(request, reply)
+    return reply
 
 
 @dataclass(frozen=True)
@@ -119,7 +131,10 @@ class Problem:
         dev: What decides among its results.
         test: What only the final score sees; may be empty.
         frame: The delta and its subspace, or ``None`` where only the output side is tuned.
-        plain_start: Whether the delta starts from words, which the untuned model then reads too.
+        words: What the delta starts from, which the untuned model then reads too; ``None`` where
+            it starts from something that is no text.
+        rivals: The same task with a delta that starts from other words. The search begins with
+            whichever of them answers the training examples best.
     """
 
     reader: Reader
@@ -127,12 +142,13 @@ class Problem:
     dev: Part
     test: Part
     frame: Frame | None
-    plain_start: bool
+    words: str | None = None
+    rivals: tuple[Problem, ...] = ()
 
     @property
     def start(self) -> Vector | None:
         """z of the untuned model: zeros where the slot starts from words, else no delta at all."""
-        if self.frame is None or not self.plain_start:
+        if self.frame is None or self.words is None:
             return None
         return np.zeros(self.frame.subspace.dimension)
 
@@ -151,56 +167,96 @@ def build_problem(backend: Backend, split: FewShotSplit, settings: Settings) -> 
     """Renders a split for a backend and sets up the search space; asks nothing of the model.
 
     Raises:
+        DataError: A part is empty, or there are fewer than two classes.
         TemplateError: The template does not fit the data.
         VerbalizerError: The label words do not fit the labels.
         UnsupportedError: The backend cannot read the template or take the delta.
         ConfigError: The delta or the subspace makes no sense.
     """
+    labels = _labels(split)
     pairs = split.train[0].text_pair is not None
     template = Template.parse(settings.template or default_template(pairs))
     template.check(pairs)
-    labels = sorted({str(example.label) for example in split.train})
     verbalizer = Verbalizer.build(labels, settings.label_words)
     reader = Reader(template, verbalizer)
     reader.check(backend)
-    init = settings.soft_init
-    if init is None and settings.template is None:
-        init = DEFAULT_INIT
-    if init is not None:
-        init = init.replace("{options}", ", ".join(verbalizer.words)).replace("\\n", "\n")
     train, dev, test = (
         Part(reader.prompts(part), verbalizer.encode(part))
         for part in (split.train, split.dev, split.test)
     )
-    frame = _frame(backend, template, settings, init)
-    plain_start = init is not None and init.startswith("text:")
-    return Problem(reader, train, dev, test, frame, plain_start)
-
-
-def _frame(
-    backend: Backend, template: Template, settings: Settings, init: str | None
-) -> Frame | None:
-    if not template.slots:
-        return None
-    table = _embedding_table(backend)
-    rng = np.random.Generator(np.random.PCG64([settings.seed, 1]))
-    delta = SoftPrompt.build(
-        {slot.name: slot.length for slot in template.slots},
-        table,
-        tokens=settings.soft_tokens,
-        init=init,
-        rng=rng,
+    inits = _inits(settings, verbalizer)
+    frames = _frames(backend, template, settings, inits)
+    first, *rivals = (
+        Problem(reader, train, dev, test, frame, _words(init))
+        for frame, init in zip(frames, inits, strict=True)
     )
-    if settings.dimension > delta.size:
-        raise ConfigError(
-            f"dimension = {settings.dimension} is more than the {delta.size} numbers of the soft "
-            f"prompt; give at most {delta.size}"
+    return replace(first, rivals=tuple(rivals))
+
+
+def _inits(settings: Settings, verbalizer: Verbalizer) -> list[str | None]:
+    """What the delta may start from; several where the user left it open."""
+    if settings.soft_init is None:
+        return [None] if settings.template else [TEXT + words for words in DEFAULT_STARTS]
+    options = ", ".join(verbalizer.words)
+    return [settings.soft_init.replace("{options}", options).replace("\\n", "\n")]
+
+
+def _words(init: str | None) -> str | None:
+    return init.removeprefix(TEXT) if init and init.startswith(TEXT) else None
+
+
+def _labels(split: FewShotSplit) -> list[str]:
+    if not split.train or not split.dev:
+        raise DataError("the split needs training and development examples and lacks one of them")
+    labels = sorted({str(example.label) for example in split.train})
+    if len(labels) < 2:
+        raise DataError(
+            f"all training examples have the label '{labels[0]}'; a classifier needs at least "
+            "two classes"
         )
-    scale = settings.scale * delta.scale
-    subspace = RandomSubspace(
-        settings.dimension, delta.size, settings.seed, scale, settings.subspace
+    return labels
+
+
+def _frames(
+    backend: Backend, template: Template, settings: Settings, inits: Sequence[str | None]
+) -> list[Frame | None]:
+    """One frame for each start, all of the same search dimension; none without a slot."""
+    if not template.slots:
+        return [None for _ in inits]
+    table = _embedding_table(backend)
+    deltas = [_delta(table, template, settings, init) for init in inits]
+    smallest = min(delta.size for delta in deltas)
+    dimension = settings.dimension or min(DIMENSION, smallest)
+    if dimension > smallest:
+        raise ConfigError(
+            f"dimension = {dimension} is more than the {smallest} numbers of the soft prompt; give "
+            f"at most {smallest}"
+        )
+    return [
+        Frame(
+            delta,
+            RandomSubspace(
+                dimension,
+                delta.size,
+                settings.seed,
+                settings.scale * delta.scale,
+                settings.subspace,
+            ),
+        )
+        for delta in deltas
+    ]
+
+
+def _delta(
+    table: EmbeddingTable, template: Template, settings: Settings, init: str | None
+) -> SoftPrompt:
+    return SoftPrompt.build(
+        {slot.name: slot.length or settings.soft_tokens for slot in template.slots},
+        table,
+        tokens=SOFT_TOKENS,
+        init=init,
+        rng=np.random.Generator(np.random.PCG64([settings.seed, 1])),
     )
-    return Frame(delta, subspace)
 
 
 def _embedding_table(backend: Backend) -> EmbeddingTable:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from blackbox_delta.budget import Budget
 from blackbox_delta.heads import make_head
-from blackbox_delta.problem import Problem, top_k
+from blackbox_delta.problem import Problem, ask
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import Metrics, Verdict, evaluate, paired_verdict
 from blackbox_delta.tuner import Option, Outcome
@@ -34,11 +34,12 @@ class HeldOutScores:
     usage: Usage
 
 
-def score_test(backend: Backend, problem: Problem, outcome: Outcome) -> HeldOutScores | None:
+def score_test(backend: Backend, outcome: Outcome) -> HeldOutScores | None:
     """Scores the test part, once per delta; ``None`` without a test part."""
+    problem = outcome.problem
     if not len(problem.test):
         return None
-    most = max(top_k(make_head(option.head.kind), backend) for option in outcome.options)
+    most = max(option.head.top_k for option in outcome.options)
     untuned, usage = _evidence(backend, problem, problem.start, most)
     tuned = untuned
     if outcome.chosen.name == "delta":
@@ -60,7 +61,7 @@ def score_test(backend: Backend, problem: Problem, outcome: Outcome) -> HeldOutS
 def _evidence(
     backend: Backend, problem: Problem, z: Vector | None, tokens: int
 ) -> tuple[Evidence, Usage]:
-    scores = backend.score(problem.request(problem.test.prompts, problem.delta(z), tokens))
+    scores = ask(backend, problem.request(problem.test.prompts, problem.delta(z), tokens))
     return scores.candidate(0), scores.usage
 
 
@@ -70,16 +71,16 @@ def build_result(
     budget: Budget,
     outcome: Outcome,
     test: HeldOutScores | None,
-    problem: Problem,
 ) -> Json:
     """The content of ``result.json``; keys that end in ``seconds`` are times."""
-    baseline, chosen = outcome.options[0], outcome.chosen
+    problem, baseline, chosen = outcome.problem, outcome.options[0], outcome.chosen
     return {
         "model": backend.name,
         "seed": settings.seed,
         "shots": settings.shots,
         "labels": list(problem.reader.verbalizer.labels),
         "template": problem.reader.template.source,
+        "start": problem.words,
         "chosen": chosen.name,
         "head": chosen.head.kind,
         **_accuracies(test, baseline, chosen),

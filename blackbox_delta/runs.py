@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from blackbox_delta.artifact import write_json
+from blackbox_delta.artifact import Artifact, scratch_path, write_json
 from blackbox_delta.errors import RunError
 from blackbox_delta.history import History
 from blackbox_delta.journal import Journal
@@ -24,6 +24,7 @@ RESULT_NAME = "result.json"
 HISTORY_NAME = "history.jsonl"
 JOURNAL_NAME = "journal.sqlite"
 VERSION = 1
+_ABSENT = "nothing"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,15 @@ class RunFolder:
     path: Path
     journal: Journal
     history: History
+
+    def finish(self, artifact: Artifact, result: Json) -> None:
+        """Writes what the run found and reports; the report comes last and marks the end.
+
+        Raises:
+            RunError: They cannot be written.
+        """
+        artifact.save(self.path)
+        _write(self.path / RESULT_NAME, result)
 
 
 @contextmanager
@@ -70,6 +80,11 @@ def open_run(path: Path, description: Json, *, resume: bool) -> Iterator[RunFold
         Journal.open(journal_path, create=not journal_path.exists()) as journal,
         History.open(path / HISTORY_NAME, resume=True) as history,
     ):
+        if not len(journal) and (history.records or (path / RESULT_NAME).exists()):
+            raise RunError(
+                f"{path} has lost its replies: {JOURNAL_NAME} is empty though the run went on; "
+                "restore it from a copy, or start again in a new folder"
+            )
         yield RunFolder(path, journal, history)
 
 
@@ -87,16 +102,27 @@ def read_result(path: Path) -> Json | None:
 def _start(path: Path, description: Json) -> None:
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file; name a folder for the run")
-    if path.is_dir() and any(path.iterdir()):
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        # A kill may have left the half-written description behind.
+        others = set(path.iterdir()) - {scratch_path(path / RUN_NAME)}
+    except OSError as error:
+        raise RunError(f"the run folder {path} cannot be used: {error.strerror}") from error
+    if others:
         raise RunError(
             f"{path} is not empty and holds no run; choose an empty or a new folder, so that "
             "nothing in it is overwritten"
         )
+    _write(path / RUN_NAME, description)
+
+
+def _write(path: Path, value: Json) -> None:
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(path / RUN_NAME, description)
+        write_json(path, value)
     except OSError as error:
-        raise RunError(f"the run folder {path} cannot be written: {error.strerror}") from error
+        raise RunError(
+            f"{path} cannot be written: {error.strerror}; mend that and resume the run"
+        ) from error
 
 
 def _check_same(path: Path, description: Json) -> None:
@@ -106,12 +132,13 @@ def _check_same(path: Path, description: Json) -> None:
             f"the run in {path} was started by version {earlier.get('version')} of this format, "
             f"this package goes on with version {VERSION}"
         )
+    then, now = _flat(earlier), _flat(description)
     different = sorted(
-        name for name in {*earlier, *description} if earlier.get(name) != description.get(name)
+        name for name in {*then, *now} if then.get(name, _ABSENT) != now.get(name, _ABSENT)
     )
     if different:
         named = "; ".join(
-            f"{name}: {earlier.get(name)!r} then, {description.get(name)!r} now"
+            f"{name}: {then.get(name, _ABSENT)!r} then, {now.get(name, _ABSENT)!r} now"
             for name in different
         )
         raise RunError(
@@ -120,10 +147,22 @@ def _check_same(path: Path, description: Json) -> None:
         )
 
 
+def _flat(described: Json) -> Json:
+    """Nested descriptions by their inner names, which are the users' own: ``settings.seed``."""
+    flat: Json = {}
+    for name, value in described.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": it for inner, it in _flat(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
 def _read(path: Path) -> Json:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    # Brackets without end are a RecursionError.
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged and cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise RunError(f"{path} is damaged: not a JSON object")

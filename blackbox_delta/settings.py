@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from blackbox_delta.errors import ConfigError
 
 
 class Settings(BaseModel):
-    """How a model is to be tuned. Immutable; a run folder keeps them.
+    r"""How a model is to be tuned. Immutable; a run folder keeps them.
 
     Attributes:
         shots: k, labelled examples per class for training; as many again for development.
@@ -20,10 +21,12 @@ class Settings(BaseModel):
             ``"10 min"`` of the model's time.
         template: Where the text, the soft prompt and the answer stand; ``None`` for a default.
         label_words: Label to the word that stands for it; ``None`` for the label names.
-        soft_tokens: Length of soft slots that do not give their own.
-        soft_init: What the soft prompt starts from: ``"random"``, ``"zero"``, ``"text:WORDS"``;
-            ``None`` for the default template's own words, else random.
-        dimension: d, the search dimension.
+        soft_tokens: Length of soft slots that do not give their own; ``None`` for as many as
+            ``soft_init`` has words' tokens, else 10.
+        soft_init: What the soft prompt starts from: ``"random"``, ``"zero"``, ``"text:WORDS"``,
+            where ``{options}`` stands for the label words and ``\n`` for a new line; ``None`` for
+            the default template's own words, else random.
+        dimension: d, the search dimension; ``None`` for 500, or D where the delta is smaller.
         subspace: Distribution of the projection, ``"gaussian"`` or ``"uniform"``.
         scale: α, size of the search's first steps relative to the embeddings' deviation.
         optimizer: ``"cma-diagonal"``, ``"cma"``, ``"random"`` or ``"nevergrad:NAME"``.
@@ -41,11 +44,11 @@ class Settings(BaseModel):
     budget: str = "300 calls"
     template: str | None = None
     label_words: dict[str, str] | None = None
-    soft_tokens: int = Field(default=10, ge=1)
+    soft_tokens: int | None = Field(default=None, ge=1)
     soft_init: str | None = None
-    dimension: int = Field(default=500, ge=1)
+    dimension: int | None = Field(default=None, ge=1)
     subspace: str = "gaussian"
-    scale: float = Field(default=1.0, gt=0)
+    scale: float = Field(default=0.3, gt=0, allow_inf_nan=False)
     optimizer: str = "cma-diagonal"
     population: int = Field(default=20, ge=2)
     head: str = "ridge"
@@ -54,12 +57,16 @@ class Settings(BaseModel):
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Settings:
-        """Checked settings from plain values; ``None`` stands for the default.
+        """Checked settings from plain values, numpy's too; ``None`` stands for the default.
 
         Raises:
             ConfigError: A name is unknown or a value makes no sense.
         """
-        given = {name: value for name, value in values.items() if value is not None}
+        given = {
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in values.items()
+            if value is not None
+        }
         if isinstance(given.get("budget"), int):
             given["budget"] = str(given["budget"])
         try:

@@ -32,6 +32,7 @@ _KIND = "random"
 _A_STEP, _A_LIMIT = 2.0**-12, 8.0
 _Z_STEP, _Z_LIMIT = 2.0**-16, 256.0
 _BLOCK_ENTRIES = 2**21  # 16 MB of float64 at a time
+_WIDE_ENTRIES = 2**23  # 64 MB of float64 to be kept
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class RandomSubspace:
     seed: int
     scale: float
     distribution: str = "gaussian"
-    _matrix: FloatArray = field(init=False, repr=False, compare=False)
+    _matrix: Vector | FloatArray = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._check()
@@ -89,9 +90,11 @@ class RandomSubspace:
                 f"Choose one of {', '.join(DISTRIBUTIONS)}."
             )
 
-    def _draw(self) -> FloatArray:
+    def _draw(self) -> Vector | FloatArray:
         bits = np.random.PCG64(self.seed)
-        matrix = np.empty((self.size, self.dimension), dtype=np.float32)
+        # As float64 it need not be converted each time; float32 holds the same numbers.
+        wide = self.size * self.dimension <= _WIDE_ENTRIES
+        matrix = np.empty((self.size, self.dimension), dtype=np.float64 if wide else np.float32)
         for rows in self._blocks():
             block = matrix[rows]
             upper = (bits.random_raw(block.size) >> np.uint64(12)).astype(np.float64)
@@ -138,7 +141,7 @@ class RandomSubspace:
         factor = self.scale / math.sqrt(self.dimension)
         theta = np.empty((len(z), self.size), dtype=np.float32)
         for rows in self._blocks():
-            az = exact @ self._matrix[rows].T.astype(np.float64)
+            az = exact @ self._matrix[rows].T.astype(np.float64, copy=False)
             p0 = origin[rows].astype(np.float64) + 0.0  # no -0, so the sign of a zero is fixed
             theta[:, rows] = p0 + factor * az
         return theta

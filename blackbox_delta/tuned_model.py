@@ -10,8 +10,7 @@ import numpy as np
 from blackbox_delta.artifact import Artifact
 from blackbox_delta.backends import open_backend
 from blackbox_delta.errors import DataError
-from blackbox_delta.heads import make_head
-from blackbox_delta.problem import top_k
+from blackbox_delta.problem import ask
 from blackbox_delta.tasks import Metrics, evaluate
 from blackbox_delta.types import Backend, Evidence, Example, Json, ScoreRequest, Vector
 
@@ -34,7 +33,6 @@ class TunedModel:
         self.backend = backend
         self.result: Json = result or {}
         self._delta = artifact.rebuild(backend)
-        self._top_k = top_k(make_head(artifact.head.kind), backend)
 
     @classmethod
     def load(
@@ -55,14 +53,16 @@ class TunedModel:
 
         Raises:
             ArtifactError: There is no artifact, or it is damaged or of a newer version.
+            RunError: The run's result is damaged.
             ModelError: The model cannot be loaded.
             FingerprintError: It is not the model that was tuned.
         """
         from blackbox_delta.runs import read_result
 
         artifact = Artifact.load(Path(folder))
+        result = read_result(Path(folder))
         model = backend or open_backend(artifact.model, device=device, dtype=dtype)
-        return cls(artifact, model, read_result(Path(folder)))
+        return cls(artifact, model, result)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -70,8 +70,11 @@ class TunedModel:
         return self.artifact.reader.verbalizer.labels
 
     def save(self, folder: str | Path) -> None:
-        """Writes the artifact into ``folder``, which is made if it is not there."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        """Writes the artifact into ``folder``, which is made if it is not there.
+
+        Raises:
+            ArtifactError: It cannot be written.
+        """
         self.artifact.save(Path(folder))
 
     def predict(
@@ -93,6 +96,7 @@ class TunedModel:
 
         Raises:
             DataError: A text is empty, or pairs are missing or too many.
+            BackendError: No sound reply could be had.
         """
         examples = self._examples(texts, text_pairs)
         if not examples:
@@ -110,13 +114,14 @@ class TunedModel:
 
     def _evidence(self, examples: Sequence[Example]) -> Evidence:
         reader = self.artifact.reader
-        request = ScoreRequest(reader.prompts(examples), reader.choices, self._delta, self._top_k)
-        return self.backend.score(request).candidate(0)
+        head = self.artifact.head
+        request = ScoreRequest(reader.prompts(examples), reader.choices, self._delta, head.top_k)
+        return ask(self.backend, request).candidate(0)
 
     def _examples(
         self, texts: Sequence[str | Example], text_pairs: Sequence[str] | None
     ) -> list[Example]:
-        if isinstance(texts, str):
+        if isinstance(texts, str | Example) or isinstance(text_pairs, str):
             raise DataError("texts must be a list of texts, not one text; write [text]")
         pairs = text_pairs if text_pairs is not None else [None] * len(texts)
         if len(pairs) != len(texts):
@@ -130,11 +135,17 @@ class TunedModel:
         return examples
 
     def _check(self, number: int, example: Example) -> None:
-        if not isinstance(example.text, str) or not example.text.strip():
-            raise DataError(f"text {number + 1} of the input is empty or not a text")
+        _check_text(number, "text", example.text)
         wants = self.artifact.reader.template.uses_pair
         if wants != (example.text_pair is not None):
             raise DataError(
                 f"text {number + 1} of the input {'lacks' if wants else 'has'} a second text, "
                 f"which the model was tuned {'with' if wants else 'without'}"
             )
+        if wants:
+            _check_text(number, "second text", example.text_pair)
+
+
+def _check_text(number: int, what: str, text: object) -> None:
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f"{what} {number + 1} of the input is empty or not a text")

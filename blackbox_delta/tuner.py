@@ -14,67 +14,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from blackbox_delta._tuner_outcome import Option, Outcome, Seconds, choose
 from blackbox_delta.budget import Budget, Need
 from blackbox_delta.heads import make_head
 from blackbox_delta.history import History
 from blackbox_delta.objectives import make_objective
 from blackbox_delta.optimizers import make_optimizer
-from blackbox_delta.problem import Frame, Part, Problem, top_k
+from blackbox_delta.problem import Frame, Part, Problem, ask
 from blackbox_delta.settings import Settings
 from blackbox_delta.types import (
     Backend,
     DeltaBatch,
     Evidence,
     Example,
-    FittedHead,
     Head,
     Optimizer,
     Vector,
 )
 
+__all__ = ["Observer", "Option", "Outcome", "Progress", "Seconds", "Tuner", "choose"]
+
 #: Generations between two looks at the optimizer's mean; a look costs two calls.
 CHECK_EVERY = 4
-#: A tuned delta must beat the untuned one on the development set by this many standard errors.
-MARGIN = 1.0
-
-
-@dataclass(frozen=True)
-class Option:
-    """One way to answer: a delta (or none) behind a fitted head.
-
-    Attributes:
-        name: ``"calibrated"``, ``"head"`` or ``"delta"``.
-        z: (d,) of the delta; ``None`` where there is none.
-        head: The fitted output side.
-        dev_losses: (m,) negative log-probability of each development example's label.
-        dev_accuracy: Share of right answers on the development examples.
-        train_loss: The objective on the training examples, held out.
-    """
-
-    name: str
-    z: Vector | None
-    head: FittedHead
-    dev_losses: Vector
-    dev_accuracy: float
-    train_loss: float
-
-    @property
-    def dev_loss(self) -> float:
-        """Mean development loss."""
-        return float(self.dev_losses.mean())
-
-
-@dataclass
-class Seconds:
-    """Where the time went."""
-
-    optimizer: float = 0.0
-    head: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -97,23 +63,6 @@ class Progress:
 Observer = Callable[[Progress], None]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a run found.
-
-    Attributes:
-        chosen: What the tuned model answers with.
-        options: Everything it was chosen from, the untuned ones first.
-        generations: Generations of the search.
-        seconds: Time outside the backend.
-    """
-
-    chosen: Option
-    options: list[Option]
-    generations: int
-    seconds: Seconds = field(default_factory=Seconds)
-
-
 class _Look(NamedTuple):
     """What the model said about the labelled examples under one z."""
 
@@ -123,15 +72,20 @@ class _Look(NamedTuple):
 
 
 class Tuner:
-    """Tunes one problem on one backend within one budget.
+    """Tunes one problem on one backend within one budget, once.
+
+    Making one checks all that can be checked beforehand and asks nothing of the model.
 
     Args:
-        backend: The model; wrapped in a journal if the run is to be resumable.
+        backend: The model: what it can do and what prompts cost.
         problem: The task as put to it.
         settings: How to search.
         budget: Its only owner; everything the search asks is charged to it.
-        history: Takes one record per generation.
-        observer: Told after every step.
+        observer: Told after every generation.
+
+    Raises:
+        ConfigError: The head, the objective or the optimizer makes no sense.
+        BudgetError: The budget cannot pay for the untuned model and one generation.
     """
 
     def __init__(
@@ -140,47 +94,51 @@ class Tuner:
         problem: Problem,
         settings: Settings,
         budget: Budget,
-        history: History | None = None,
         observer: Observer | None = None,
     ) -> None:
         self._backend = backend
         self._problem = problem
         self._settings = settings
         self._budget = budget
-        self._history = history
+        self._history: History | None = None
         self._observer = observer
-        self._head: Head = make_head(settings.head)
-        self._top_k = top_k(self._head, backend)
+        self._head: Head = make_head(settings.head, backend.capabilities.max_top_k)
         self._objective = make_objective(settings.objective)
         self._seconds = Seconds()
         self._best_loss = float("inf")
         self._generation = 0
-        self._generation_needs: tuple[Need, ...] = ()
         self._reference = problem.reader.prompts(
             [
                 Example(text, "" if problem.reader.template.uses_pair else None)
                 for text in self._head.content_free
             ]
         )
+        self._optimizer = None if problem.frame is None else self._make_optimizer(problem.frame)
+        self._generation_needs: tuple[Need, ...] = ()
+        self._check_budget()
 
-    def run(self) -> Outcome:
+    def run(self, backend: Backend, history: History | None = None) -> Outcome:
         """Searches until the budget is spent and chooses.
 
+        Args:
+            backend: The same model, wrapped in a journal if the run is to be resumable.
+            history: Takes one record per generation.
+
         Raises:
-            BudgetError: The budget cannot pay for the untuned model and one generation; raised
-                before anything is spent.
             BackendError: A reply failed; what was paid for stays in the journal.
         """
-        self._check_budget()
-        options = self._untuned_options()
-        if self._problem.frame is not None:
-            self._search(self._problem.frame, options)
-        return Outcome(choose(options), options, self._generation, self._seconds)
+        self._backend, self._history = backend, history
+        train, reference = self._choose_start()
+        self._generation_needs = self._needs_of_generation(self._problem)
+        options = self._untuned_options(train, reference)
+        if self._problem.frame is not None and self._optimizer is not None:
+            self._search(self._problem.frame, self._optimizer, options)
+        chosen = choose(options)
+        return Outcome(self._problem, chosen, options, self._generation, self._seconds)
 
     # ------------------------------------------------------------------ the search
 
-    def _search(self, frame: Frame, options: list[Option]) -> None:
-        optimizer = self._optimizer(frame)
+    def _search(self, frame: Frame, optimizer: Optimizer, options: list[Option]) -> None:
         while self._budget.affords(*self._generation_needs):
             self._generation += 1
             losses = self._one_generation(frame, optimizer)
@@ -194,7 +152,7 @@ class Tuner:
 
     def _one_generation(self, frame: Frame, optimizer: Optimizer) -> Vector:
         z = self._timed(lambda: optimizer.ask(optimizer.population))
-        losses = self._losses(frame.candidates(z))
+        losses = self._losses(self._timed(lambda: frame.candidates(z)))
         self._timed(lambda: optimizer.tell(z, losses))
         self._best_loss = min(self._best_loss, float(losses.min()))
         return losses
@@ -214,19 +172,30 @@ class Tuner:
 
     # ------------------------------------------------------------------ options
 
-    def _untuned_options(self) -> list[Option]:
+    def _choose_start(self) -> tuple[Evidence, Evidence | None]:
+        """Begins with the start of the lowest held-out training loss; returns its evidence."""
+        starts = (self._problem, *self._problem.rivals)
+        seen = [self._score(start.train, start.delta(start.start))[0] for start in starts]
+        losses = [self._held_out_loss(*evidence) for evidence in seen]
+        best = int(np.argmin(losses))
+        self._problem = starts[best]
+        return seen[best]
+
+    def _untuned_options(self, train: Evidence, reference: Evidence | None) -> list[Option]:
         """The untuned model behind the calibrated head and behind the chosen one."""
         z = self._problem.start
         heads = {"calibrated": make_head("calibrated"), "head": self._head}
-        seen = self._look(z)
+        seen = _Look(train, reference, self._dev_evidence(z))
         return [self._judged(name, z, head, seen) for name, head in heads.items()]
 
-    def _look(self, z: Vector | None) -> _Look:
+    def _look(self, z: Vector) -> _Look:
         """Scores one z afresh on the training and the development examples."""
-        delta = self._problem.delta(z)
-        [(train, reference)] = self._score(self._problem.train, delta)
-        [(dev, _)] = self._score(self._problem.dev, delta, reference=False)
-        return _Look(train, reference, dev)
+        [(train, reference)] = self._score(self._problem.train, self._problem.delta(z))
+        return _Look(train, reference, self._dev_evidence(z))
+
+    def _dev_evidence(self, z: Vector | None) -> Evidence:
+        [(dev, _)] = self._score(self._problem.dev, self._problem.delta(z), reference=False)
+        return dev
 
     def _judged(self, name: str, z: Vector | None, head: Head, seen: _Look) -> Option:
         train, reference, dev = seen
@@ -246,8 +215,8 @@ class Tuner:
     ) -> list[tuple[Evidence, Evidence | None]]:
         """Evidence on ``part`` under each candidate, and on the content-free texts."""
         extra = self._reference if reference else []
-        request = self._problem.request([*part.prompts, *extra], delta, self._top_k)
-        scores = self._backend.score(request)
+        request = self._problem.request([*part.prompts, *extra], delta, self._head.top_k)
+        scores = ask(self._backend, request)
         self._budget.charge(scores.usage, calls=request.candidates)
         n = len(part)
         return [
@@ -255,38 +224,49 @@ class Tuner:
             for evidence in scores
         ]
 
-    def _call(self, part: Part, *, reference: bool = True) -> Need:
-        """What one candidate on ``part`` costs."""
-        prompts = [*part.prompts, *(self._reference if reference else [])]
-        frame = self._problem.frame
-        delta = self._problem.delta(np.zeros(frame.subspace.dimension) if frame else None)
-        tokens = self._backend.count_tokens(self._problem.request(prompts, delta, 0))
-        return Need("one call", 1, len(prompts), int(tokens.sum()))
+    def _calls(self, problem: Problem, z: Vector | None) -> tuple[Need, Need]:
+        """What one candidate costs on the training and on the development examples."""
+        delta = problem.delta(z)
+        parts = ([*problem.train.prompts, *self._reference], problem.dev.prompts)
+        requests = [problem.request(prompts, delta, 0) for prompts in parts]
+        train, dev = (
+            Need("one call", 1, request.queries, int(self._backend.count_tokens(request).sum()))
+            for request in requests
+        )
+        return train, dev
 
     def _check_budget(self) -> None:
-        train = self._call(self._problem.train)
-        dev = self._call(self._problem.dev, reference=False)
-        self._generation_needs = (
-            train.times(self._settings.population, "one generation"),
+        """Checks that every start, the dearest one's generation and its look can be paid."""
+        starts = (self._problem, *self._problem.rivals)
+        calls = [self._calls(start, start.start) for start in starts]
+        searches = [self._needs_of_generation(start) for start in starts]
+        self._budget.require(
+            *(train.times(1, "the untuned model on the training examples") for train, _ in calls),
+            max((dev for _, dev in calls), key=_tokens).times(1, "on the development examples"),
+            *max(searches, key=lambda needs: sum(map(_tokens, needs))),
+        )
+
+    def _needs_of_generation(self, problem: Problem) -> tuple[Need, ...]:
+        """What a generation and the look after it take; nothing where nothing is searched."""
+        if problem.frame is None or self._optimizer is None:
+            return ()
+        train, dev = self._calls(problem, np.zeros(problem.frame.subspace.dimension))
+        return (
+            train.times(self._optimizer.population, "one generation"),
             train.times(1, "a look at its mean"),
             dev.times(1, "that mean on the development examples"),
         )
-        untuned = (
-            train.times(1, "the untuned model on the training examples"),
-            dev.times(1, "on the development examples"),
-        )
-        searching = self._problem.frame is not None
-        self._budget.require(*untuned, *(self._generation_needs if searching else ()))
 
     # ------------------------------------------------------------------ book-keeping
 
-    def _optimizer(self, frame: Frame) -> Optimizer:
+    def _make_optimizer(self, frame: Frame) -> Optimizer:
         settings = self._settings
         return make_optimizer(
             settings.optimizer,
             frame.subspace.dimension,
             seed=settings.seed,
             population=settings.population,
+            budget_candidates=self._budget.most_calls(len(self._problem.train)),
         )
 
     def _timed(self, work: Callable[[], Any]) -> Any:
@@ -324,20 +304,5 @@ class Tuner:
             self._observer(Progress(self._generation, self._best_loss, accuracy, self._budget))
 
 
-def choose(options: list[Option]) -> Option:
-    """The option to answer with, the simpler one unless the other is clearly better.
-
-    A richer option replaces the one before it only if its development loss is lower by more than
-    :data:`MARGIN` standard errors of the paired difference. Options of the same kind compete by
-    their development loss alone.
-    """
-    chosen = options[0]
-    for name in ("head", "delta"):
-        rivals = [option for option in options if option.name == name]
-        if rivals:
-            rival = min(rivals, key=lambda option: option.dev_loss)
-            gains = chosen.dev_losses - rival.dev_losses
-            error = float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else 0.0
-            if gains.mean() > MARGIN * error:
-                chosen = rival
-    return chosen
+def _tokens(need: Need) -> int:
+    return need.tokens

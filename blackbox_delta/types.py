@@ -375,6 +375,11 @@ class FittedHead(Protocol):
         """The name of the head it came from."""
         ...
 
+    @property
+    def top_k(self) -> int:
+        """How many top tokens it needs with each reply."""
+        ...
+
     def log_proba(self, evidence: Evidence) -> Vector:
         """Log class probabilities of shape (n, c)."""
         ...

@@ -144,6 +144,23 @@ def test_remaining_is_said_in_words() -> None:
     assert timed.remaining == "585 of 600 seconds left"
 
 
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [("300 calls", 300), ("9600 queries", 300), ("9631 queries", 300), ("31 queries", 0)],
+)
+def test_the_most_calls_are_those_of_the_whole_budget(text: str, calls: int) -> None:
+    budget = Budget.parse(text)
+    assert budget.most_calls(32) == calls
+    if calls:
+        budget.charge(Usage(64, 900, 900, 1.0), 2)
+        assert budget.most_calls(32) == calls
+
+
+@pytest.mark.parametrize("text", ["2M tokens", "10 min"])
+def test_how_many_calls_tokens_or_seconds_are_worth_is_not_known(text: str) -> None:
+    assert Budget.parse(text).most_calls(32) is None
+
+
 def test_require_says_what_each_need_takes_and_what_would_do() -> None:
     baseline, generation = Need("the baseline", 3, 96, 2000), Need("one generation", 20, 640, 9000)
     with pytest.raises(BudgetError) as caught:

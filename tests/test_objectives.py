@@ -11,15 +11,15 @@ from blackbox_delta.objectives import HINGE_MARGIN, OBJECTIVES, make_objective
 
 
 @st.composite
-def cases(draw, most_classes=6):
+def cases(draw, most_classes=6, largest=20):
     n, c = draw(st.integers(1, 12)), draw(st.integers(2, most_classes))
-    logits = draw(hnp.arrays(np.float64, (n, c), elements=st.floats(-20, 20)))
+    logits = draw(hnp.arrays(np.float64, (n, c), elements=st.floats(-largest, largest)))
     labels = draw(hnp.arrays(np.int64, n, elements=st.integers(0, c - 1)))
     return log_softmax(logits, axis=1), labels
 
 
 @settings(max_examples=40, deadline=None)
-@given(cases())
+@given(cases(largest=17))  # beyond, sklearn clips what is less likely than 2^-52
 def test_cross_entropy_is_sklearns_log_loss(case):
     log_proba, labels = case
     expected = log_loss(labels, np.exp(log_proba), labels=range(log_proba.shape[1]))

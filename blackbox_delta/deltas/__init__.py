@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from blackbox_delta.deltas.soft_prompt import SoftPrompt
+from blackbox_delta.deltas.soft_prompt import TEXT, SoftPrompt
 from blackbox_delta.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 DELTAS = {SoftPrompt.kind: SoftPrompt}
 """Kind to class, for rebuilding what an artifact describes."""
 
-__all__ = ["DELTAS", "SoftPrompt", "delta_from_config"]
+__all__ = ["DELTAS", "TEXT", "SoftPrompt", "delta_from_config"]
 
 
 def delta_from_config(config: Mapping[str, Any], table: EmbeddingTable) -> Delta:

@@ -19,7 +19,7 @@ from blackbox_delta.types import DeltaBatch, EmbeddingTable, FloatArray, Json
 ALPHA = 1.0
 """α: the deviation of an entry of θ − p0, in standard deviations of the embedding table."""
 
-_TEXT = "text:"
+TEXT = "text:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,11 +199,11 @@ def _text_ids(init: str | None, table: EmbeddingTable) -> list[int]:
     """The tokens of an initial text; none for the other ways to start."""
     if init in (None, "random", "zero"):
         return []
-    if init is None or not init.startswith(_TEXT):
+    if init is None or not init.startswith(TEXT):
         raise ConfigError(
             f"A soft prompt cannot start from '{init}'. Choose 'random', 'zero' or 'text:WORDS'."
         )
-    ids = table.tokenize(init.removeprefix(_TEXT))
+    ids = table.tokenize(init.removeprefix(TEXT))
     if not ids:
         raise ConfigError(
             f"The initial text of the soft prompt ('{init}') has no tokens. "

@@ -13,7 +13,7 @@ from typing import Any
 
 @cache
 def _blas() -> Any:
-    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+    from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()  # looks for the loaded libraries, once
 

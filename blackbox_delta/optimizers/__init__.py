@@ -43,7 +43,8 @@ def make_optimizer(
     Raises:
         ConfigError: The name is unknown or a setting makes no sense for it.
     """
-    rng = np.random.Generator(np.random.PCG64(seed))
+    # Not PCG64(seed) itself: a subspace of the same seed is drawn from that stream.
+    rng = np.random.Generator(np.random.PCG64([seed, 2]))
     if name in ("cma", "cma-diagonal"):
         diagonal = name == "cma-diagonal"
         return CMAES(dimension, rng, population=population, sigma=sigma, diagonal=diagonal)

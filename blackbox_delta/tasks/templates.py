@@ -18,10 +18,11 @@ from blackbox_delta.types import (
     Words,
 )
 
-DEFAULT_SINGLE = "{text}{soft}\nAnswer: {label}"
-DEFAULT_PAIR = "{text}\n{text_pair}{soft}\nAnswer: {label}"
-#: What the soft prompt of the default templates starts from: the search begins at these words.
-DEFAULT_INIT = "text:\nOptions: {options}"
+DEFAULT_SINGLE = "Text: {text}{soft} {label}"
+DEFAULT_PAIR = "Text: {text}\nText: {text_pair}{soft} {label}"
+#: What the soft prompt of the default templates may start from. The search begins with the words
+#: under which the training examples are told apart best; see the README for what each is worth.
+DEFAULT_STARTS = ("\nIn one word, it is", "\nCategory:")
 
 FIELDS = ("{text}", "{text_pair}", "{label}", "{soft}", "{soft:N}", "{options}", "{decoder}")
 

@@ -18,7 +18,7 @@ def ellipsoid(z):
 
 
 def direct_pycma(loss, dimension, seed, generations, *, diagonal):
-    rng = np.random.Generator(np.random.PCG64(seed))
+    rng = np.random.Generator(np.random.PCG64([seed, 2]))
     options = {
         "popsize": 20,
         "CMA_diagonal": diagonal,

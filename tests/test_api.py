@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import blackbox_delta
+from blackbox_delta.api import describe, tune
+from blackbox_delta.artifact import ARRAYS_NAME, JSON_NAME
+from blackbox_delta.backends.fake import FakeBackend
+from blackbox_delta.errors import (
+    BlackBoxDeltaError,
+    BudgetError,
+    ConfigError,
+    DataError,
+    ModelError,
+    RunError,
+    TemplateError,
+    UnsupportedError,
+    VerbalizerError,
+)
+from blackbox_delta.report import time_free
+from blackbox_delta.runs import RUN_NAME, read_result
+from blackbox_delta.settings import Settings
+from blackbox_delta.tasks import DEFAULT_STARTS, Columns, draw_split, load_task, task_from_lists
+from blackbox_delta.tuned_model import TunedModel
+from blackbox_delta.tuner import Progress
+from blackbox_delta.types import Prompt, ScoreRequest, Scores
+
+SUPPORT = str(files("blackbox_delta.data") / "support")
+TASK = load_task(SUPPORT)
+SPLIT = draw_split(TASK, shots=2, seed=0, max_test=10)
+SMALL: dict[str, Any] = {
+    "shots": 2,
+    "dimension": 20,
+    "soft_tokens": 3,
+    "population": 4,
+    "budget": "12 calls",
+    "max_test": 10,
+}
+
+
+class Recording(FakeBackend):
+    """Remembers what it was asked."""
+
+    def __init__(self, **knobs: Any) -> None:
+        super().__init__(**knobs)
+        self.asked: list[list[Prompt]] = []
+
+    def score(self, request: ScoreRequest) -> Scores:
+        self.asked.append(list(request.prompts))
+        return super().score(request)
+
+
+def test_the_package_offers_it() -> None:
+    assert blackbox_delta.tune is tune
+
+
+def test_a_name_and_a_folder_are_enough() -> None:
+    model = tune("fake", SUPPORT, **SMALL)
+    assert model.result["model"] == "fake"
+    assert model.predict(["my parcel is late"])[0] in TASK.labels
+
+
+@pytest.mark.parametrize("data", [SUPPORT, Path(SUPPORT), TASK, SPLIT])
+def test_all_kinds_of_data_give_the_same_run(data: Any) -> None:
+    expected = tune(FakeBackend(), SUPPORT, **SMALL)
+    model = tune(FakeBackend(), data, **SMALL)
+    assert time_free(model.result) == time_free(expected.result)
+
+
+def test_columns_are_passed_on(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("t,l\none,a\ntwo,b\nthree,a\nfour,b\n")
+    columns = Columns(text="t", label="l")
+    model = tune(FakeBackend(), path, columns=columns, **{**SMALL, "shots": 1})
+    assert model.labels == ("a", "b")
+
+
+def test_a_split_says_how_many_shots_it_has() -> None:
+    model = tune(FakeBackend(), SPLIT, **{**SMALL, "shots": None})
+    assert model.result["shots"] == 2
+
+
+def test_a_folder_changes_nothing_but_what_is_kept(tmp_path: Path) -> None:
+    kept = tune(FakeBackend(), SPLIT, out=tmp_path / "run", **SMALL)
+    lost = tune(FakeBackend(), SPLIT, **SMALL)
+    assert time_free(kept.result) == time_free(lost.result)
+    texts = [example.text for example in SPLIT.test]
+    np.testing.assert_array_equal(kept.log_proba(texts), lost.log_proba(texts))
+    assert read_result(tmp_path / "run") == kept.result
+
+
+@pytest.mark.parametrize("starts", [DEFAULT_STARTS, DEFAULT_STARTS[::-1]])
+def test_what_is_kept_is_that_of_the_start_that_won(
+    starts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same, to the bit, as had the user named its words and spared the other start's call."""
+    monkeypatch.setattr("blackbox_delta.problem.DEFAULT_STARTS", starts)
+    open_choice = {**SMALL, "head": "calibrated", "budget": "101 calls"}
+    tuned = tune(FakeBackend(), SPLIT, out=tmp_path / "open", **open_choice)
+    own_words = {**open_choice, "soft_init": f"text:{tuned.result['start']}", "budget": "100 calls"}
+    own = tune(FakeBackend(), SPLIT, out=tmp_path / "own", **own_words)
+    assert tuned.result["start"] in starts
+    assert own.result["start"] == tuned.result["start"]
+    for name in (JSON_NAME, ARRAYS_NAME):
+        assert (tmp_path / "open" / name).read_bytes() == (tmp_path / "own" / name).read_bytes()
+    texts = [example.text for example in SPLIT.test]
+    expected = own.log_proba(texts)
+    np.testing.assert_array_equal(tuned.log_proba(texts), expected)
+    loaded = TunedModel.load(tmp_path / "open", backend=FakeBackend())
+    np.testing.assert_array_equal(loaded.log_proba(texts), expected)
+
+
+@pytest.mark.parametrize("budget", ["60 calls", "600 queries"])
+def test_an_optimizer_that_must_know_the_budget_is_told(budget: str) -> None:
+    settings = {**SMALL, "optimizer": "nevergrad:NGOpt", "budget": budget}
+    result = tune(FakeBackend(), SPLIT, **settings).result
+    assert result["generations"] > 4
+    assert result["calls"] <= 60
+
+
+def test_the_test_part_is_sent_last() -> None:
+    backend = Recording()
+    told: list[Progress] = []
+    model = tune(backend, SPLIT, observer=told.append, **SMALL)
+    tests = {prompt for prompt in backend.asked[-1] if len(backend.asked[-1]) == 10}
+    about_tests = [bool(tests & set(prompts)) for prompts in backend.asked]
+    first = about_tests.index(True)
+    assert all(about_tests[first:])
+    assert not any(about_tests[:first])
+    queries = sum(len(prompts) for prompts in backend.asked[first:])
+    assert queries == model.result["test_queries"]
+    assert len(told) == model.result["generations"]
+
+
+@pytest.mark.parametrize("out", [False, True])
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"template": "{text} {soft}"}, TemplateError),
+        ({"template": "{text} {nonsense} {label}"}, TemplateError),
+        ({"template": "{text} {label} and more"}, UnsupportedError),
+        ({"label_words": {"account": "a"}}, VerbalizerError),
+        ({"label_words": dict.fromkeys(TASK.labels, "same")}, VerbalizerError),
+        ({"budget": "7 calls"}, BudgetError),
+        ({"budget": "79 queries"}, BudgetError),
+        ({"budget": "many"}, ConfigError),
+        ({"dimension": 49}, ConfigError),
+        ({"head": "tail"}, ConfigError),
+        ({"optimizer": "sgd"}, ConfigError),
+        ({"objective": "glory"}, ConfigError),
+        ({"soft_init": "none"}, ConfigError),
+        ({"subspace": "sparse"}, ConfigError),
+        ({"nonsense": 1}, ConfigError),
+        ({"shots": 100}, DataError),
+    ],
+)
+def test_what_cannot_work_costs_nothing_and_leaves_nothing(
+    change: dict[str, Any], error: type[BlackBoxDeltaError], out: bool, tmp_path: Path
+) -> None:
+    backend = FakeBackend()
+    folder = tmp_path / "run" if out else None
+    with pytest.raises(error):
+        tune(backend, TASK, out=folder, **{**SMALL, **change})
+    assert backend.calls == 0
+    assert not list(tmp_path.iterdir()), "the same folder can be used once the mistake is mended"
+
+
+def test_a_text_only_backend_is_asked_nothing_about_soft_prompts(tmp_path: Path) -> None:
+    backend = FakeBackend(accepts=frozenset())
+    with pytest.raises(UnsupportedError, match=r"template without \{soft\}"):
+        tune(backend, SPLIT, out=tmp_path / "run", **SMALL)
+    assert backend.calls == 0
+    model = tune(backend, SPLIT, out=tmp_path / "run", template="{text} It is {label}", **SMALL)
+    assert model.result["calls"] == 2
+    assert model.result["generations"] == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        ("/no/such/folder", DataError),
+        (replace(SPLIT, dev=()), DataError),
+        (replace(SPLIT, train=SPLIT.train[:1]), DataError),
+    ],
+)
+def test_data_that_cannot_be_used_cost_nothing(data: Any, error: type[BlackBoxDeltaError]) -> None:
+    backend = FakeBackend()
+    with pytest.raises(error):
+        tune(backend, data, **SMALL)
+    assert backend.calls == 0
+
+
+def test_one_class_is_refused() -> None:
+    with pytest.raises(DataError, match="two classes"):
+        tune("fake", task_from_lists(["a", "b"], ["x", "x"]), **SMALL)
+
+
+def test_a_model_that_does_not_exist_is_refused_by_name() -> None:
+    with pytest.raises(ModelError, match="fakery"):
+        FakeBackend("fakery")
+
+
+def test_a_used_folder_costs_nothing(tmp_path: Path) -> None:
+    tune(FakeBackend(), SPLIT, out=tmp_path, **SMALL)
+    for given in ({}, {"resume": True, "seed": 1}):
+        backend = FakeBackend()
+        with pytest.raises(RunError):
+            tune(backend, SPLIT, out=tmp_path, **SMALL, **given)  # type: ignore[arg-type]
+        assert backend.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 5}, r"settings\.seed: 0 then, 5 now"),
+        ({"budget": "13 calls"}, r"settings\.budget: '12 calls' then, '13 calls' now"),
+        ({"model": FakeBackend("fake:other")}, "model: 'fake' then, 'fake:other' now"),
+        ({"data": replace(SPLIT, test=SPLIT.test[1:])}, "data: "),
+    ],
+)
+def test_another_run_is_not_resumed_and_the_difference_is_named(
+    change: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"model": FakeBackend(), "data": SPLIT, **SMALL}
+    tune(out=tmp_path, **given)
+    with pytest.raises(RunError, match=named):
+        tune(out=tmp_path, resume=True, **{**given, **change})
+
+
+def test_resuming_needs_a_folder() -> None:
+    with pytest.raises(ConfigError, match="resume needs a run folder"):
+        tune("fake", SPLIT, resume=True, **SMALL)
+
+
+def test_resuming_may_be_the_first_start(tmp_path: Path) -> None:
+    started = tune(FakeBackend(), SPLIT, out=tmp_path / "run", resume=True, **SMALL)
+    assert (tmp_path / "run" / RUN_NAME).exists()
+    assert started.result["generations"] >= 1
+
+
+def test_equal_descriptions_mean_equal_runs() -> None:
+    one = describe(FakeBackend(), SPLIT, Settings())
+    assert one == describe(FakeBackend(), SPLIT, Settings())
+    others = [
+        describe(FakeBackend("fake:other"), SPLIT, Settings()),
+        describe(FakeBackend(), replace(SPLIT, dev=SPLIT.dev[1:]), Settings()),
+        *(
+            describe(FakeBackend(), SPLIT, Settings.of({name: value}))
+            for name, value in {"seed": 1, "population": 21, "scale": 2.0, "template": "x"}.items()
+        ),
+    ]
+    assert all(other != one for other in others)
+
+
+def test_only_settings_are_taken_by_name() -> None:
+    own = set(inspect.signature(tune).parameters) - {"settings"}
+    assert not own & set(Settings.model_fields)

@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+import blackbox_delta
+from blackbox_delta.api import tune
+from blackbox_delta.artifact import (
+    ARRAYS_NAME,
+    JSON_NAME,
+    VERSION,
+    Artifact,
+    scratch_path,
+    write_whole,
+)
+from blackbox_delta.backends.fake import FakeBackend
+from blackbox_delta.errors import ArtifactError, FingerprintError
+from blackbox_delta.heads import make_head
+from blackbox_delta.problem import build_problem
+from blackbox_delta.settings import Settings
+from blackbox_delta.tasks import draw_split, load_task
+from blackbox_delta.tuned_model import TunedModel
+from blackbox_delta.types import Json, Vector
+
+TASK = load_task(str(files("blackbox_delta.data") / "support"))
+SPLIT = draw_split(TASK, shots=2, seed=0, max_test=10)
+TEXTS = [example.text for example in TASK.test[:40]]
+BACKEND = FakeBackend()
+WITHOUT_SLOT = "{text} It is {label}"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved artifact, and what it answers."""
+
+    folder: Path
+    expected: Vector
+
+
+def made(head: str, template: str | None, dimension: int = 20) -> Artifact:
+    """An artifact with a delta in it, whatever a search would have chosen."""
+    soft_tokens = -(-dimension // 16)
+    given = Settings.of(
+        {"dimension": dimension, "soft_tokens": soft_tokens, "head": head, "template": template}
+    )
+    problem = build_problem(BACKEND, SPLIT, given)
+    z = None if problem.frame is None else 3 * np.random.default_rng(0).standard_normal(dimension)
+    scores = BACKEND.score(problem.request(problem.train.prompts, problem.delta(z), 100))
+    free = BACKEND.score(problem.request(problem.dev.prompts, None, 100)).candidate(0)
+    fitted = make_head(head).fit(scores.candidate(0), problem.train.labels, free)
+    return Artifact.of(BACKEND, problem.reader, fitted, problem.frame, z)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    folder = tmp_path_factory.mktemp("saved")
+    model = TunedModel(made("ridge", None), BACKEND)
+    model.save(folder)
+    return Saved(folder, model.log_proba(TEXTS))
+
+
+def copied(saved: Saved, folder: Path) -> Path:
+    for name in (JSON_NAME, ARRAYS_NAME):
+        (folder / name).write_bytes((saved.folder / name).read_bytes())
+    return folder
+
+
+def described(folder: Path, change: Callable[[Json], None], *, sealed: bool = True) -> None:
+    """Changes the JSON file, with a checksum that fits or the old one."""
+    value = json.loads((folder / JSON_NAME).read_text())
+    seal = value.pop("json_sha256")
+    change(value)
+    if sealed:
+        seal = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    (folder / JSON_NAME).write_text(json.dumps({**value, "json_sha256": seal}))
+
+
+@pytest.mark.parametrize("head", ["ridge", "logistic", "calibrated", "contextual", "plain"])
+@pytest.mark.parametrize("template", [None, WITHOUT_SLOT])
+def test_what_is_loaded_answers_to_the_bit(head: str, template: str | None, tmp_path: Path) -> None:
+    before = TunedModel(made(head, template), BACKEND)
+    before.save(tmp_path / "new" / "folder")
+    after = TunedModel.load(tmp_path / "new" / "folder")
+    assert after.labels == before.labels
+    assert after.result == {}
+    np.testing.assert_array_equal(after.log_proba(TEXTS), before.log_proba(TEXTS))
+    assert (after.artifact.z is None) == (template is not None)
+
+
+ANSWER = """
+import sys, numpy
+from blackbox_delta import TunedModel
+texts = open(sys.argv[2], encoding="utf-8").read().split("\\0")
+numpy.save(sys.argv[3], TunedModel.load(sys.argv[1]).log_proba(texts))
+"""
+
+
+def test_another_process_answers_to_the_bit(saved: Saved, tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text("\0".join(TEXTS), encoding="utf-8")
+    answers = tmp_path / "answers.npy"
+    command = [sys.executable, "-c", ANSWER, saved.folder, tmp_path / "texts", answers]
+    subprocess.run(command, check=True, timeout=120)
+    np.testing.assert_array_equal(np.load(answers), saved.expected)
+
+
+def test_a_delta_really_acts(saved: Saved) -> None:
+    whole = Artifact.load(saved.folder)
+    bare = Artifact(whole.model, whole.fingerprint, whole.reader, whole.head)
+    assert not np.array_equal(TunedModel(bare, BACKEND).log_proba(TEXTS), saved.expected)
+
+
+def test_another_model_is_refused(saved: Saved) -> None:
+    with pytest.raises(FingerprintError, match="tuned on 'fake' .* but 'fake:other'"):
+        TunedModel.load(saved.folder, backend=FakeBackend("fake:other"))
+
+
+def test_a_model_that_takes_no_delta_is_refused(saved: Saved) -> None:
+    with pytest.raises(ArtifactError, match="takes no soft prompts"):
+        TunedModel.load(saved.folder, backend=FakeBackend(accepts=frozenset()))
+
+
+def flipped(saved: Saved, folder: Path, name: str, position: int, bit: int) -> Path:
+    copied(saved, folder)
+    content = bytearray((folder / name).read_bytes())
+    content[position % len(content)] ^= 1 << bit
+    (folder / name).write_bytes(content)
+    return folder
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    name=st.sampled_from([JSON_NAME, ARRAYS_NAME]),
+    position=st.integers(0, 2**20),
+    bit=st.integers(0, 7),
+)
+def test_a_damaged_byte_is_noticed_or_makes_no_difference(
+    saved: Saved, tmp_path: Path, name: str, position: int, bit: int
+) -> None:
+    folder = flipped(saved, tmp_path, name, position, bit)
+    try:
+        model = TunedModel.load(folder, backend=BACKEND)
+    except ArtifactError:
+        return
+    assert name == JSON_NAME  # white space between its words
+    np.testing.assert_array_equal(model.log_proba(TEXTS), saved.expected)
+
+
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(name=st.sampled_from([JSON_NAME, ARRAYS_NAME]), share=st.floats(0, 0.999))
+def test_a_file_cut_short_is_noticed(saved: Saved, tmp_path: Path, name: str, share: float) -> None:
+    copied(saved, tmp_path)
+    content = (tmp_path / name).read_bytes()
+    # The last byte of the JSON file is a new line, which makes no difference.
+    (tmp_path / name).write_bytes(content[: int(share * (len(content) - 1))])
+    with pytest.raises(ArtifactError, match=name):
+        Artifact.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b"[" * 100_000, b"9" * 10_000])
+def test_a_json_file_that_is_no_artifact_is_refused(
+    content: bytes, saved: Saved, tmp_path: Path
+) -> None:
+    (copied(saved, tmp_path) / JSON_NAME).write_bytes(content)
+    with pytest.raises(ArtifactError, match=JSON_NAME):
+        Artifact.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", [JSON_NAME, ARRAYS_NAME])
+def test_a_missing_or_unreadable_file_is_named(name: str, saved: Saved, tmp_path: Path) -> None:
+    (copied(saved, tmp_path) / name).unlink()
+    with pytest.raises(ArtifactError, match=f"there is no {name} in"):
+        Artifact.load(tmp_path)
+    (tmp_path / name).mkdir()
+    with pytest.raises(ArtifactError, match=f"{name} cannot be read"):
+        Artifact.load(tmp_path)
+
+
+def test_a_newer_version_is_refused_as_such(saved: Saved, tmp_path: Path) -> None:
+    described(copied(saved, tmp_path), lambda value: value.update(version=VERSION + 1, more="new"))
+    with pytest.raises(ArtifactError, match=f"of version {VERSION + 1}, this package reads"):
+        Artifact.load(tmp_path)
+
+
+def test_an_edited_label_is_noticed(saved: Saved, tmp_path: Path) -> None:
+    described(copied(saved, tmp_path), lambda value: value["labels"].reverse(), sealed=False)
+    with pytest.raises(ArtifactError, match="damaged or was edited"):
+        Artifact.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: value.pop("template"),
+        lambda value: value.update(template="{text}"),
+        lambda value: value.update(labels=["a", "a"]),
+        lambda value: value.update(labels=3),
+        lambda value: value.update(head="tail"),
+        lambda value: value.update(head="calibrated"),
+    ],
+)
+def test_a_sealed_file_with_nonsense_in_it_is_refused(
+    change: Callable[[Json], None], saved: Saved, tmp_path: Path
+) -> None:
+    described(copied(saved, tmp_path), change)
+    with pytest.raises(ArtifactError):
+        Artifact.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: value["subspace"].update(seed=7),
+        lambda value: value["delta"].update(slots=[]),
+        lambda value: value["delta"].update(hidden=17),
+        lambda value: value["subspace"].pop("seed"),
+        lambda value: value.update(checksum="00"),
+    ],
+)
+def test_a_delta_that_cannot_be_rebuilt_is_refused(
+    change: Callable[[Json], Any], saved: Saved, tmp_path: Path
+) -> None:
+    described(copied(saved, tmp_path), change)
+    with pytest.raises(ArtifactError):
+        TunedModel.load(tmp_path, backend=BACKEND)
+
+
+def test_it_takes_a_few_kilobytes_at_the_default_dimension(tmp_path: Path) -> None:
+    made("ridge", None, dimension=500).save(tmp_path)
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 16 * 1024
+    assert load_file(tmp_path / ARRAYS_NAME)["z"].nbytes == 2000
+
+
+def test_nothing_in_the_package_unpickles() -> None:
+    unsafe = re.compile(r"(import|from) +(pickle|joblib|dill)|allow_pickle=True|torch\.load\(")
+    for path in Path(blackbox_delta.__file__).parent.rglob("*.py"):
+        assert not unsafe.search(path.read_text(encoding="utf-8")), path
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("here already")
+    with pytest.raises(ArtifactError, match="cannot be written into"):
+        made("plain", None).save(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "here already"
+
+
+def test_writing_replaces_a_file_whole_and_leaves_no_scratch(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    scratch_path(path).write_bytes(b"half of an earlier wri")
+    write_whole(path, b"one")
+    write_whole(path, b"two")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+    assert path.read_bytes() == b"two"
+
+
+def test_labels_and_words_of_any_script_survive(tmp_path: Path) -> None:
+    words = {label: f"{label} — «{number}» 語" for number, label in enumerate(TASK.labels)}
+    given: dict[str, Any] = {"shots": 2, "label_words": words, "budget": "2 calls"}
+    model = tune(BACKEND, SPLIT, out=tmp_path / "run", template="{{{text}}} 📦 {label}", **given)
+    again = TunedModel.load(tmp_path / "run", backend=BACKEND)
+    assert again.artifact.reader == model.artifact.reader
+    np.testing.assert_array_equal(again.log_proba(TEXTS), model.log_proba(TEXTS))

@@ -1,0 +1,96 @@
+"""The benchmarks start, and the accuracy table is made, resumed and guarded. No timings here."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+TEXTS = {
+    "good": "a wonderful story with a great {} and a happy end",
+    "bad": "a terrible story with a dull {} and a sad end",
+}
+THINGS = ["team", "player", "market", "study", "city", "film", "actor", "house", "river", "song"]
+
+
+def call(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), *map(str, arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+    )
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data" / "mood"
+    folder.mkdir(parents=True)
+    for part, things in (("train", THINGS[:5]), ("test", THINGS[5:])):
+        lines = [
+            json.dumps({"text": text.format(thing), "label": label})
+            for thing in things
+            for label, text in TEXTS.items()
+        ]
+        (folder / f"{part}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder.parent
+
+
+@pytest.mark.parametrize("script", ["few_shot.py", "optimizers.py", "local_throughput.py"])
+def test_help(script: str) -> None:
+    done = call(script, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--results" in done.stdout
+
+
+def test_few_shot_on_the_toy_model(data: Path, tmp_path: Path) -> None:
+    common = ["--model", "fake", "--data", data, "--tasks", "mood", "--shots", 2]
+    common += ["--out", tmp_path / "runs", "--results", tmp_path / "results"]
+    common += ["--seeds", 13, 21, "--set", "dimension=10", "population=4"]
+    first = call("few_shot.py", *common, "--budget", 30)
+    assert first.returncode == 0, first.stderr
+    with (tmp_path / "results" / "few_shot.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    results = {
+        seed: json.loads((tmp_path / "runs" / f"mood-{seed}" / "result.json").read_text())
+        for seed in (13, 21)
+    }
+    assert [(row["task"], int(row["seed"])) for row in rows] == [("mood", 13), ("mood", 21)]
+    for row in rows:
+        result = results[int(row["seed"])]
+        assert float(row["tuned"]) == result["test_accuracy"]
+        assert float(row["calibrated"]) == result["baseline_accuracy"]
+        assert float(row["difference"]) == pytest.approx(
+            result["test_accuracy"] - result["baseline_accuracy"]
+        )
+        assert float(row["peak_mb"]) > 10
+    mean = sum(result["test_accuracy"] for result in results.values()) / 2
+    markdown = (tmp_path / "results" / "few_shot.md").read_text(encoding="utf-8")
+    assert markdown in first.stdout
+    means = next(line for line in markdown.splitlines() if line.startswith("| mood | 2 |"))
+    assert means.split(" | ")[4] == f"{mean:.3f}"
+
+    again = call("few_shot.py", *common, "--budget", 30)
+    assert again.returncode == 0, again.stderr
+    assert "2 of 2 cells are finished already" in again.stdout
+    assert (tmp_path / "results" / "few_shot.md").read_text(encoding="utf-8") == markdown
+
+    other = call("few_shot.py", *common, "--budget", 40)
+    assert other.returncode == 1
+    assert "other settings" in other.stderr
+    assert "Traceback" not in other.stderr
+
+
+def test_a_missing_task_is_one_clear_error(data: Path, tmp_path: Path) -> None:
+    done = call("few_shot.py", "--model", "fake", "--data", data, "--tasks", "none")
+    assert done.returncode == 1
+    assert str(data / "none") in done.stderr
+    assert "Traceback" not in done.stderr

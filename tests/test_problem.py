@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pytest
+
+from blackbox_delta.backends.fake import FakeBackend
+from blackbox_delta.errors import (
+    BackendError,
+    BlackBoxDeltaError,
+    ConfigError,
+    DataError,
+    TemplateError,
+    UnsupportedError,
+    VerbalizerError,
+)
+from blackbox_delta.problem import Problem, ask, build_problem
+from blackbox_delta.settings import Settings
+from blackbox_delta.tasks import DEFAULT_STARTS, draw_split, load_task
+from blackbox_delta.types import (
+    Capabilities,
+    Example,
+    ScoreRequest,
+    Scores,
+    SoftSlot,
+)
+
+TASK = load_task(str(files("blackbox_delta.data") / "support"))
+SPLIT = draw_split(TASK, shots=2, seed=0, max_test=7)
+SMALL = {"dimension": 20, "soft_tokens": 3}
+HIDDEN = 16
+
+
+def build(backend: FakeBackend | None = None, **settings: Any) -> Problem:
+    return build_problem(backend or FakeBackend(), SPLIT, Settings.of({**SMALL, **settings}))
+
+
+def test_the_parts_hold_every_example_with_its_label() -> None:
+    problem = build()
+    assert (len(problem.train), len(problem.dev), len(problem.test)) == (10, 10, 7)
+    labels = problem.reader.verbalizer.labels
+    assert labels == ("account", "billing", "delivery", "sales", "technical")
+    for part, examples in zip(
+        (problem.train, problem.dev, problem.test),
+        (SPLIT.train, SPLIT.dev, SPLIT.test),
+        strict=True,
+    ):
+        assert [labels[index] for index in part.labels] == [each.label for each in examples]
+        for prompt, example in zip(part.prompts, examples, strict=True):
+            assert example.text in "".join(getattr(s, "text", "") for s in prompt.segments)
+
+
+def test_shapes_along_the_data_path() -> None:
+    problem = build()
+    assert problem.frame is not None
+    z = np.random.default_rng(0).standard_normal((4, 20))  # (λ, d)
+    batch = problem.frame.candidates(z)
+    assert {name: value.shape for name, value in batch.tensors.items()} == {
+        "soft.0": (4, 3, HIDDEN)
+    }
+    scores = ask(FakeBackend(), problem.request(problem.train.prompts, batch, 6))
+    assert scores.label_logprobs.shape == (4, 10, 5)  # (λ, n, c)
+    assert scores.top_ids.shape == scores.top_logprobs.shape == (4, 10, 6)  # (λ, n, k)
+
+
+def test_one_candidate_is_the_same_alone_and_in_a_population() -> None:
+    problem = build()
+    assert problem.frame is not None
+    z = np.random.default_rng(1).standard_normal((3, 20))
+    alone = problem.delta(z[1])
+    assert alone is not None
+    assert alone.digest(0) == problem.frame.candidates(z).digest(1)
+    assert problem.delta(None) is None
+
+
+@pytest.mark.parametrize(
+    ("template", "soft_tokens", "lengths"),
+    [
+        ("{text} {soft} It is {label}", 3, [3]),
+        ("{text} {soft} It is {label}", None, [10]),
+        ("{soft:2} {text} {soft} It is {label}", 5, [2, 5]),
+    ],
+)
+def test_slots_have_their_own_length_or_that_of_the_settings(
+    template: str, soft_tokens: int | None, lengths: list[int]
+) -> None:
+    frame = build(template=template, soft_tokens=soft_tokens).frame
+    assert frame is not None
+    assert list(frame.delta.slots.values()) == lengths
+
+
+def test_each_default_start_is_the_words_themselves() -> None:
+    backend = FakeBackend()
+    problem = build(backend, soft_tokens=None)
+    table = backend.embedding_table
+    assert table is not None
+    starts = (problem, *problem.rivals)
+    assert [start.words for start in starts] == list(DEFAULT_STARTS)
+    for start in starts:
+        delta = start.delta(start.start)
+        assert delta is not None
+        assert start.words is not None
+        words = table.rows(table.tokenize(start.words))
+        np.testing.assert_array_equal(delta.tensors["soft.0"][0], words)
+
+
+def test_words_of_ones_own_leave_no_other_start() -> None:
+    assert build(soft_init="text:It was").rivals == ()
+    assert build(template="{text} {soft} It was {label}").rivals == ()
+
+
+def test_soft_tokens_cut_the_default_start() -> None:
+    backend = FakeBackend()
+    table = backend.embedding_table
+    assert table is not None
+    start = build(backend, soft_tokens=3).frame
+    assert start is not None
+    words = table.tokenize(DEFAULT_STARTS[0])[:3]
+    np.testing.assert_array_equal(start.delta.origin, table.rows(words).reshape(-1))
+
+
+def test_an_initial_text_knows_new_lines_and_options() -> None:
+    one = build(soft_init="text:choose\\n{options}", soft_tokens=None)
+    other = build(soft_init="text:choose\naccount, billing, delivery, sales, technical")
+    assert one.frame is not None
+    assert other.frame is not None
+    length = one.frame.delta.slots["soft.0"]
+    assert length == 2 + 9  # "choose" is unknown to the model: two pieces; five words, four commas
+    assert other.frame.delta.slots["soft.0"] == 3
+    np.testing.assert_array_equal(one.frame.delta.origin[: 3 * HIDDEN], other.frame.delta.origin)
+
+
+@pytest.mark.parametrize("init", ["random", "zero"])
+def test_without_words_to_start_from_the_untuned_model_has_no_delta(init: str) -> None:
+    problem = build(soft_init=init)
+    assert problem.frame is not None
+    assert problem.start is None
+
+
+def test_a_template_of_ones_own_starts_at_random_rows_that_the_seed_determines() -> None:
+    template = "{text} {soft} It is {label}"
+    origins = []
+    for seed in (0, 0, 1):
+        problem = build(template=template, seed=seed)
+        assert problem.frame is not None
+        assert problem.start is None
+        origins.append(problem.frame.delta.origin)
+    np.testing.assert_array_equal(origins[0], origins[1])
+    assert not np.array_equal(origins[0], origins[2])
+
+
+@pytest.mark.parametrize("accepts", [{"soft-prompt"}, set()])
+def test_without_a_slot_only_the_output_side_is_left(accepts: set[str]) -> None:
+    problem = build(FakeBackend(accepts=accepts), template="{text} It is {label}")
+    assert problem.frame is None
+    assert problem.start is None
+    assert problem.delta(np.zeros(20)) is None
+    assert not any(isinstance(s, SoftSlot) for p in problem.train.prompts for s in p.segments)
+
+
+class MaskedLike(FakeBackend):
+    """Says that it reads what follows the answer, and has a decoder."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities, decoder_slot=True, text_after_answer=True, max_top_k=7)
+
+
+@pytest.mark.parametrize(
+    ("template", "what"),
+    [("{text} It was {label}, all told", "reads from left"), ("{text}{decoder}{label}", "decoder")],
+)
+def test_a_template_is_checked_against_what_the_backend_reads(template: str, what: str) -> None:
+    with pytest.raises(UnsupportedError, match=what):
+        build(template=template)
+    assert len(build(MaskedLike(), template=template).train) == 10
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "what"),
+    [
+        ({"template": "{text} {soft}"}, TemplateError, "label"),
+        ({"template": "{text_pair} {text} {soft} {label}"}, TemplateError, "single texts"),
+        ({"label_words": {"account": "login"}}, VerbalizerError, "billing"),
+        ({"label_words": dict.fromkeys(TASK.labels, "same")}, VerbalizerError, "same"),
+        ({"dimension": 49}, ConfigError, "49 is more than the 48"),
+        ({"soft_init": "words"}, ConfigError, "cannot start from 'words'"),
+        ({"soft_init": "text: "}, ConfigError, "no tokens"),
+        ({"subspace": "sparse"}, ConfigError, "no subspace distribution 'sparse'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_and_nothing_asked(
+    settings: dict[str, Any], error: type[BlackBoxDeltaError], what: str
+) -> None:
+    backend = FakeBackend()
+    with pytest.raises(error, match=what):
+        build(backend, **settings)
+    assert backend.calls == 0
+
+
+def test_a_text_only_backend_takes_no_soft_prompt() -> None:
+    backend = FakeBackend(accepts=frozenset())
+    with pytest.raises(UnsupportedError, match=r"takes no soft prompts; use a template without"):
+        build(backend)
+    assert backend.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"dev": ()}, "lacks one"),
+        ({"train": ()}, "lacks one"),
+        ({"train": (Example("a", label="x"), Example("b", label="x"))}, "two classes"),
+        ({"dev": (Example("a", label="unheard of"),)}, "unheard of"),
+    ],
+)
+def test_a_split_that_cannot_be_learnt_from_is_refused(change: Any, what: str) -> None:
+    with pytest.raises(DataError, match=what):
+        build_problem(FakeBackend(), replace(SPLIT, **change), Settings.of(SMALL))
+
+
+class Broken(FakeBackend):
+    """Answers one number too few."""
+
+    def score(self, request: ScoreRequest) -> Scores:
+        reply = super().score(request)
+        return replace(reply, label_logprobs=reply.label_logprobs[:, :, 1:])
+
+
+@pytest.mark.parametrize("backend", [FakeBackend(nan_at=[1]), Broken()])
+def test_a_broken_reply_is_an_error_and_never_a_score(backend: FakeBackend) -> None:
+    problem = build()
+    with pytest.raises(BackendError, match="label_logprobs"):
+        ask(backend, problem.request(problem.train.prompts, None, 0))

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from blackbox_delta.budget import Budget
+from blackbox_delta.errors import ConfigError
+from blackbox_delta.heads import HEADS
+from blackbox_delta.objectives import OBJECTIVES
+from blackbox_delta.optimizers import OPTIMIZERS
+from blackbox_delta.settings import Settings
+
+
+def test_every_setting_is_documented_and_nothing_else() -> None:
+    documented = re.findall(r"^        (\w+): ", Settings.__doc__ or "", flags=re.MULTILINE)
+    assert documented == list(Settings.model_fields)
+
+
+def test_every_choice_is_documented() -> None:
+    for name in (*HEADS, *OBJECTIVES, *OPTIMIZERS):
+        assert f'``"{name}"``' in (Settings.__doc__ or "")
+
+
+def test_none_stands_for_the_default() -> None:
+    assert Settings.of(dict.fromkeys(Settings.model_fields)) == Settings()
+
+
+def test_defaults_can_be_used_as_they_are() -> None:
+    assert str(Budget.parse(Settings().budget)) == "300 calls"
+    assert Settings().head in HEADS
+    assert Settings().objective in OBJECTIVES
+    assert Settings().optimizer in OPTIMIZERS
+
+
+@pytest.mark.parametrize("budget", [300, "300", np.int64(300)])
+def test_a_budget_may_be_a_number(budget: Any) -> None:
+    assert str(Budget.parse(Settings.of({"budget": budget}).budget)) == "300 calls"
+
+
+def test_numpy_values_are_taken_as_plain_ones() -> None:
+    settings = Settings.of({"shots": np.int64(4), "scale": np.float32(0.5), "head": np.str_("k")})
+    assert (settings.shots, settings.scale, settings.head) == (4, 0.5, "k")
+    assert type(settings.shots) is int
+
+
+def test_an_unknown_name_is_refused_and_the_known_ones_are_named() -> None:
+    with pytest.raises(ConfigError, match="no setting 'shot'; the settings are shots, seed,"):
+        Settings.of({"shot": 4})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("shots", "4"),
+        ("shots", 4.0),
+        ("shots", True),
+        ("shots", 0),
+        ("seed", -1),
+        ("budget", 300.0),
+        ("template", 3),
+        ("label_words", ["good", "bad"]),
+        ("label_words", {"pos": 1}),
+        ("soft_tokens", 0),
+        ("soft_init", 1),
+        ("dimension", 0),
+        ("scale", 0.0),
+        ("scale", float("nan")),
+        ("scale", float("inf")),
+        ("population", 1),
+        ("head", 1),
+        ("max_test", 0),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name}\b.* = "):
+        Settings.of({name: value})
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(ConfigError, match="shots = 0.*; seed = -1"):
+        Settings.of({"shots": 0, "seed": -1})
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        Settings().shots = 3  # type: ignore[misc]
