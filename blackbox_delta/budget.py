@@ -131,11 +131,11 @@ class Budget:
         cost = sum(self._cost(need.calls, need.queries, need.tokens) for need in needs)
         return left > 0 and cost <= left
 
-    def most_calls(self, queries_each: int) -> int | None:
-        """How many calls of so many queries the whole budget is worth, where that is known."""
-        if self.unit == "calls":
-            return int(self.limit)
-        return int(self.limit) // queries_each if self.unit == "queries" else None
+    def most_calls(self, call: Need) -> int | None:
+        """How many such calls the whole budget is worth; unknown for a budget in seconds."""
+        if self.unit == "seconds":
+            return None
+        return int(self.limit // self._cost(call.calls, call.queries, call.tokens))
 
     def charge(self, usage: Usage, calls: int) -> None:
         """Writes down what a reply cost.

@@ -113,9 +113,9 @@ class Tuner:
                 for text in self._head.content_free
             ]
         )
-        self._optimizer = None if problem.frame is None else self._make_optimizer(problem.frame)
         self._generation_needs: tuple[Need, ...] = ()
         self._check_budget()
+        self._optimizer = None if problem.frame is None else self._make_optimizer(problem.frame)
 
     def run(self, backend: Backend, history: History | None = None) -> Outcome:
         """Searches until the budget is spent and chooses.
@@ -248,11 +248,11 @@ class Tuner:
 
     def _needs_of_generation(self, problem: Problem) -> tuple[Need, ...]:
         """What a generation and the look after it take; nothing where nothing is searched."""
-        if problem.frame is None or self._optimizer is None:
+        if problem.frame is None:
             return ()
         train, dev = self._calls(problem, np.zeros(problem.frame.subspace.dimension))
         return (
-            train.times(self._optimizer.population, "one generation"),
+            train.times(self._settings.population, "one generation"),
             train.times(1, "a look at its mean"),
             dev.times(1, "that mean on the development examples"),
         )
@@ -261,12 +261,13 @@ class Tuner:
 
     def _make_optimizer(self, frame: Frame) -> Optimizer:
         settings = self._settings
+        call, _ = self._calls(self._problem, np.zeros(frame.subspace.dimension))
         return make_optimizer(
             settings.optimizer,
             frame.subspace.dimension,
             seed=settings.seed,
             population=settings.population,
-            budget_candidates=self._budget.most_calls(len(self._problem.train)),
+            budget_candidates=self._budget.most_calls(call),
         )
 
     def _timed(self, work: Callable[[], Any]) -> Any:

@@ -37,7 +37,7 @@ texts = [line for lines in MESSAGES.values() for line in lines.splitlines()]
 labels = [label for label, lines in MESSAGES.items() for _ in lines.splitlines()]
 
 # The model is opened once, however many times the classifier is cloned and fitted.
-classifier = BlackBoxClassifier(parser.parse_args().model, budget="30 calls", dimension=40)
+classifier = BlackBoxClassifier(parser.parse_args().model, budget="30 calls")
 scores = cross_val_score(classifier, texts, labels, cv=3)
 print(f"accuracy in three-fold cross-validation: {scores.mean():.2f}")
 

@@ -34,7 +34,7 @@ model = parser.parse_args().model
 texts = SPORTS.splitlines() + BUSINESS.splitlines()
 labels = ["sports"] * 8 + ["business"] * 8
 data = task_from_lists(texts, labels)
-tuned = tune(model, data, shots=4, seed=13, budget="100 calls", dimension=40)
+tuned = tune(model, data, shots=4, seed=13, budget="100 calls")
 result = tuned.result
 print(f"kept: {result['chosen']}, right on {result['dev_accuracy']:.0%} of the other half")
 print(f"spent: {result['calls']} calls, {result['queries']} queries")

@@ -146,19 +146,21 @@ def test_remaining_is_said_in_words() -> None:
 
 @pytest.mark.parametrize(
     ("text", "calls"),
-    [("300 calls", 300), ("9600 queries", 300), ("9631 queries", 300), ("31 queries", 0)],
+    [
+        ("300 calls", 300),
+        ("9600 queries", 300),
+        ("9631 queries", 300),
+        ("31 queries", 0),
+        ("2M tokens", 4000),
+        ("10 min", None),
+    ],
 )
-def test_the_most_calls_are_those_of_the_whole_budget(text: str, calls: int) -> None:
-    budget = Budget.parse(text)
-    assert budget.most_calls(32) == calls
+def test_the_most_calls_are_those_of_the_whole_budget(text: str, calls: int | None) -> None:
+    budget, call = Budget.parse(text), Need("one call", 1, 32, 500)
+    assert budget.most_calls(call) == calls
     if calls:
         budget.charge(Usage(64, 900, 900, 1.0), 2)
-        assert budget.most_calls(32) == calls
-
-
-@pytest.mark.parametrize("text", ["2M tokens", "10 min"])
-def test_how_many_calls_tokens_or_seconds_are_worth_is_not_known(text: str) -> None:
-    assert Budget.parse(text).most_calls(32) is None
+        assert budget.most_calls(call) == calls
 
 
 def test_require_says_what_each_need_takes_and_what_would_do() -> None:
