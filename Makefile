@@ -25,8 +25,9 @@ lint: $(READY)  ## check style, formatting and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(READY_TO_BENCH)  ## measure throughput, then accuracy (may take an hour)
+bench: $(READY_TO_BENCH)  ## measure speed, optimizers and accuracy (two hours)
 	$(BIN)/python benchmarks/local_throughput.py
+	$(BIN)/python benchmarks/optimizers.py
 	$(BIN)/python benchmarks/few_shot.py
 
 clean:  ## remove everything that the other targets made
