@@ -24,8 +24,8 @@ _SCHEMA = (
     """CREATE TABLE replies (
         key BLOB PRIMARY KEY, reply BLOB NOT NULL,
         tokens INTEGER NOT NULL, computed_tokens INTEGER NOT NULL, seconds REAL NOT NULL
-    ) WITHOUT ROWID""",
-    "INSERT INTO meta VALUES ('format', 'float32 and int64 arrays, little-endian')",
+    )""",  # with row ids: else every reply with top tokens would take overflow pages of its own
+    "INSERT INTO meta VALUES ('format', 'float32 and int32 arrays, little-endian')",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {VERSION}",
 )
@@ -61,7 +61,7 @@ class Record:
             (
                 _HEAD.pack(len(self.label_logprobs), len(self.top_ids)),
                 np.asarray(self.label_logprobs, "<f4").tobytes(),
-                np.asarray(self.top_ids, "<i8").tobytes(),
+                np.asarray(self.top_ids, "<i4").tobytes(),
                 np.asarray(self.top_logprobs, "<f4").tobytes(),
             )
         )
@@ -84,13 +84,13 @@ class Record:
         ):
             raise ValueError("its checksum is wrong")
         choices, top = _HEAD.unpack_from(body)
-        if len(body) != _HEAD.size + 4 * choices + 12 * top:
+        if len(body) != _HEAD.size + 4 * choices + 8 * top:
             raise ValueError("its length is wrong")
         ids_at = _HEAD.size + 4 * choices
         return cls(
             np.frombuffer(body, "<f4", choices, _HEAD.size),
-            np.frombuffer(body, "<i8", top, ids_at),
-            np.frombuffer(body, "<f4", top, ids_at + 8 * top),
+            np.frombuffer(body, "<i4", top, ids_at).astype(np.int64),
+            np.frombuffer(body, "<f4", top, ids_at + 4 * top),
             *cost,
         )
 

@@ -173,7 +173,8 @@ def check_reply(request: ScoreRequest, reply: Scores) -> None:
     """Refuses what must never become a score.
 
     Raises:
-        BackendError: The reply has the wrong shape or a number that is not finite.
+        BackendError: The reply has the wrong shape, a number that is not finite or a token id that
+            is none.
     """
     pairs = (request.candidates, len(request.prompts))
     expected = {
@@ -187,6 +188,8 @@ def check_reply(request: ScoreRequest, reply: Scores) -> None:
             raise BackendError(f"the reply's {name} have shape {value.shape}, not {shape}")
         if not np.isfinite(value).all():
             raise BackendError(f"the reply's {name} hold a number that is not finite")
+    if reply.top_ids.size and not 0 <= reply.top_ids.min() <= reply.top_ids.max() < 2**31:
+        raise BackendError("the reply's top_ids hold a number that is no token id")
 
 
 def _assemble(

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.errors import BackendError, JournalError
-from blackbox_delta.journal import Journal, JournaledBackend, Record
+from blackbox_delta.journal import Journal, JournaledBackend, Record, check_reply
 from blackbox_delta.testing import check_backend
 from blackbox_delta.types import (
     AnswerSlot,
@@ -238,6 +238,15 @@ def test_a_truncated_reply_is_never_written(journal: Journal) -> None:
     assert len(journal) == 0
 
 
+@pytest.mark.parametrize("identifier", [-1, 2**31])
+def test_what_is_no_token_id_is_refused(identifier: int) -> None:
+    request = ScoreRequest([request_for([1], [0]).prompts[0]], ("a", "b"), None, 1)
+    labels, logprobs = np.zeros((1, 1, 2), np.float32), np.zeros((1, 1, 1), np.float32)
+    ids = np.full((1, 1, 1), identifier, dtype=np.int64)
+    with pytest.raises(BackendError, match="no token id"):
+        check_reply(request, Scores(labels, ids, logprobs))
+
+
 # ------------------------------------------------------------------------- the file
 
 
@@ -246,7 +255,7 @@ FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 @given(
     st.lists(FINITE, max_size=4),
-    st.lists(st.tuples(st.integers(0, 2**40), FINITE), max_size=4),
+    st.lists(st.tuples(st.integers(0, 2**31 - 1), FINITE), max_size=4),
     st.integers(0, 10**9),
     st.floats(0, 1e6),
 )
