@@ -42,7 +42,8 @@ def tune(
         out: Run folder to be written; without one nothing is kept on disk.
         resume: Go on with the run in ``out``.
         columns: Names of the columns in the data.
-        observer: Called after every generation, for progress displays.
+        observer: Called after every generation and while the test part is scored, for progress
+            displays.
         **settings: See :class:`blackbox_delta.settings.Settings`: ``shots``, ``seed``,
             ``budget``, ``template``, ….
 
@@ -71,7 +72,7 @@ def tune(
         began = time.perf_counter()
         asked = JournaledBackend(backend, run.journal) if run else backend
         outcome = tuner.run(asked, run.history if run else None)
-        test = score_test(asked, outcome)
+        test = score_test(asked, outcome, tuner.tell_tested)
         result = build_result(backend, chosen, budget, outcome, test)
         result["seconds"] = time.perf_counter() - began
         head, z, frame = outcome.chosen.head, outcome.chosen.z, outcome.problem.frame

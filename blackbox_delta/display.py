@@ -101,12 +101,15 @@ class LiveDisplay:
     def __rich__(self) -> RenderableType:
         if self._progress is None:
             return Text("asking the untuned model and the first generation …")
-        budget = self._progress.budget
+        progress, budget = self._progress, self._progress.budget
+        total, done, said = float(budget.limit), float(budget.spent), _spent(budget)
+        if progress.to_test:
+            total, done, said = float(progress.to_test), float(progress.tested), _tested(progress)
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
-            ProgressBar(total=budget.limit, completed=budget.spent, width=_BAR_WIDTH),
-            Text(_spent(budget)),
-            Text(self._time()),
+            ProgressBar(total=total, completed=done, width=_BAR_WIDTH),
+            Text(said),
+            Text("" if progress.to_test else self._time()),
         )
         return Group(bar, Text(_found(self._progress)), Text(_also_spent(budget)))
 
@@ -118,7 +121,9 @@ class LiveDisplay:
 
 
 def progress_line(progress: Progress) -> str:
-    """One generation in one line."""
+    """One generation, or one step of the test, in one line."""
+    if progress.to_test:
+        return _tested(progress)
     budget = progress.budget
     left = f"{_clock_time(seconds_left(budget))} left"
     return ", ".join([_found(progress), _spent(budget), _also_spent(budget), left])
@@ -139,6 +144,10 @@ def _found(progress: Progress) -> str:
         f"generation {progress.generation}: best loss {progress.best_loss:.4f}, "
         f"dev accuracy {progress.dev_accuracy:.3f}"
     )
+
+
+def _tested(progress: Progress) -> str:
+    return f"test: {progress.tested:,} of {progress.to_test:,} examples scored"
 
 
 def _spent(budget: Budget) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+
+import numpy as np
 
 from blackbox_delta.budget import Budget
 from blackbox_delta.heads import make_head
@@ -12,6 +15,8 @@ from blackbox_delta.tasks import Metrics, Verdict, evaluate, paired_verdict
 from blackbox_delta.tuner import Option, Outcome
 from blackbox_delta.types import Backend, Evidence, Json, Usage, Vector
 
+#: Test examples in one request.
+TEST_PIECE = 128
 UNMEASURED = "not measured: the data has no test part"
 
 
@@ -34,16 +39,30 @@ class HeldOutScores:
     usage: Usage
 
 
-def score_test(backend: Backend, outcome: Outcome) -> HeldOutScores | None:
-    """Scores the test part, once per delta; ``None`` without a test part."""
+def score_test(
+    backend: Backend, outcome: Outcome, tell: Callable[[int, int], None]
+) -> HeldOutScores | None:
+    """Scores the test part, once per delta; ``None`` without a test part.
+
+    Args:
+        backend: The model.
+        outcome: What the search found.
+        tell: Told how many test examples are scored, of how many, once for each delta.
+    """
     problem = outcome.problem
     if not len(problem.test):
         return None
     most = max(option.head.top_k for option in outcome.options)
-    untuned, usage = _evidence(backend, problem, problem.start, most)
+    tuning, n = outcome.chosen.name == "delta", len(problem.test)
+    total = 2 * n if tuning else n
+    untuned, usage = _evidence(
+        backend, problem, problem.start, most, lambda done: tell(done, total)
+    )
     tuned = untuned
-    if outcome.chosen.name == "delta":
-        tuned, more = _evidence(backend, problem, outcome.chosen.z, most)
+    if tuning:
+        tuned, more = _evidence(
+            backend, problem, outcome.chosen.z, most, lambda done: tell(n + done, total)
+        )
         usage = usage + more
     truth, labels = problem.test.labels, problem.reader.verbalizer.labels
     plain = make_head("plain").fit(untuned, truth, None).log_proba(untuned)
@@ -59,10 +78,25 @@ def score_test(backend: Backend, outcome: Outcome) -> HeldOutScores | None:
 
 
 def _evidence(
-    backend: Backend, problem: Problem, z: Vector | None, tokens: int
+    backend: Backend,
+    problem: Problem,
+    z: Vector | None,
+    tokens: int,
+    tell: Callable[[int], None],
 ) -> tuple[Evidence, Usage]:
-    scores = ask(backend, problem.request(problem.test.prompts, problem.delta(z), tokens))
-    return scores.candidate(0), scores.usage
+    """Asked in pieces, so that a kill loses one of them at most and a display can move."""
+    prompts, delta, pieces, usage = problem.test.prompts, problem.delta(z), [], Usage()
+    for start in range(0, len(prompts), TEST_PIECE):
+        request = problem.request(prompts[start : start + TEST_PIECE], delta, tokens)
+        scores = ask(backend, request)
+        pieces.append(scores.candidate(0))
+        usage = usage + scores.usage
+        tell(start + len(request.prompts))
+    joined = (
+        np.concatenate([getattr(piece, name) for piece in pieces])
+        for name in ("label_logprobs", "top_ids", "top_logprobs")
+    )
+    return Evidence(*joined), usage
 
 
 def build_result(

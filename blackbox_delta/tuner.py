@@ -52,12 +52,16 @@ class Progress:
         best_loss: Lowest training loss so far.
         dev_accuracy: Of the best option so far.
         budget: What was spent.
+        tested: Test examples scored, once the search is over.
+        to_test: Test examples to be scored, counted once for each delta.
     """
 
     generation: int
     best_loss: float
     dev_accuracy: float
     budget: Budget
+    tested: int = 0
+    to_test: int = 0
 
 
 Observer = Callable[[Progress], None]
@@ -106,6 +110,7 @@ class Tuner:
         self._objective = make_objective(settings.objective)
         self._seconds = Seconds()
         self._best_loss = float("inf")
+        self._dev_accuracy = 0.0
         self._generation = 0
         self._reference = problem.reader.prompts(
             [
@@ -134,6 +139,7 @@ class Tuner:
         if self._problem.frame is not None and self._optimizer is not None:
             self._search(self._problem.frame, self._optimizer, options)
         chosen = choose(options)
+        self._dev_accuracy = chosen.dev_accuracy
         return Outcome(self._problem, chosen, options, self._generation, self._seconds)
 
     # ------------------------------------------------------------------ the search
@@ -300,9 +306,16 @@ class Tuner:
         self._history.append(record)
 
     def _tell_observer(self, options: list[Option]) -> None:
+        self._dev_accuracy = choose(options).dev_accuracy
+        self.tell_tested(0, 0)
+
+    def tell_tested(self, tested: int, to_test: int) -> None:
+        """Tells the observer how far the search, and after it the test, has come."""
         if self._observer is not None:
-            accuracy = choose(options).dev_accuracy
-            self._observer(Progress(self._generation, self._best_loss, accuracy, self._budget))
+            loss, accuracy = self._best_loss, self._dev_accuracy
+            self._observer(
+                Progress(self._generation, loss, accuracy, self._budget, tested, to_test)
+            )
 
 
 def _tokens(need: Need) -> int:

@@ -136,7 +136,10 @@ def test_the_test_part_is_sent_last() -> None:
     assert not any(about_tests[:first])
     queries = sum(len(prompts) for prompts in backend.asked[first:])
     assert queries == model.result["test_queries"]
-    assert len(told) == model.result["generations"]
+    searching = [progress for progress in told if not progress.to_test]
+    testing = told[len(searching) :]
+    assert len(searching) == model.result["generations"]
+    assert testing[-1].tested == testing[-1].to_test == model.result["test_queries"]
 
 
 @pytest.mark.parametrize("out", [False, True])

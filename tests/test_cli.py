@@ -317,7 +317,8 @@ def test_a_pipe_gets_one_plain_line_a_generation(data: Path) -> None:
     process = started(data, "--budget", 65)
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
-    plan, *generations = stderr.splitlines()
+    plan, *generations, test = stderr.splitlines()
+    assert test.startswith("test: ")
     assert plan.startswith("fake: 65 calls at most, 8 training and 8 development examples")
     assert [line.split(":")[0] for line in generations] == [f"generation {n}" for n in (1, 2, 3)]
     assert all(line.isprintable() for line in (stdout + stderr).splitlines())

@@ -50,6 +50,29 @@ PROMISED = [
 ]
 
 
+def unheard(_tested: int, _to_test: int) -> None:
+    """Nobody watches."""
+
+
+def test_the_test_part_is_asked_in_pieces_that_change_nothing(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = score_test(finished.backend, finished.outcome, unheard)
+    monkeypatch.setattr("blackbox_delta.report.TEST_PIECE", 25)
+    told: list[tuple[int, int]] = []
+    pieces = score_test(finished.backend, finished.outcome, lambda *step: told.append(step))
+    assert whole is not None
+    assert pieces is not None
+    assert told[:3] == [(25, told[-1][1]), (50, told[-1][1]), (60, told[-1][1])]
+    assert told[-1][0] == told[-1][1] == pieces.usage.queries
+    assert (pieces.untuned, pieces.calibrated, pieces.tuned, pieces.verdict) == (
+        whole.untuned,
+        whole.calibrated,
+        whole.tuned,
+        whole.verdict,
+    )
+
+
 class Finished:
     """A finished search, and every option as a model of its own."""
 
@@ -80,7 +103,7 @@ def finished(request: pytest.FixtureRequest) -> Finished:
 @pytest.mark.parametrize("index", [0, 1, -1])
 def test_accuracies_are_those_of_the_saved_models(finished: Finished, index: int) -> None:
     outcome = finished.choosing(index)
-    test = score_test(finished.backend, outcome)
+    test = score_test(finished.backend, outcome, unheard)
     result = build_result(finished.backend, finished.settings, finished.budget, outcome, test)
     baseline, chosen = outcome.options[0], outcome.chosen
     evidence = finished.backend.score(
@@ -110,7 +133,7 @@ def test_accuracies_are_those_of_the_saved_models(finished: Finished, index: int
 @pytest.mark.parametrize("index", [0, -1])
 def test_the_verdict_compares_the_chosen_with_the_baseline(finished: Finished, index: int) -> None:
     outcome = finished.choosing(index)
-    test = score_test(finished.backend, outcome)
+    test = score_test(finished.backend, outcome, unheard)
     assert test is not None
     options = outcome.options[0], outcome.chosen
     baseline, tuned = (
@@ -127,15 +150,18 @@ def test_the_verdict_compares_the_chosen_with_the_baseline(finished: Finished, i
 def test_the_test_part_is_scored_once_for_each_delta(finished: Finished) -> None:
     for index, times in ((0, 1), (1, 1), (-1, 2)):
         before = finished.backend.queries
-        test = score_test(finished.backend, finished.choosing(index))
+        told: list[tuple[int, int]] = []
+        outcome = finished.choosing(index)
+        test = score_test(finished.backend, outcome, lambda *step, told=told: told.append(step))
         assert test is not None
+        assert told == [(60 * turn, 60 * times) for turn in range(1, times + 1)]
         assert test.usage.queries == times * 60 == finished.backend.queries - before
 
 
 @pytest.mark.parametrize("fault", [{"fail_at": [1]}, {"nan_at": [1]}])
 def test_a_failed_reply_makes_no_report(finished: Finished, fault: dict[str, list[int]]) -> None:
     with pytest.raises(BackendError):
-        score_test(FakeBackend(**fault), finished.outcome)
+        score_test(FakeBackend(**fault), finished.outcome, unheard)
 
 
 def test_a_result_has_what_was_promised() -> None:
