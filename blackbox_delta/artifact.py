@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blackbox_delta.deltas import SoftPrompt
+from blackbox_delta.deltas import delta_from_config
 from blackbox_delta.errors import ArtifactError, ConfigError, FingerprintError
 from blackbox_delta.heads import head_from_state
 from blackbox_delta.problem import Frame, Reader
@@ -42,7 +42,7 @@ class Artifact:
         fingerprint: Of its weights and tokenizer.
         reader: Template and label words.
         head: The fitted output side.
-        delta: ``SoftPrompt.config()``, or ``None`` where no delta was kept.
+        delta: ``Delta.config()``, or ``None`` where no delta was kept.
         subspace: ``RandomSubspace.config()``, likewise.
         z: (d,), likewise.
         checksum: SHA-256 of the delta's exact bytes, likewise.
@@ -102,7 +102,7 @@ class Artifact:
             raise ArtifactError(f"{backend.name!r} takes no soft prompts, so this delta cannot act")
         try:
             frame = Frame(
-                SoftPrompt.from_config(self.delta, table), RandomSubspace.from_config(self.subspace)
+                delta_from_config(self.delta, table), RandomSubspace.from_config(self.subspace)
             )
             batch = frame.candidates(self.z[None])
         except ConfigError as error:

@@ -21,6 +21,7 @@ from blackbox_delta.tasks import (
 )
 from blackbox_delta.types import (
     Backend,
+    Delta,
     DeltaBatch,
     EmbeddingTable,
     Example,
@@ -97,7 +98,7 @@ class Frame:
         subspace: Where it is searched.
     """
 
-    delta: SoftPrompt
+    delta: Delta
     subspace: RandomSubspace
 
     def candidates(self, z: Vector) -> DeltaBatch:

@@ -162,6 +162,10 @@ class Delta(Protocol):
         """θ of shape (λ, D) to tensors with a leading λ."""
         ...
 
+    def config(self) -> Json:
+        """What rebuilds it, beside the embedding table; ready for JSON."""
+        ...
+
 
 # ------------------------------------------------------------------------ scoring
 
