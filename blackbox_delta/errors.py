@@ -11,8 +11,12 @@
     │   ├── UnsupportedError   the backend does not offer what the run needs
     │   └── FingerprintError   an artifact belongs to another model
     ├── BackendError           a reply was missing, broken or not a number
-    │   └── OutOfMemoryError   even the smallest batch does not fit
+    │   ├── OutOfMemoryError   even the smallest batch does not fit
+    │   └── RemoteError        a server cannot be reached, refuses, or answers nonsense
+    │       ├── RejectedError  the server understood what was asked and does not do it
+    │       └── AuthorisationError  the server does not accept the key, or there is none
     ├── BudgetError            the budget cannot pay for what was asked
+    │   └── SpentError         it ran out in the middle of a request
     ├── RunError               a run folder is damaged, in use or belongs to another run
     │   ├── JournalError       the journal is damaged, in use or of a newer version
     │   └── ArtifactError      the saved delta is damaged or of a newer version
@@ -64,8 +68,32 @@ class OutOfMemoryError(BackendError):
     """Even the smallest batch does not fit into memory."""
 
 
+class RemoteError(BackendError):
+    """A server cannot be reached, refuses what was asked, or answers nonsense."""
+
+
+class RejectedError(RemoteError):
+    """The server understood what was asked and does not do it; asking again ends the same."""
+
+
+class AuthorisationError(RemoteError):
+    """The server does not accept the key, or needs one and was given none."""
+
+
 class BudgetError(BlackBoxDeltaError, ValueError):
     """The budget cannot pay for what was asked."""
+
+
+class SpentError(BudgetError):
+    """The budget ran out in the middle of a request, because replies were lost.
+
+    Attributes:
+        sent: Queries that were sent for the request, those lost included.
+    """
+
+    def __init__(self, message: str, sent: int) -> None:
+        super().__init__(message)
+        self.sent = sent
 
 
 class RunError(BlackBoxDeltaError):

@@ -7,7 +7,7 @@ d search dimension, D delta size, k top tokens.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -180,6 +180,10 @@ class ScoreRequest:
         delta: λ candidates; ``None`` asks for the untuned model (λ = 1, soft slots empty).
         top_k: How many of the likeliest tokens at the answer position to return; 0 for none.
         repeat: Distinguishes deliberate repetitions, which must not be answered from a journal.
+        purpose: What it is for, in a word, e.g. ``"search"``; kept with the reply, not part of
+            what determines it.
+        max_sent: The most queries that may be sent for it, those included whose reply is lost;
+            ``None`` for as many as it takes.
     """
 
     prompts: Sequence[Prompt]
@@ -187,6 +191,8 @@ class ScoreRequest:
     delta: DeltaBatch | None = None
     top_k: int = 0
     repeat: int = 0
+    purpose: str = ""
+    max_sent: int | None = None
 
     @property
     def candidates(self) -> int:
@@ -223,27 +229,58 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a request cost.
+    """What a request cost, and what its replies are worth.
 
     Attributes:
         queries: Example-forwards, λ·n.
         tokens: Prompt tokens as an API would count them, soft tokens included.
         computed_tokens: Tokens that really went through the model after reuse.
         seconds: Wall time spent in the backend.
+        output_tokens: Tokens that the model wrote, as an API would count them.
+        lost: Queries that were sent, got no usable reply and had to be sent again; an API may bill
+            them all the same.
+        bounded: Label log-probabilities that are upper bounds, because the label was not among the
+            tokens that were returned.
+        unparsed: Replies in which no label could be read.
     """
 
     queries: int = 0
     tokens: int = 0
     computed_tokens: int = 0
     seconds: float = 0.0
+    output_tokens: int = 0
+    lost: int = 0
+    bounded: int = 0
+    unparsed: int = 0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.queries + other.queries,
-            self.tokens + other.tokens,
-            self.computed_tokens + other.computed_tokens,
-            self.seconds + other.seconds,
-        )
+        names = self.__slots__
+        return Usage(*(getattr(self, name) + getattr(other, name) for name in names))
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A backend's answer to one pair of a :class:`ScoreRequest`.
+
+    Attributes:
+        candidate: Which of the λ candidates.
+        prompt: Which of the n prompts.
+        label_logprobs: (c,) float32.
+        top_ids: (k,) int64, likeliest first.
+        top_logprobs: (k,) float32.
+        usage: What this pair cost.
+    """
+
+    candidate: int
+    prompt: int
+    label_logprobs: FloatArray
+    top_ids: IntArray
+    top_logprobs: FloatArray
+    usage: Usage
+
+
+#: Takes replies as they come; whatever it raises ends the request.
+Sink: TypeAlias = Callable[[Sequence[Reply]], None]
 
 
 @dataclass(frozen=True)
@@ -282,12 +319,19 @@ class Capabilities:
         decoder_slot: Whether templates may use ``{decoder}`` (sequence-to-sequence models).
         text_after_answer: Whether words after ``{label}`` reach the model (masked models).
         max_top_k: The largest ``top_k`` that a request may ask for; 0 for none.
+        chat: Whether the prompt is a turn of a chat, which the answer replies to; otherwise the
+            answer continues the prompt's words.
+        exact_tokens: Whether ``count_tokens`` is what will be billed, not an estimate.
+        output_tokens: The most tokens that a reply may write and an API would bill.
     """
 
     deltas: frozenset[str]
     decoder_slot: bool
     text_after_answer: bool
     max_top_k: int
+    chat: bool = False
+    exact_tokens: bool = True
+    output_tokens: int = 0
 
 
 @runtime_checkable
@@ -323,17 +367,29 @@ class Backend(Protocol):
         """The input embeddings, or ``None`` where they cannot be read."""
         ...
 
-    def score(self, request: ScoreRequest) -> Scores:
+    @property
+    def address(self) -> Json:
+        """What ``open_backend`` needs beside the name to reach it again; never a secret."""
+        ...
+
+    def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
         """Scores of shape (λ, n, c). Spends ``request.queries`` queries.
+
+        A backend whose replies come one after another hands each to ``sink`` as soon as it is
+        there, every pair at most once. Pairs that never went to ``sink`` are in the scores alone.
 
         Raises:
             UnsupportedError: The request asks for something outside ``capabilities``.
             BackendError: No sound reply could be had.
+            SpentError: Replies were lost, and sending again would exceed ``request.max_sent``.
         """
         ...
 
     def count_tokens(self, request: ScoreRequest) -> IntArray:
-        """Prompt tokens (n,) that one candidate costs for each prompt; asks nothing."""
+        """Prompt tokens (n,) that one candidate costs for each prompt; asks nothing.
+
+        The same for the same request, always. An estimate if ``capabilities`` say so.
+        """
         ...
 
     def close(self) -> None:
