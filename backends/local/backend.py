@@ -14,14 +14,16 @@ from blackbox_delta.backends.local.batching import Footprint, MemoryLimit
 from blackbox_delta.backends.local.embeddings import LocalEmbeddings
 from blackbox_delta.backends.local.engines import choose_engine
 from blackbox_delta.backends.local.layout import SoftTokens
-from blackbox_delta.backends.local.tokens import EncodedPrompt, PromptEncoder, length
+from blackbox_delta.backends.prompt_encoder import EncodedPrompt, PromptEncoder, length
 from blackbox_delta.errors import ModelError, UnsupportedError
 from blackbox_delta.types import (
     Capabilities,
     IntArray,
+    Json,
     Prompt,
     ScoreRequest,
     Scores,
+    Sink,
     Usage,
 )
 
@@ -134,9 +136,15 @@ class LocalBackend:
         """The input embeddings."""
         return self._table
 
+    @property
+    def address(self) -> Json:
+        """Nothing: the name says it all."""
+        return {}
+
     @torch.inference_mode()
-    def score(self, request: ScoreRequest) -> Scores:
+    def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
         """Scores of shape (λ, n, c); see :class:`blackbox_delta.types.Backend`."""
+        del sink  # the whole reply comes at once
         began = time.perf_counter()
         self._check(request)
         soft = SoftTokens.of(request.delta, self._table.hidden_size, self._dtype, self._device)

@@ -38,8 +38,8 @@ from blackbox_delta.backends.local.reading import (
     read_logits,
     trunk_of,
 )
-from blackbox_delta.backends.local.tokens import EncodedPrompt, Ids
 from blackbox_delta.backends.local.view import AnswerTree, View
+from blackbox_delta.backends.prompt_encoder import EncodedPrompt, Ids
 from blackbox_delta.types import IntArray
 
 SharedBy: TypeAlias = Callable[[slice], PrefixCache | None]

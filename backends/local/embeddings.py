@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from blackbox_delta.backends.local.tokens import PromptEncoder
+from blackbox_delta.backends.prompt_encoder import PromptEncoder
 from blackbox_delta.types import FloatArray
 
 

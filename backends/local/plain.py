@@ -29,7 +29,7 @@ from blackbox_delta.backends.local.reading import (
     read_logits,
     trunk_of,
 )
-from blackbox_delta.backends.local.tokens import EncodedPrompt, Ids
+from blackbox_delta.backends.prompt_encoder import EncodedPrompt, Ids
 from blackbox_delta.types import IntArray
 
 

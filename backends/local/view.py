@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from blackbox_delta.backends.local.layout import padded
-from blackbox_delta.backends.local.tokens import Ids
+from blackbox_delta.backends.prompt_encoder import Ids
 from blackbox_delta.types import IntArray
 
 

@@ -29,7 +29,7 @@ def plain(smollm2: LocalBackend) -> Any:
     """The same weights as transformers loads them by itself, with its tokenizer."""
     import transformers
 
-    folder = loading._resolve(smollm2.name)
+    folder = loading.model_folder(smollm2.name)
     with loading.quiet():
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model.eval(), transformers.AutoTokenizer.from_pretrained(folder)
@@ -122,4 +122,4 @@ def test_the_packaged_model_is_not_converted_again(
 
     monkeypatch.setattr(loading, "_convert", convert)
 
-    assert loading._resolve(smollm2.name).startswith(str(loading.cache_folder()))
+    assert loading.model_folder(smollm2.name).startswith(str(loading.cache_folder()))

@@ -58,7 +58,7 @@ class PromptEncoder:
     """Turns prompts and choices into token ids for one kind of model.
 
     Args:
-        tokenizer: A Hugging Face tokenizer.
+        tokenizer: A Hugging Face tokenizer, or what answers the same calls.
         kind: ``"causal"``, ``"masked"`` or ``"seq2seq"``.
         max_length: Longest sequence that the model takes, in tokens.
         decoder_start: First decoder token (sequence-to-sequence models).

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blackbox_delta.backends.local.tokens import EncodedPrompt, PromptEncoder, fair_shares, length
+from blackbox_delta.backends.prompt_encoder import EncodedPrompt, PromptEncoder, fair_shares, length
 from blackbox_delta.errors import TemplateError, UnsupportedError, VerbalizerError
 from blackbox_delta.types import AnswerSlot, DecoderStart, Prompt, SoftSlot, Words
 
