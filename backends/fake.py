@@ -35,9 +35,11 @@ from blackbox_delta.types import (
     EmbeddingTable,
     FloatArray,
     IntArray,
+    Json,
     Prompt,
     ScoreRequest,
     Scores,
+    Sink,
     SoftSlot,
     Usage,
     Vector,
@@ -122,13 +124,19 @@ class FakeBackend:
         """Unit vector (16,): a soft prompt that moves along it helps the true topic."""
         return (self._gain / np.linalg.norm(self._gain)).astype(np.float32)
 
-    def score(self, request: ScoreRequest) -> Scores:
+    @property
+    def address(self) -> Json:
+        """Nothing: the name says it all."""
+        return {}
+
+    def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
         """Scores of shape (λ, n, c).
 
         Raises:
             UnsupportedError: The request asks for something outside ``capabilities``.
             BackendError: The number of this call is in ``fail_at``.
         """
+        del sink  # the whole reply comes at once
         start = time.perf_counter()
         self._check(request)
         self.calls += 1

@@ -1,139 +1,87 @@
-"""The journal's file: one SQLite row for each paid reply, whole and checked or not there at all."""
+"""The journal's file: an SQLite database with one row for each paid reply.
+
+How durable it is, in the order in which a reply goes:
+
+* Each commit is in the write-ahead log (``-wal``, beside the file) before it returns. It is not
+  yet forced onto the platter: that takes milliseconds, hundreds of times a second. A process
+  killed at any moment loses nothing that was committed.
+* :meth:`Journal.sync` forces all commits onto the platter, at the end of every request. A power
+  cut can therefore lose replies of the one request that was under way, which nobody had used yet.
+* :meth:`Journal.close` folds the log in and removes it: the file alone is the journal. After a
+  kill the log stays until the next opening, and belongs to the file.
+"""
 
 from __future__ import annotations
 
 import sqlite3
-import struct
-import zlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
+from blackbox_delta._journal_record import COLUMNS, TABLE, Record
 from blackbox_delta.errors import JournalError
-from blackbox_delta.types import FloatArray, IntArray
 
-VERSION = 1
+VERSION = 2
 APPLICATION_ID = 0x4242444A  # "BBDJ"
 
 _SCHEMA = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-    """CREATE TABLE replies (
-        key BLOB PRIMARY KEY, reply BLOB NOT NULL,
-        tokens INTEGER NOT NULL, computed_tokens INTEGER NOT NULL, seconds REAL NOT NULL
-    )""",  # with row ids: else every reply with top tokens would take overflow pages of its own
+    TABLE,
     "INSERT INTO meta VALUES ('format', 'float32 and int32 arrays, little-endian')",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {VERSION}",
 )
-_COLUMNS = "key, reply, tokens, computed_tokens, seconds"
-_HEAD = struct.Struct("<II")  # c choices, k top tokens
-_COST = struct.Struct("<qqd")
-_CHECK = struct.Struct("<I")
-
-
-@dataclass(frozen=True)
-class Record:
-    """A reply to one (candidate, prompt) pair, and its share of what the request cost.
-
-    Attributes:
-        label_logprobs: (c,) float32.
-        top_ids: (k,) int64.
-        top_logprobs: (k,) float32.
-        tokens: Prompt tokens, as :attr:`Usage.tokens` counts them.
-        computed_tokens: Its share of the computed tokens.
-        seconds: Its share of the backend's time.
-    """
-
-    label_logprobs: FloatArray
-    top_ids: IntArray
-    top_logprobs: FloatArray
-    tokens: int
-    computed_tokens: int
-    seconds: float
-
-    def to_row(self, key: bytes) -> tuple[bytes, bytes, int, int, float]:
-        """A row of the table, whose check covers all of it."""
-        body = b"".join(
-            (
-                _HEAD.pack(len(self.label_logprobs), len(self.top_ids)),
-                np.asarray(self.label_logprobs, "<f4").tobytes(),
-                np.asarray(self.top_ids, "<i4").tobytes(),
-                np.asarray(self.top_logprobs, "<f4").tobytes(),
-            )
-        )
-        cost = (self.tokens, self.computed_tokens, self.seconds)
-        return (key, body + _CHECK.pack(_checksum(key, body, cost)), *cost)
-
-    @classmethod
-    def from_row(cls, row: tuple[Any, ...]) -> Record:
-        """Reads a row back.
-
-        Raises:
-            ValueError: A single byte of it is not what was written.
-        """
-        if [type(value) for value in row] != [bytes, bytes, int, int, float]:
-            raise ValueError("a column has another type")
-        key, reply, *cost = row
-        body = reply[: -_CHECK.size]
-        if len(reply) < _HEAD.size + _CHECK.size or (
-            reply[-_CHECK.size :] != _CHECK.pack(_checksum(key, body, cost))
-        ):
-            raise ValueError("its checksum is wrong")
-        choices, top = _HEAD.unpack_from(body)
-        if len(body) != _HEAD.size + 4 * choices + 8 * top:
-            raise ValueError("its length is wrong")
-        ids_at = _HEAD.size + 4 * choices
-        return cls(
-            np.frombuffer(body, "<f4", choices, _HEAD.size),
-            np.frombuffer(body, "<i4", top, ids_at).astype(np.int64),
-            np.frombuffer(body, "<f4", top, ids_at + 4 * top),
-            *cost,
-        )
-
-
-def _checksum(key: bytes, body: bytes, cost: Sequence[float]) -> int:
-    return zlib.crc32(key + body + _COST.pack(*cost))
+SELECT = f"SELECT {', '.join(COLUMNS)} FROM replies"  # noqa: S608
+# Who is first writes a reply; it is never overwritten.
+_INSERT = (
+    f"INSERT INTO replies VALUES ({', '.join('?' * len(COLUMNS))}) "  # noqa: S608
+    "ON CONFLICT (key) DO NOTHING"
+)
+_PATIENCE = 10.0  # seconds that a process waits for another one's commit, which takes far less
+_PAUSE = 0.02
+_ATTEMPTS = 50
 
 
 class Journal:
-    """A file of replies that belongs to one process at a time.
+    """A file of replies that belongs to one process at a time, or is a cache for several.
 
     Attributes:
         path: The SQLite file.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, shared: bool) -> None:
         self.path = path
         self._connection = connection
+        self._shared = shared
 
     @classmethod
-    def open(cls, path: Path, *, create: bool) -> Journal:
-        """Opens a journal and checks every row; ``create`` starts one where there is none.
+    def open(cls, path: Path, *, create: bool, shared: bool = False) -> Journal:
+        """Opens a journal; ``create`` starts one where there is none.
 
-        A file that is not a sound journal is left as it is.
+        A run's own journal is claimed for this process and every row is checked. A ``shared`` one
+        may be large and others write to it, so there a row is checked when it is read. A file that
+        is not a sound journal is left as it is.
 
         Raises:
-            JournalError: It is missing, in use, damaged or of a newer version.
+            JournalError: It is missing, in use, damaged or of another version.
         """
-        address = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
+        _check_untouched(path)
+        mode = "rwc" if create else "rw"
         try:
-            connection = sqlite3.connect(address, uri=True, timeout=0, isolation_level=None)
+            connection = connect(path, f"mode={mode}", _PATIENCE if shared else 0)
         except sqlite3.Error as error:
-            raise _refusal(path, error) from error
-        journal = cls(path, connection)
+            raise refusal(path, error) from error
+        journal = cls(path, connection, shared)
         try:
             journal._claim()
-            journal._check_rows()
         # SQLite quotes damaged names in its messages, and Python then cannot decode them.
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            journal.close()
-            raise _refusal(path, error) from error
+            connection.close()
+            raise refusal(path, error) from error
         except BaseException:
-            journal.close()
+            connection.close()
             raise
         return journal
 
@@ -149,29 +97,46 @@ class Journal:
         found = {}
         try:
             for key in keys:
-                query = f"SELECT {_COLUMNS} FROM replies WHERE key = ?"  # noqa: S608
-                row = self._connection.execute(query, (key,)).fetchone()
+                row = self._connection.execute(f"{SELECT} WHERE key = ?", (key,)).fetchone()
                 if row is not None:
                     found[key] = Record.from_row(row)
-        except (sqlite3.Error, ValueError) as error:
-            raise _damaged(self.path, str(error)) from error
+        except ValueError as error:
+            raise damaged(self.path, f"a reply cannot be read, {error}") from error
+        except sqlite3.Error as error:
+            raise refusal(self.path, error) from error
         return found
 
     def put(self, records: Mapping[bytes, Record]) -> None:
-        """Writes records down for good, all of them or none.
+        """Writes records down, all of them or none; of a key that is known, the first one stays.
 
         Raises:
             JournalError: The disk is full or fails; what was written before is not lost.
         """
         rows = [record.to_row(key) for key, record in records.items()]
         try:
-            with self._transaction():
-                self._connection.executemany("INSERT INTO replies VALUES (?, ?, ?, ?, ?)", rows)
+            with self._transaction("IMMEDIATE"):
+                self._connection.executemany(_INSERT, rows)
         except sqlite3.Error as error:
-            raise _failing(self.path, error) from error
+            raise refusal(self.path, error) from error
+
+    def sync(self) -> None:
+        """Returns when all that was written is safe from a power cut, too.
+
+        Raises:
+            JournalError: The disk is full or fails; what was written is not lost.
+        """
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:
+            raise refusal(self.path, error) from error
 
     def close(self) -> None:
         """Closes the file and lets others have it."""
+        # With the disk full the log stays beside the file, and nothing is lost.
+        with suppress(sqlite3.Error):
+            if not self._shared:
+                # Takes the log away for good: a reader need not make one again.
+                self._connection.execute("PRAGMA journal_mode = DELETE")
         self._connection.close()
 
     def __enter__(self) -> Self:
@@ -181,47 +146,43 @@ class Journal:
         self.close()
 
     def _claim(self) -> None:
-        """Takes the file for this process, and sets it up where it is new."""
-        # Exclusive: the lock taken here is kept until the file is closed or the process dies.
-        for setting in ("locking_mode = EXCLUSIVE", "journal_mode = DELETE"):
-            self._connection.execute(f"PRAGMA {setting}")
-        # Full: a commit returns only when the disk has it.
-        self._connection.execute("PRAGMA synchronous = FULL")
-        with self._transaction():
+        """Takes the file for this process unless it is shared, and sets it up where it is new."""
+        if not self._shared:
+            # The lock taken here is kept until the file is closed or the process dies.
+            self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        with self._transaction("EXCLUSIVE"):
             # Also empty after a process was killed before its first commit.
             if self.path.stat().st_size == 0:
                 for statement in _SCHEMA:
                     self._connection.execute(statement)
-            self._check_marks()
+            check_marks(self.path, self._connection)
+        if not self._shared:
+            self._check_rows()
+        self._start_log()
+        self._connection.execute("PRAGMA synchronous = NORMAL")
 
-    def _check_marks(self) -> None:
-        if self._value("PRAGMA application_id") != APPLICATION_ID:
-            raise JournalError(f"{self.path} is not a journal, or is damaged; it was not touched")
-        version = self._value("PRAGMA user_version")
-        if version > VERSION:
-            raise JournalError(
-                f"the journal {self.path} was written by a newer version of blackbox-delta "
-                f"(format {version}, known up to {VERSION}); upgrade to go on with it"
-            )
-        if version != VERSION:
-            raise _damaged(self.path, f"format {version} does not exist")
+    def _start_log(self) -> None:
+        # Of several processes that do it at once SQLite turns all but one away without waiting.
+        for _ in range(_ATTEMPTS):
+            with suppress(sqlite3.OperationalError):
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                return
+            time.sleep(_PAUSE)
+        self._connection.execute("PRAGMA journal_mode = WAL")
 
     def _check_rows(self) -> None:
         verdict = self._value("PRAGMA integrity_check(1)")
         if verdict != "ok":
-            raise _damaged(self.path, str(verdict))
-        try:
-            for row in self._connection.execute(f"SELECT {_COLUMNS} FROM replies"):  # noqa: S608
-                Record.from_row(row)
-        except ValueError as error:
-            raise _damaged(self.path, f"a reply cannot be read, {error}") from error
+            raise damaged(self.path, str(verdict))
+        for _ in read_rows(self.path, self._connection, SELECT):
+            pass
 
     def _value(self, query: str) -> Any:
         return self._connection.execute(query).fetchone()[0]
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN EXCLUSIVE")
+    def _transaction(self, kind: str) -> Iterator[None]:
+        self._connection.execute(f"BEGIN {kind}")
         try:
             yield
             self._connection.execute("COMMIT")
@@ -232,28 +193,87 @@ class Journal:
             raise
 
 
-def _damaged(path: Path, why: str) -> JournalError:
-    return JournalError(
-        f"the journal {path} is damaged ({why}); it was not changed: "
-        "restore it from a copy, or start again in a new folder"
+def connect(path: Path, options: str, patience: float = 0) -> sqlite3.Connection:
+    """A connection to an SQLite file; ``options`` as in its URIs, ``patience`` in seconds."""
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?{options}",
+        uri=True,
+        timeout=patience,
+        isolation_level=None,
+        # Replies are written in the thread that receives them, while the caller waits: two
+        # threads, but never both at once.
+        check_same_thread=False,
     )
 
 
-def _failing(path: Path, error: Exception) -> JournalError:
+def check_marks(path: Path, connection: sqlite3.Connection) -> None:
+    """Refuses what is not a journal of this version.
+
+    Raises:
+        JournalError: It is something else, or of another version.
+        sqlite3.Error: It is not even a database.
+    """
+    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        raise JournalError(f"{path} is not a journal, or is damaged; it was not touched")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > VERSION:
+        raise JournalError(
+            f"the journal {path} was written by a newer version of blackbox-delta "
+            f"(format {version}, known up to {VERSION}); upgrade to go on with it"
+        )
+    if 0 < version < VERSION:
+        raise JournalError(
+            f"the journal {path} was written by an earlier version of blackbox-delta "
+            f"(format {version}, not {VERSION}); go on with that version, or start a new one"
+        )
+    if version != VERSION:
+        raise damaged(path, f"format {version} does not exist")
+
+
+def read_rows(
+    path: Path, connection: sqlite3.Connection, query: str
+) -> Iterator[tuple[bytes, Record]]:
+    """Keys and records of a query that begins with ``SELECT``.
+
+    Raises:
+        JournalError: A row is not what was written.
+        sqlite3.Error: The file cannot be read.
+    """
+    try:
+        for row in connection.execute(query):
+            yield row[0], Record.from_row(row)
+    except ValueError as error:
+        raise damaged(path, f"a reply cannot be read, {error}") from error
+
+
+def _check_untouched(path: Path) -> None:
+    """Refuses a file of another kind or version without so much as a lock on it.
+
+    Opening it properly would fold in the log that its own program may have left beside it.
+    """
+    unfinished = path.with_name(f"{path.name}-journal").exists()
+    if unfinished or not path.is_file() or path.stat().st_size == 0:
+        return
+    # Without a lock it may be seen half-way through somebody's writing; the lock will tell.
+    with suppress(sqlite3.Error), closing(connect(path, "immutable=1")) as connection:
+        check_marks(path, connection)
+
+
+def damaged(path: Path, why: str) -> JournalError:
+    """What to say of a file that is no longer what was written."""
     return JournalError(
-        f"the journal {path} could not be read or written ({error}); nothing that it held "
-        "was lost: free space or mend the disk, then resume the run"
+        f"the journal {path} is damaged ({why}); no reply in it was changed: "
+        "restore it from a copy, or start again with a new one"
     )
 
 
-def _refusal(path: Path, error: Exception) -> JournalError:
-    """What an error of SQLite's means while a journal is being opened."""
+def refusal(path: Path, error: Exception) -> JournalError:
+    """What an error of SQLite's means."""
     # The low byte is the kind of error, the others its details.
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return JournalError(
-            f"the journal {path} is in use by another process; "
-            "wait for that run to end, or use a new folder"
+            f"the journal {path} is in use by another process; wait for it to end, or use another"
         )
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
         return JournalError(
@@ -261,5 +281,8 @@ def _refusal(path: Path, error: Exception) -> JournalError:
             "check that it exists and that you may write there"
         )
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-        return _failing(path, error)
-    return _damaged(path, str(error))
+        return JournalError(
+            f"the journal {path} could not be read or written ({error}); nothing that it held "
+            "was lost: free space or mend the disk, then resume the run"
+        )
+    return damaged(path, str(error))

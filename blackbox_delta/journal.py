@@ -2,46 +2,74 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
-import numpy as np
-
-from blackbox_delta._journal_file import Journal, Record
-from blackbox_delta.errors import BackendError
+from blackbox_delta._journal_file import Journal
+from blackbox_delta._journal_pairs import (
+    assemble,
+    check_pair,
+    check_reply,
+    distinct,
+    loss_key,
+    missing,
+    pair_keys,
+    record_of,
+    records_of_rest,
+)
+from blackbox_delta._journal_record import Record
+from blackbox_delta._journal_report import Spending, Summary, export, summarise
+from blackbox_delta.errors import BackendError, SpentError
 from blackbox_delta.types import (
     Backend,
     Capabilities,
     EmbeddingTable,
-    FloatArray,
     IntArray,
+    Json,
+    Reply,
     ScoreRequest,
     Scores,
-    Usage,
+    Sink,
 )
 
-__all__ = ["Journal", "JournaledBackend", "Record", "check_reply"]
+__all__ = [
+    "Journal",
+    "JournaledBackend",
+    "Record",
+    "Spending",
+    "Summary",
+    "check_reply",
+    "export",
+    "summarise",
+]
 
 
 class JournaledBackend:
-    """A backend that asks another one only for pairs that the journal does not hold.
+    """A backend that asks another one only for pairs that neither journal nor cache holds.
 
-    A pair is one candidate and one prompt. Queries and tokens are reported as asked; computed
-    tokens and seconds as recorded when the pairs were paid. So a replay reports the same usage,
-    to the last bit.
+    A pair is one candidate and one prompt. Its costs are recorded when it is paid and reported
+    whenever it is asked for: a replay reports the same usage, to the last bit. Of a pair that
+    comes twice in a request, computed tokens, seconds and lost queries count once.
+
+    Args:
+        inner: Who answers what is not known.
+        journal: The run's own; it alone suffices to resume.
+        cache: Replies that several runs share. What it knows is copied into the journal; what is
+            paid goes into both.
 
     Attributes:
-        paid: Pairs that were sent to the inner backend.
-        replayed: Pairs that were answered without it.
+        paid: Pairs that the inner backend answered, also of requests that failed then.
+        cached: Pairs that the cache answered.
+        replayed: Pairs that the journal answered.
     """
 
-    def __init__(self, inner: Backend, journal: Journal) -> None:
+    def __init__(self, inner: Backend, journal: Journal, cache: Journal | None = None) -> None:
         self._inner = inner
         self._journal = journal
+        self._cache = cache
         self.paid = 0
+        self.cached = 0
         self.replayed = 0
 
     @property
@@ -69,149 +97,143 @@ class JournaledBackend:
         """The inner backend's."""
         return self._inner.embedding_table
 
+    @property
+    def address(self) -> Json:
+        """The inner backend's."""
+        return self._inner.address
+
     def count_tokens(self, request: ScoreRequest) -> IntArray:
         """Prompt tokens of shape (n,), from the inner backend."""
         return self._inner.count_tokens(request)
 
     def close(self) -> None:
-        """Closes the inner backend; the journal belongs to whoever opened it."""
+        """Closes the inner backend; the journals belong to whoever opened them."""
         self._inner.close()
 
-    def score(self, request: ScoreRequest) -> Scores:
+    def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
         """Scores of shape (λ, n, c); whatever had to be paid is on the disk when it returns.
 
         Raises:
             BackendError: The inner backend failed, or its reply has the wrong shape or a number
                 that is not finite. What it answered before is kept.
+            SpentError: The rest cannot be had within ``request.max_sent``. A replay raises it
+                again, and sends nothing.
             JournalError: The journal cannot be read or written.
         """
-        keys = _pair_keys(self._inner.identity, request)
-        distinct = list(dict.fromkeys(key for row in keys for key in row))
-        records = self._journal.get(distinct)
-        paid_before = self.paid
-        for part, part_keys in _missing(request, keys, records):
-            paid = self._pay(part, part_keys)
-            self._journal.put(paid)
-            records.update(paid)
-            self.paid += part.queries
-        self.replayed += request.queries - (self.paid - paid_before)
-        return _assemble(request, keys, records)
+        del sink  # every reply is in the scores
+        keys = pair_keys(self._inner.identity, request)
+        before = self.paid + self.cached
+        records = self._recall(request, distinct(keys))
+        account = _Account(request, keys, records, self._journal)
+        for part, part_keys in missing(request, keys, records):
+            with account.of(part) as allowed:
+                self._pay(allowed, part_keys, records)
+        gained = self.paid + self.cached - before
+        if gained:
+            self._journal.sync()
+        self.replayed += request.queries - gained
+        return assemble(request, keys, records)
 
-    def _pay(self, request: ScoreRequest, keys: list[list[bytes]]) -> dict[bytes, Record]:
-        reply = self._inner.score(request)
-        check_reply(request, reply)
-        tokens = self._inner.count_tokens(request)
-        pairs = request.queries
-        computed, remainder = divmod(int(reply.usage.computed_tokens), pairs)
-        records = {}
-        for index, key in enumerate(key for row in keys for key in row):
-            candidate, prompt = divmod(index, len(request.prompts))
-            records[key] = Record(
-                reply.label_logprobs[candidate, prompt],
-                reply.top_ids[candidate, prompt],
-                reply.top_logprobs[candidate, prompt],
-                int(tokens[prompt]),
-                computed + (index < remainder),
-                float(reply.usage.seconds) / pairs,
-            )
+    def _recall(self, request: ScoreRequest, keys: list[bytes]) -> dict[bytes, Record]:
+        """What the journal knows, and what it learns from the cache."""
+        records = self._journal.get(keys)
+        if self._cache is not None:
+            found = self._cache.get([key for key in keys if key not in records])
+            copies = {
+                key: replace(record, purpose=request.purpose, cached=True)
+                for key, record in found.items()
+            }
+            self._journal.put(copies)
+            self.cached += len(copies)
+            records |= copies
         return records
 
+    def _pay(
+        self, request: ScoreRequest, keys: list[list[bytes]], records: dict[bytes, Record]
+    ) -> None:
+        """Asks for pairs of which none is known, and adds their records as they come."""
 
-def _pair_keys(identity: Mapping[str, str], request: ScoreRequest) -> list[list[bytes]]:
-    """λ lists of n keys: SHA-256 over all that a reply depends on."""
-    common = [dict(identity), list(request.choices), request.top_k, request.repeat]
-    head = hashlib.sha256(json.dumps(common, sort_keys=True).encode()).digest()
-    prompts = [prompt.digest() for prompt in request.prompts]
-    delta = request.delta
-    untuned = [b"untuned"]
-    deltas = untuned if delta is None else [delta.digest(index) for index in range(len(delta))]
-    return [
-        [hashlib.sha256(head + candidate + prompt).digest() for prompt in prompts]
-        for candidate in deltas
-    ]
+        def take(replies: Sequence[Reply]) -> None:
+            new: dict[bytes, Record] = {}
+            for reply in replies:
+                check_pair(request, reply)
+                key = keys[reply.candidate][reply.prompt]
+                if key in records or key in new:
+                    raise BackendError(
+                        f"the reply to candidate {reply.candidate} and prompt {reply.prompt} "
+                        "came twice"
+                    )
+                new[key] = record_of(reply, request.purpose)
+            self._keep(new, records)
+
+        reply = self._inner.score(request, take)
+        check_reply(request, reply)
+        taken = {key: records[key] for row in keys for key in row if key in records}
+        tokens = self._inner.count_tokens(request)
+        self._keep(records_of_rest(request, reply, tokens, keys, taken), records)
+
+    def _keep(self, new: dict[bytes, Record], records: dict[bytes, Record]) -> None:
+        if not new:
+            return
+        self._journal.put(new)
+        records.update(new)
+        self.paid += len(new)
+        if self._cache is not None:
+            self._cache.put(new)
 
 
-def _missing(
-    request: ScoreRequest, keys: list[list[bytes]], known: Mapping[bytes, Record]
-) -> list[tuple[ScoreRequest, list[list[bytes]]]]:
-    """Requests for exactly the pairs that are not known, each pair once, with their keys.
+class _Account:
+    """What was sent for a request, in this run or before it was resumed, and what may be.
 
-    Candidates that lack the same prompts go together, so that a request of which nothing is
-    known stays as it is.
+    Queries whose replies came are in the records. Those that were sent in vain when the budget
+    ran out are written down as a loss: else a resumed run would send as many once more.
     """
-    claimed = set(known)
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for candidate, row in enumerate(keys):
-        # Of a key that comes twice, the first place is asked for.
-        first = {key: prompt for prompt, key in reversed(list(enumerate(row)))}
-        prompts = tuple(sorted(place for key, place in first.items() if key not in claimed))
-        claimed.update(row)
-        if prompts:
-            groups.setdefault(prompts, []).append(candidate)
-    return [
-        (
-            _part(request, candidates, prompts),
-            [[keys[candidate][prompt] for prompt in prompts] for candidate in candidates],
-        )
-        for prompts, candidates in groups.items()
-    ]
 
+    def __init__(
+        self,
+        request: ScoreRequest,
+        keys: list[list[bytes]],
+        records: Mapping[bytes, Record],
+        journal: Journal,
+    ) -> None:
+        self._request = request
+        self._keys = distinct(keys)
+        self._records = records
+        self._journal = journal
+        self._lost = 0
+        if request.max_sent is not None and self._pending():
+            key = loss_key(self._pending(), request.max_sent)
+            self._lost = sum(found.usage.lost for found in journal.get([key]).values())
 
-def _part(request: ScoreRequest, candidates: list[int], prompts: tuple[int, ...]) -> ScoreRequest:
-    if len(candidates) == request.candidates and len(prompts) == len(request.prompts):
-        return request
-    return ScoreRequest(
-        [request.prompts[prompt] for prompt in prompts],
-        request.choices,
-        None if request.delta is None else request.delta.select(candidates),
-        request.top_k,
-        request.repeat,
-    )
+    @contextmanager
+    def of(self, part: ScoreRequest) -> Iterator[ScoreRequest]:
+        """The part with what is left of the allowance; a loss within is written down."""
+        if self._request.max_sent is None:
+            yield part
+            return
+        sent, pending = self._sent(), len(self._pending())
+        left = self._request.max_sent - sent
+        if left < pending:
+            raise SpentError(
+                f"{pending} replies are missing, and only {max(0, left)} more queries may be sent "
+                "for them",
+                sent,
+            )
+        try:
+            yield part if left == part.max_sent else replace(part, max_sent=left)
+        except SpentError as error:
+            # What came of it is in the records by now; the rest was lost.
+            lost = max(0, sent + error.sent - self._sent())
+            self._lost += lost
+            key = loss_key(self._pending(), self._request.max_sent)
+            self._journal.put({key: Record.loss(lost, self._request.purpose)})
+            raise SpentError(str(error), self._sent()) from error
 
+    def _pending(self) -> list[bytes]:
+        return [key for key in self._keys if key not in self._records]
 
-def check_reply(request: ScoreRequest, reply: Scores) -> None:
-    """Refuses what must never become a score.
-
-    Raises:
-        BackendError: The reply has the wrong shape, a number that is not finite or a token id that
-            is none.
-    """
-    pairs = (request.candidates, len(request.prompts))
-    expected = {
-        "label_logprobs": (*pairs, len(request.choices)),
-        "top_ids": (*pairs, request.top_k),
-        "top_logprobs": (*pairs, request.top_k),
-    }
-    for name, shape in expected.items():
-        value: FloatArray | IntArray = getattr(reply, name)
-        if value.shape != shape:
-            raise BackendError(f"the reply's {name} have shape {value.shape}, not {shape}")
-        if not np.isfinite(value).all():
-            raise BackendError(f"the reply's {name} hold a number that is not finite")
-    if reply.top_ids.size and not 0 <= reply.top_ids.min() <= reply.top_ids.max() < 2**31:
-        raise BackendError("the reply's top_ids hold a number that is no token id")
-
-
-def _assemble(
-    request: ScoreRequest, keys: list[list[bytes]], records: Mapping[bytes, Record]
-) -> Scores:
-    rows = [records[key] for row in keys for key in row]
-    # A pair that comes twice was computed once. fsum: the same whatever the order.
-    computed = [records[key] for key in dict.fromkeys(key for row in keys for key in row)]
-    pairs = (request.candidates, len(request.prompts))
-
-    def stacked(name: str, width: int, dtype: str) -> Any:
-        values = np.array([getattr(row, name) for row in rows], dtype=dtype)
-        return values.reshape(*pairs, width)
-
-    return Scores(
-        stacked("label_logprobs", len(request.choices), "float32"),
-        stacked("top_ids", request.top_k, "int64"),
-        stacked("top_logprobs", request.top_k, "float32"),
-        Usage(
-            request.queries,
-            sum(row.tokens for row in rows),
-            sum(row.computed_tokens for row in computed),
-            math.fsum(row.seconds for row in computed),
-        ),
-    )
+    def _sent(self) -> int:
+        """Queries as asked, those answered and those lost."""
+        known = [self._records[key] for key in self._keys if key in self._records]
+        answered = self._request.queries - len(self._pending())
+        return answered + sum(record.usage.lost for record in known) + self._lost

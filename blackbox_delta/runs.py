@@ -2,7 +2,8 @@
 
 A folder holds ``run.json`` (what was asked for), ``journal.sqlite`` (every reply),
 ``history.jsonl`` (every generation), and when the run is finished ``result.json`` and the
-artifact. Killing the process at any moment leaves a folder that can be resumed.
+artifact. Killing the process at any moment leaves a folder that can be resumed; until then
+``journal.sqlite-wal`` holds the latest replies, so a copy of the folder needs it too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ RESULT_NAME = "result.json"
 HISTORY_NAME = "history.jsonl"
 JOURNAL_NAME = "journal.sqlite"
 VERSION = 1
-_ABSENT = "nothing"
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,15 @@ def open_run(path: Path, description: Json, *, resume: bool) -> Iterator[RunFold
         yield RunFolder(path, journal, history)
 
 
+def read_description(path: Path) -> Json | None:
+    """What a run was started with, or ``None`` where there is no run.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    return _read(path / RUN_NAME) if (path / RUN_NAME).exists() else None
+
+
 def read_result(path: Path) -> Json | None:
     """What a finished run reported, or ``None`` if it is not finished.
 
@@ -133,14 +142,10 @@ def _check_same(path: Path, description: Json) -> None:
             f"this package goes on with version {VERSION}"
         )
     then, now = _flat(earlier), _flat(description)
-    different = sorted(
-        name for name in {*then, *now} if then.get(name, _ABSENT) != now.get(name, _ABSENT)
-    )
+    shown = [(name, _shown(then, name), _shown(now, name)) for name in sorted({*then, *now})]
+    different = [f"{name}: {old} then, {new} now" for name, old, new in shown if old != new]
     if different:
-        named = "; ".join(
-            f"{name}: {then.get(name, _ABSENT)!r} then, {now.get(name, _ABSENT)!r} now"
-            for name in different
-        )
+        named = "; ".join(different)
         raise RunError(
             f"{path} belongs to another run ({named}); resume it with what it was started with, "
             "or choose another folder"
@@ -156,6 +161,10 @@ def _flat(described: Json) -> Json:
         else:
             flat[name] = value
     return flat
+
+
+def _shown(flat: Json, name: str) -> str:
+    return repr(flat[name]) if name in flat else "nothing"
 
 
 def _read(path: Path) -> Json:

@@ -16,6 +16,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from blackbox_delta._journal_file import VERSION
+from blackbox_delta._journal_record import COLUMNS
 from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.errors import BackendError, JournalError
 from blackbox_delta.journal import Journal, JournaledBackend, Record, check_reply
@@ -26,6 +28,7 @@ from blackbox_delta.types import (
     Prompt,
     ScoreRequest,
     Scores,
+    Sink,
     SoftSlot,
     Usage,
     Words,
@@ -52,9 +55,9 @@ class Recording(FakeBackend):
         super().__init__(**knobs)  # type: ignore[arg-type]
         self.asked: list[ScoreRequest] = []
 
-    def score(self, request: ScoreRequest) -> Scores:
+    def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
         self.asked.append(request)
-        return super().score(request)
+        return super().score(request, sink)
 
 
 @pytest.fixture
@@ -219,8 +222,8 @@ def test_a_reply_that_is_not_a_number_is_never_written(journal: Journal) -> None
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_top_tokens_are_checked_as_well(journal: Journal, value: float) -> None:
     class Broken(FakeBackend):
-        def score(self, request: ScoreRequest) -> Scores:
-            scores = super().score(request)
+        def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
+            scores = super().score(request, sink)
             return replace(scores, top_logprobs=np.full_like(scores.top_logprobs, value))
 
     with pytest.raises(BackendError, match="top_logprobs"):
@@ -229,8 +232,8 @@ def test_top_tokens_are_checked_as_well(journal: Journal, value: float) -> None:
 
 def test_a_truncated_reply_is_never_written(journal: Journal) -> None:
     class Truncated(FakeBackend):
-        def score(self, request: ScoreRequest) -> Scores:
-            scores = super().score(request)
+        def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
+            scores = super().score(request, sink)
             return replace(scores, label_logprobs=scores.label_logprobs[:, :-1])
 
     with pytest.raises(BackendError, match=r"shape \(1, 1, 3\), not \(1, 2, 3\)"):
@@ -256,28 +259,60 @@ FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 @given(
     st.lists(FINITE, max_size=4),
     st.lists(st.tuples(st.integers(0, 2**31 - 1), FINITE), max_size=4),
-    st.integers(0, 10**9),
+    st.lists(st.integers(0, 2**63 - 1), min_size=7, max_size=7),
     st.floats(0, 1e6),
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9),
+    st.booleans(),
 )
 def test_a_record_comes_back_as_it_was(
-    labels: list[float], top: list[tuple[int, float]], tokens: int, seconds: float
+    labels: list[float],
+    top: list[tuple[int, float]],
+    counts: list[int],
+    seconds: float,
+    purpose: str,
+    cached: bool,
 ) -> None:
     record = Record(
         np.array(labels, dtype=np.float32),
         np.array([identifier for identifier, _ in top], dtype=np.int64),
         np.array([value for _, value in top], dtype=np.float32),
-        tokens,
-        tokens // 2,
-        seconds,
+        Usage(*counts[:3], seconds, *counts[3:]),
+        purpose,
+        cached,
     )
     row = record.to_row(b"k" * 32)
     back = Record.from_row(row)
     assert back.to_row(b"k" * 32) == row
-    assert (back.tokens, back.computed_tokens, back.seconds) == (tokens, tokens // 2, seconds)
+    assert (back.usage, back.purpose, back.cached) == (record.usage, purpose, cached)
     for name in ("label_logprobs", "top_ids", "top_logprobs"):
         np.testing.assert_array_equal(getattr(back, name), getattr(record, name))
-    with pytest.raises(ValueError, match="checksum"):
-        Record.from_row((b"K" + b"k" * 31, *row[1:]))
+    changed: list[tuple[object, ...]] = [(b"K" + b"k" * 31, *row[1:])]
+    for column in range(2, len(row)):
+        other = row[column] + ("x" if column == 2 else 1 if row[column] < 2**62 else -1)
+        changed.append((*row[:column], other, *row[column + 1 :]))
+    for broken in changed:
+        with pytest.raises(ValueError, match="checksum"):
+            Record.from_row(broken)
+
+
+def test_every_cost_has_a_column_and_a_change_there_is_a_new_version() -> None:
+    assert (VERSION, COLUMNS) == (
+        2,
+        (
+            "key",
+            "reply",
+            "purpose",
+            "cached",
+            "queries",
+            "tokens",
+            "computed_tokens",
+            "seconds",
+            "output_tokens",
+            "lost",
+            "bounded",
+            "unparsed",
+        ),
+    )
 
 
 def test_a_missing_journal_is_made_only_when_asked(path: Path) -> None:
@@ -337,7 +372,7 @@ def test_a_file_that_is_no_journal_is_left_alone(path: Path, content: bytes | No
 def test_a_newer_version_is_refused(journal: Journal, path: Path) -> None:
     journal.close()
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
     with pytest.raises(JournalError, match="newer version"):
         Journal.open(path, create=False)

@@ -120,9 +120,14 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         ({"settings": {**DESCRIPTION["settings"], "seed": 4}}, r"settings\.seed: 3 then, 4 now"),
         (
             {"settings": {**DESCRIPTION["settings"], "label_words": {"a": "b"}}},
-            r"settings\.label_words\.a: 'nothing' then, 'b' now",
+            r"settings\.label_words\.a: nothing then, 'b' now",
         ),
-        ({"settings": {"seed": 3, "shots": 16}}, r"label_words: None then, 'nothing' now"),
+        (
+            {"address": {"url": "http://there/v1", "limits": {"requests": 5}}},
+            r"\(address\.limits\.requests: nothing then, 5 now; address\.url: nothing then, 'http",
+        ),
+        ({"data": None}, "data: 'abc' then, None now"),
+        ({"settings": {"seed": 3, "shots": 16}}, r"label_words: None then, nothing now"),
     ],
 )
 def test_another_runs_folder_is_refused_and_the_difference_named(
