@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from blackbox_delta.types import (
     DeltaBatch,
     FloatArray,
     Prompt,
+    Reply,
     ScoreRequest,
     Scores,
     SoftSlot,
@@ -23,6 +25,14 @@ from blackbox_delta.types import (
 _TEXTS = ("a wonderful film", "the plot is dull and far too long", "fine", "I would not go again")
 _CANDIDATES = 3
 _SOFT_TOKENS = 2
+#: How far ``count_tokens`` may be off where it is an estimate.
+_ESTIMATE = 0.3
+# A password in an address, a header's value, a provider's prefix, or a long word of mixed kinds as
+# keys are (digests and names are not: they lack capitals or digits).
+_SECRET = re.compile(
+    r"://[^/@\s]*:[^/@\s]*@|(?i:\bbearer\s)|\b(?:sk-|gsk_|xai-|hf_|AIza)[\w-]{16}"
+    r"|(?=[A-Za-z0-9]*[a-z])(?=[A-Za-z0-9]*[A-Z])(?=[A-Za-z0-9]*[0-9])[A-Za-z0-9]{24}"
+)
 
 
 def require(condition: object, message: str) -> None:
@@ -60,8 +70,10 @@ def check_backend(
     if soft:
         requests.append(ScoreRequest(prompts, choices, _soft_prompts(backend, prompts), top_k))
     for request in requests:
-        scores = backend.score(request)
+        replies: list[Reply] = []
+        scores = backend.score(request, replies.extend)
         _check_scores(request, scores)
+        _check_replies(request, scores, replies)
         _check_usage(backend, request, scores)
         _check_top(backend, request, scores, tolerance)
         _check_determinism(backend, request, scores)
@@ -103,7 +115,26 @@ def _check_description(backend: Backend) -> None:
     texts = all(isinstance(value, str) for item in identity.items() for value in item)
     require(identity and texts, f"identity must map texts to texts, not {identity!r}")
     json.dumps(identity)
-    require(backend.capabilities.max_top_k >= 0, "max_top_k must not be negative")
+    _check_address(backend)
+    for limit in ("max_top_k", "output_tokens"):
+        require(getattr(backend.capabilities, limit) >= 0, f"{limit} must not be negative")
+
+
+def _check_address(backend: Backend) -> None:
+    address = backend.address
+    require(isinstance(address, dict), f"address must be a dict, not {type(address).__name__}")
+    try:
+        text = json.dumps(address, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise AssertionError(f"address must be ready for JSON: {error}") from error
+    require(json.loads(text) == address, "address must come back from JSON as it is")
+    # The message does not show what may be a key.
+    for name, value in {"address": text, "identity": json.dumps(dict(backend.identity))}.items():
+        found = _SECRET.search(value)
+        require(
+            not found,
+            f"{name} holds what looks like a secret; it is kept in files, so leave it out",
+        )
 
 
 def _check_refusals(backend: Backend, prompts: Sequence[Prompt], choices: Sequence[str]) -> None:
@@ -140,17 +171,48 @@ def _check_scores(request: ScoreRequest, scores: Scores) -> None:
             )
 
 
+def _check_replies(request: ScoreRequest, scores: Scores, replies: Sequence[Reply]) -> None:
+    """Whatever was handed over early is what the scores say, each pair at most once."""
+    pairs = [(reply.candidate, reply.prompt) for reply in replies]
+    inside = all(
+        0 <= candidate < request.candidates and 0 <= prompt < len(request.prompts)
+        for candidate, prompt in pairs
+    )
+    require(inside, "a reply in the sink is of a pair that was not asked for")
+    require(len(set(pairs)) == len(pairs), "a pair must come to the sink once at most")
+    for reply in replies:
+        for name in ("label_logprobs", "top_ids", "top_logprobs"):
+            same = np.array_equal(
+                getattr(reply, name), getattr(scores, name)[reply.candidate, reply.prompt]
+            )
+            require(same, f"a reply's {name} in the sink must be those in the scores")
+        require(reply.usage.queries == 1, "a reply in the sink must report one query")
+
+
 def _check_usage(backend: Backend, request: ScoreRequest, scores: Scores) -> None:
     tokens, usage = backend.count_tokens(request), scores.usage
     shape = (len(request.prompts),)
     require(tokens.shape == shape, f"count_tokens must have shape {shape}, not {tokens.shape}")
     require(np.issubdtype(tokens.dtype, np.integer), "count_tokens must be whole numbers")
     require((tokens > 0).all(), "count_tokens must be positive")
-    total = int(tokens.sum()) * request.candidates
-    require(usage.tokens == total, f"usage.tokens must be λ·Σ count_tokens, {usage.tokens}≠{total}")
+    again = backend.count_tokens(request)
+    require(np.array_equal(tokens, again), "count_tokens must be the same for the same request")
+    total, able = int(tokens.sum()) * request.candidates, backend.capabilities
+    allowed = 0 if able.exact_tokens else _ESTIMATE * total
+    close = usage.lost or abs(usage.tokens - total) <= allowed
+    how = "" if able.exact_tokens else f" to {_ESTIMATE:.0%}"
+    require(close, f"usage.tokens must be λ·Σ count_tokens{how}, {usage.tokens}≠{total}")
     require(usage.queries == request.queries, f"usage.queries must be λ·n = {request.queries}")
-    require(usage.computed_tokens >= 0, "usage.computed_tokens must not be negative")
-    require(usage.seconds >= 0, "usage.seconds must not be negative")
+    for name in usage.__slots__:
+        require(getattr(usage, name) >= 0, f"usage.{name} must not be negative")
+    sent = usage.queries + usage.lost
+    most = {
+        "output_tokens": sent * able.output_tokens,
+        "bounded": usage.queries * len(request.choices),
+        "unparsed": usage.queries,
+    }
+    for name, limit in most.items():
+        require(getattr(usage, name) <= limit, f"usage.{name} must not be more than {limit}")
 
 
 def _check_top(backend: Backend, request: ScoreRequest, scores: Scores, tolerance: float) -> None:

@@ -1,16 +1,42 @@
-"""What a run found, and how it chooses what to answer with."""
+"""What a run tells on its way, what it found, and how it chooses what to answer with."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from blackbox_delta.budget import Budget
 from blackbox_delta.problem import Problem
 from blackbox_delta.types import FittedHead, Vector
 
 #: A richer option must beat the simpler one on the development set by this many standard errors.
 MARGIN = 1.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What an observer is told after every step.
+
+    Attributes:
+        generation: Generations finished.
+        best_loss: Lowest training loss so far.
+        dev_accuracy: Of the best option so far.
+        budget: What was spent.
+        tested: Test examples scored, once the search is over.
+        to_test: Test examples to be scored, counted once for each delta.
+    """
+
+    generation: int
+    best_loss: float
+    dev_accuracy: float
+    budget: Budget
+    tested: int = 0
+    to_test: int = 0
+
+
+Observer = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from blackbox_delta.tasks import Template, Verbalizer
 from blackbox_delta.types import Backend, DeltaBatch, FittedHead, Json, Vector
 
 FORMAT = "blackbox-delta artifact"
-VERSION = 1
+VERSION = 2
 JSON_NAME = "artifact.json"
 ARRAYS_NAME = "artifact.safetensors"
 _HEAD = "head."
@@ -46,6 +46,7 @@ class Artifact:
         subspace: ``RandomSubspace.config()``, likewise.
         z: (d,), likewise.
         checksum: SHA-256 of the delta's exact bytes, likewise.
+        address: Where the model is reached, beside its name; holds no secret.
     """
 
     model: str
@@ -56,6 +57,7 @@ class Artifact:
     subspace: Json | None = None
     z: Vector | None = None
     checksum: str | None = None
+    address: Json = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -67,19 +69,16 @@ class Artifact:
         z: Vector | None,
     ) -> Artifact:
         """The artifact of a found z (or none) behind a fitted head."""
+        bare = cls(backend.name, backend.fingerprint, reader, head, address=dict(backend.address))
         if frame is None or z is None:
-            return cls(backend.name, backend.fingerprint, reader, head)
+            return bare
         z = frame.subspace.snap(z)
-        checksum = frame.candidates(z[None]).digest(0).hex()
-        return cls(
-            backend.name,
-            backend.fingerprint,
-            reader,
-            head,
-            frame.delta.config(),
-            frame.subspace.config(),
-            z,
-            checksum,
+        return replace(
+            bare,
+            delta=frame.delta.config(),
+            subspace=frame.subspace.config(),
+            z=z,
+            checksum=frame.candidates(z[None]).digest(0).hex(),
         )
 
     def rebuild(self, backend: Backend) -> DeltaBatch | None:
@@ -144,6 +143,7 @@ class Artifact:
             "format": FORMAT,
             "version": VERSION,
             "model": self.model,
+            "address": self.address,
             "fingerprint": self.fingerprint,
             "template": self.reader.template.source,
             "labels": list(self.reader.verbalizer.labels),
@@ -170,7 +170,7 @@ class Artifact:
             )
         try:
             return cls._from_parts(described, _arrays(blob))
-        except (KeyError, TypeError, AttributeError, ConfigError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(
                 f"{folder / JSON_NAME} is incomplete or of another version: {error!r}"
             ) from error
@@ -196,6 +196,7 @@ class Artifact:
             described["subspace"],
             None if z is None else z.astype(np.float64),
             described["checksum"],
+            dict(described["address"]),
         )
 
 

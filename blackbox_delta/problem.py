@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from blackbox_delta.deltas import TEXT, SoftPrompt
-from blackbox_delta.errors import ConfigError, DataError, UnsupportedError
+from blackbox_delta._problem_frame import DIMENSION, Frame, build_frames
+from blackbox_delta._problem_starts import (
+    start_inits,
+    start_words,
+    starts_in_words,
+    template_sources,
+)
+from blackbox_delta.errors import DataError, UnsupportedError
 from blackbox_delta.journal import check_reply
 from blackbox_delta.settings import Settings
-from blackbox_delta.subspaces import RandomSubspace
 from blackbox_delta.tasks import (
-    DEFAULT_STARTS,
     FewShotSplit,
     Template,
     Verbalizer,
-    default_template,
 )
 from blackbox_delta.types import (
     Backend,
-    Delta,
     DeltaBatch,
-    EmbeddingTable,
     Example,
     IntArray,
     Prompt,
@@ -32,10 +34,16 @@ from blackbox_delta.types import (
     Vector,
 )
 
-#: Length of soft slots for which nothing else says it.
-SOFT_TOKENS = 10
-#: d unless something else is asked for, as in Black-Box Tuning; a smaller delta takes its own D.
-DIMENSION = 500
+__all__ = [
+    "DIMENSION",
+    "Frame",
+    "Part",
+    "Problem",
+    "Reader",
+    "ask",
+    "build_problem",
+    "starts_in_words",
+]
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,11 @@ class Reader:
     def prompts(self, examples: Sequence[Example]) -> list[Prompt]:
         """One prompt per example."""
         return [self.template.render(example, self.verbalizer.words) for example in examples]
+
+    def content_free(self, texts: Sequence[str]) -> list[Prompt]:
+        """One prompt per text that says nothing; in templates of pairs it stands alone."""
+        second = "" if self.template.uses_pair else None
+        return self.prompts([Example(text, second) for text in texts])
 
     def check(self, backend: Backend) -> None:
         """Checks that the backend can read this template.
@@ -90,23 +103,6 @@ def ask(backend: Backend, request: ScoreRequest) -> Scores:
 
 
 @dataclass(frozen=True)
-class Frame:
-    """The delta and the subspace in which it is searched: z to candidates.
-
-    Attributes:
-        delta: What is tuned.
-        subspace: Where it is searched.
-    """
-
-    delta: Delta
-    subspace: RandomSubspace
-
-    def candidates(self, z: Vector) -> DeltaBatch:
-        """z (λ, d) to λ candidates, by way of θ (λ, D)."""
-        return self.delta.unpack(self.subspace.project(z, self.delta.origin))
-
-
-@dataclass(frozen=True)
 class Part:
     """One set of labelled examples, ready to be asked about.
 
@@ -132,10 +128,11 @@ class Problem:
         dev: What decides among its results.
         test: What only the final score sees; may be empty.
         frame: The delta and its subspace, or ``None`` where only the output side is tuned.
-        words: What the delta starts from, which the untuned model then reads too; ``None`` where
-            it starts from something that is no text.
-        rivals: The same task with a delta that starts from other words. The search begins with
-            whichever of them answers the training examples best.
+        words: What the delta starts from, or what stands in its place in the template of a model
+            that takes text only; the untuned model reads them too. ``None`` where there are none.
+        rivals: The same task with other words, in the delta or in the template, whose reader and
+            prompts are then others too. The search begins with whichever of them answers the
+            training examples best.
     """
 
     reader: Reader
@@ -158,10 +155,17 @@ class Problem:
         return None if self.frame is None or z is None else self.frame.candidates(z[None])
 
     def request(
-        self, prompts: Sequence[Prompt], delta: DeltaBatch | None, top_k: int
+        self,
+        prompts: Sequence[Prompt],
+        delta: DeltaBatch | None,
+        top_k: int = 0,
+        purpose: str = "",
+        max_sent: int | None = None,
     ) -> ScoreRequest:
-        """A request about the given prompts."""
-        return ScoreRequest(prompts, self.reader.choices, delta, top_k)
+        """A request about the given prompts; see :class:`blackbox_delta.types.ScoreRequest`."""
+        return ScoreRequest(
+            prompts, self.reader.choices, delta, top_k, purpose=purpose, max_sent=max_sent
+        )
 
 
 def build_problem(backend: Backend, split: FewShotSplit, settings: Settings) -> Problem:
@@ -174,36 +178,40 @@ def build_problem(backend: Backend, split: FewShotSplit, settings: Settings) -> 
         UnsupportedError: The backend cannot read the template or take the delta.
         ConfigError: The delta or the subspace makes no sense.
     """
-    labels = _labels(split)
+    verbalizer = Verbalizer.build(_labels(split), settings.label_words)
+    inits = start_inits(backend, settings, verbalizer)
     pairs = split.train[0].text_pair is not None
-    template = Template.parse(settings.template or default_template(pairs))
-    template.check(pairs)
-    verbalizer = Verbalizer.build(labels, settings.label_words)
+    sources = template_sources(backend.capabilities, settings, pairs, inits)
+    readings = {
+        source: _read(backend, split, source, verbalizer) for source in dict.fromkeys(sources)
+    }
+    frames = build_frames(backend, readings[sources[0]].reader.template, settings, inits)
+    first, *rivals = (
+        Problem(*readings[source], frame, start_words(init))
+        for source, frame, init in zip(sources, frames, inits, strict=True)
+    )
+    return replace(first, rivals=tuple(rivals))
+
+
+class _Reading(NamedTuple):
+    """A split as one template puts it."""
+
+    reader: Reader
+    train: Part
+    dev: Part
+    test: Part
+
+
+def _read(backend: Backend, split: FewShotSplit, source: str, verbalizer: Verbalizer) -> _Reading:
+    template = Template.parse(source)
+    template.check(split.train[0].text_pair is not None)
     reader = Reader(template, verbalizer)
     reader.check(backend)
     train, dev, test = (
         Part(reader.prompts(part), verbalizer.encode(part))
         for part in (split.train, split.dev, split.test)
     )
-    inits = _inits(settings, verbalizer)
-    frames = _frames(backend, template, settings, inits)
-    first, *rivals = (
-        Problem(reader, train, dev, test, frame, _words(init))
-        for frame, init in zip(frames, inits, strict=True)
-    )
-    return replace(first, rivals=tuple(rivals))
-
-
-def _inits(settings: Settings, verbalizer: Verbalizer) -> list[str | None]:
-    """What the delta may start from; several where the user left it open."""
-    if settings.soft_init is None:
-        return [None] if settings.template else [TEXT + words for words in DEFAULT_STARTS]
-    options = ", ".join(verbalizer.words)
-    return [settings.soft_init.replace("{options}", options).replace("\\n", "\n")]
-
-
-def _words(init: str | None) -> str | None:
-    return init.removeprefix(TEXT) if init and init.startswith(TEXT) else None
+    return _Reading(reader, train, dev, test)
 
 
 def _labels(split: FewShotSplit) -> list[str]:
@@ -216,55 +224,3 @@ def _labels(split: FewShotSplit) -> list[str]:
             "two classes"
         )
     return labels
-
-
-def _frames(
-    backend: Backend, template: Template, settings: Settings, inits: Sequence[str | None]
-) -> list[Frame | None]:
-    """One frame for each start, all of the same search dimension; none without a slot."""
-    if not template.slots:
-        return [None for _ in inits]
-    table = _embedding_table(backend)
-    deltas = [_delta(table, template, settings, init) for init in inits]
-    smallest = min(delta.size for delta in deltas)
-    dimension = settings.dimension or min(DIMENSION, smallest)
-    if dimension > smallest:
-        raise ConfigError(
-            f"dimension = {dimension} is more than the {smallest} numbers of the soft prompt; give "
-            f"at most {smallest}"
-        )
-    return [
-        Frame(
-            delta,
-            RandomSubspace(
-                dimension,
-                delta.size,
-                settings.seed,
-                settings.scale * delta.scale,
-                settings.subspace,
-            ),
-        )
-        for delta in deltas
-    ]
-
-
-def _delta(
-    table: EmbeddingTable, template: Template, settings: Settings, init: str | None
-) -> SoftPrompt:
-    return SoftPrompt.build(
-        {slot.name: slot.length or settings.soft_tokens for slot in template.slots},
-        table,
-        tokens=SOFT_TOKENS,
-        init=init,
-        rng=np.random.Generator(np.random.PCG64([settings.seed, 1])),
-    )
-
-
-def _embedding_table(backend: Backend) -> EmbeddingTable:
-    table = backend.embedding_table
-    if table is None or SoftPrompt.kind not in backend.capabilities.deltas:
-        raise UnsupportedError(
-            f"{backend.name} takes no soft prompts; use a template without {{soft}}, so that only "
-            "the output side is tuned"
-        )
-    return table

@@ -9,10 +9,11 @@ import numpy as np
 
 from blackbox_delta.budget import Budget
 from blackbox_delta.heads import make_head
+from blackbox_delta.prices import Prices
 from blackbox_delta.problem import Problem, ask
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import Metrics, Verdict, evaluate, paired_verdict
-from blackbox_delta.tuner import Option, Outcome
+from blackbox_delta.tuner import Option, Outcome, passes_over_test
 from blackbox_delta.types import Backend, Evidence, Json, Usage, Vector
 
 #: Test examples in one request.
@@ -53,17 +54,14 @@ def score_test(
     if not len(problem.test):
         return None
     most = max(option.head.top_k for option in outcome.options)
-    tuning, n = outcome.chosen.name == "delta", len(problem.test)
-    total = 2 * n if tuning else n
-    untuned, usage = _evidence(
-        backend, problem, problem.start, most, lambda done: tell(done, total)
-    )
-    tuned = untuned
-    if tuning:
-        tuned, more = _evidence(
-            backend, problem, outcome.chosen.z, most, lambda done: tell(n + done, total)
-        )
+    passes = passes_over_test(problem, outcome.chosen.z if outcome.chosen.name == "delta" else None)
+    n, usage, seen = len(problem.test), Usage(), []
+    for z in passes:
+        step = _step(tell, usage.queries, len(passes) * n)
+        evidence, more = _evidence(backend, problem, z, most, step)
+        seen.append(evidence)
         usage = usage + more
+    untuned, tuned = seen[0], seen[-1]
     truth, labels = problem.test.labels, problem.reader.verbalizer.labels
     plain = make_head("plain").fit(untuned, truth, None).log_proba(untuned)
     calibrated = outcome.options[0].head.log_proba(untuned)
@@ -77,6 +75,10 @@ def score_test(
     )
 
 
+def _step(tell: Callable[[int, int], None], before: int, total: int) -> Callable[[int], None]:
+    return lambda done: tell(before + done, total)
+
+
 def _evidence(
     backend: Backend,
     problem: Problem,
@@ -87,7 +89,7 @@ def _evidence(
     """Asked in pieces, so that a kill loses one of them at most and a display can move."""
     prompts, delta, pieces, usage = problem.test.prompts, problem.delta(z), [], Usage()
     for start in range(0, len(prompts), TEST_PIECE):
-        request = problem.request(prompts[start : start + TEST_PIECE], delta, tokens)
+        request = problem.request(prompts[start : start + TEST_PIECE], delta, tokens, "test")
         scores = ask(backend, request)
         pieces.append(scores.candidate(0))
         usage = usage + scores.usage
@@ -106,7 +108,14 @@ def build_result(
     outcome: Outcome,
     test: HeldOutScores | None,
 ) -> Json:
-    """The content of ``result.json``; keys that end in ``seconds`` are times."""
+    """The content of ``result.json``.
+
+    Keys that end in ``seconds`` are times. Costs stand apart for the search and, where the key
+    begins with ``test_``, for the test part: ``queries`` are those that were answered,
+    ``lost_queries`` were sent besides; tokens and ``cost_usd`` (``None`` without prices) are of
+    both. ``bounded_labels`` counts label log-probabilities that are upper bounds, and
+    ``unparsed_replies`` the replies that name no label.
+    """
     problem, baseline, chosen = outcome.problem, outcome.options[0], outcome.chosen
     return {
         "model": backend.name,
@@ -123,15 +132,25 @@ def build_result(
         "budget": str(budget),
         "generations": outcome.generations,
         "calls": budget.calls,
-        "queries": budget.usage.queries,
-        "tokens": budget.usage.tokens,
-        "test_queries": test.usage.queries if test else 0,
-        "test_tokens": test.usage.tokens if test else 0,
+        **_costs("", budget.usage, budget.prices),
+        **_costs("test_", test.usage if test else Usage(), budget.prices),
         "backend_seconds": budget.usage.seconds,
         "test_seconds": test.usage.seconds if test else 0.0,
         "optimizer_seconds": outcome.seconds.optimizer,
         "head_seconds": outcome.seconds.head,
         **_verdict(test),
+    }
+
+
+def _costs(part: str, usage: Usage, prices: Prices | None) -> Json:
+    return {
+        f"{part}queries": usage.queries,
+        f"{part}lost_queries": usage.lost,
+        f"{part}tokens": usage.tokens,
+        f"{part}output_tokens": usage.output_tokens,
+        f"{part}cost_usd": prices.cost(usage) if prices else None,
+        f"{part}bounded_labels": usage.bounded,
+        f"{part}unparsed_replies": usage.unparsed,
     }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from blackbox_delta.errors import ConfigError
+from blackbox_delta.prices import Prices
 
 
 class Settings(BaseModel):
@@ -18,7 +19,9 @@ class Settings(BaseModel):
         shots: k, labelled examples per class for training; as many again for development.
         seed: Determines the split, the subspace and the search.
         budget: What the search may spend: ``"300"`` calls, ``"9600 queries"``, ``"2M tokens"``,
-            ``"10 min"`` of the model's time.
+            ``"10 min"`` of the model's time, ``"$2.50"``.
+        price_in: $ per million prompt tokens; ``None`` where it is not known.
+        price_out: $ per million tokens that the model writes, likewise.
         template: Where the text, the soft prompt and the answer stand; ``None`` for a default.
         label_words: Label to the word that stands for it; ``None`` for the label names.
         soft_tokens: Length of soft slots that do not give their own; ``None`` for as many as
@@ -42,6 +45,8 @@ class Settings(BaseModel):
     shots: int = Field(default=16, ge=1)
     seed: int = Field(default=0, ge=0)
     budget: str = "300 calls"
+    price_in: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    price_out: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     template: str | None = None
     label_words: dict[str, str] | None = None
     soft_tokens: int | None = Field(default=None, ge=1)
@@ -73,6 +78,20 @@ class Settings(BaseModel):
             return cls.model_validate(given)
         except ValidationError as error:
             raise ConfigError(_explain(error)) from None
+
+    @property
+    def prices(self) -> Prices | None:
+        """What tokens cost; ``None`` where it is not known.
+
+        Raises:
+            ConfigError: One of the two prices is missing.
+        """
+        if self.price_in is None and self.price_out is None:
+            return None
+        if self.price_in is None or self.price_out is None:
+            missing = "price_in" if self.price_in is None else "price_out"
+            raise ConfigError(f"{missing} is missing: give both prices, 0 for what is not billed")
+        return Prices(self.price_in, self.price_out)
 
 
 def _explain(error: ValidationError) -> str:

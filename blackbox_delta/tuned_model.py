@@ -47,7 +47,8 @@ class TunedModel:
 
         Args:
             folder: A run folder, or any folder with the two artifact files.
-            backend: The model, if it is open already; else it is opened by its saved name.
+            backend: The model, if it is open already; else the one of the saved name
+                and address is opened.
             device: Where to open it.
             dtype: In which precision.
 
@@ -61,7 +62,9 @@ class TunedModel:
 
         artifact = Artifact.load(Path(folder))
         result = read_result(Path(folder))
-        model = backend or open_backend(artifact.model, device=device, dtype=dtype)
+        model = backend or open_backend(
+            artifact.model, device=device, dtype=dtype, address=artifact.address
+        )
         return cls(artifact, model, result)
 
     @property
@@ -115,7 +118,13 @@ class TunedModel:
     def _evidence(self, examples: Sequence[Example]) -> Evidence:
         reader = self.artifact.reader
         head = self.artifact.head
-        request = ScoreRequest(reader.prompts(examples), reader.choices, self._delta, head.top_k)
+        request = ScoreRequest(
+            reader.prompts(examples),
+            reader.choices,
+            self._delta,
+            head.top_k,
+            purpose="prediction",
+        )
         return ask(self.backend, request).candidate(0)
 
     def _examples(

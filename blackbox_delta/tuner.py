@@ -14,13 +14,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from blackbox_delta._tuner_outcome import Option, Outcome, Seconds, choose
+from blackbox_delta._tuner_outcome import (
+    Observer,
+    Option,
+    Outcome,
+    Progress,
+    Seconds,
+    choose,
+)
+from blackbox_delta._tuner_plan import CHECK_EVERY, Course, Plan, passes_over_test
 from blackbox_delta.budget import Budget, Need
+from blackbox_delta.errors import BudgetError, SpentError
+from blackbox_delta.forecast import Forecast
 from blackbox_delta.heads import make_head
 from blackbox_delta.history import History
 from blackbox_delta.objectives import make_objective
@@ -31,40 +40,27 @@ from blackbox_delta.types import (
     Backend,
     DeltaBatch,
     Evidence,
-    Example,
     Head,
     Optimizer,
+    ScoreRequest,
+    Scores,
+    Usage,
     Vector,
 )
 
-__all__ = ["Observer", "Option", "Outcome", "Progress", "Seconds", "Tuner", "choose"]
+__all__ = [
+    "CHECK_EVERY",
+    "Observer",
+    "Option",
+    "Outcome",
+    "Progress",
+    "Seconds",
+    "Tuner",
+    "choose",
+    "passes_over_test",
+]
 
-#: Generations between two looks at the optimizer's mean; a look costs two calls.
-CHECK_EVERY = 4
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What an observer is told after every step.
-
-    Attributes:
-        generation: Generations finished.
-        best_loss: Lowest training loss so far.
-        dev_accuracy: Of the best option so far.
-        budget: What was spent.
-        tested: Test examples scored, once the search is over.
-        to_test: Test examples to be scored, counted once for each delta.
-    """
-
-    generation: int
-    best_loss: float
-    dev_accuracy: float
-    budget: Budget
-    tested: int = 0
-    to_test: int = 0
-
-
-Observer = Callable[[Progress], None]
+_T = TypeVar("_T")
 
 
 class _Look(NamedTuple):
@@ -84,11 +80,11 @@ class Tuner:
         backend: The model: what it can do and what prompts cost.
         problem: The task as put to it.
         settings: How to search.
-        budget: Its only owner; everything the search asks is charged to it.
+        budget: The tuner is its only owner: everything the search asks is charged to it.
         observer: Told after every generation.
 
     Raises:
-        ConfigError: The head, the objective or the optimizer makes no sense.
+        ConfigError: The head, the objective, the optimizer or the budget makes no sense.
         BudgetError: The budget cannot pay for the untuned model and one generation.
     """
 
@@ -112,15 +108,20 @@ class Tuner:
         self._best_loss = float("inf")
         self._dev_accuracy = 0.0
         self._generation = 0
-        self._reference = problem.reader.prompts(
-            [
-                Example(text, "" if problem.reader.template.uses_pair else None)
-                for text in self._head.content_free
-            ]
-        )
-        self._generation_needs: tuple[Need, ...] = ()
-        self._check_budget()
+        starts = (problem, *problem.rivals)
+        budget.exact_tokens = backend.capabilities.exact_tokens
+        self._plan = Plan(backend, starts, settings.population, self._head.content_free)
+        self._steps = self._plan.steps[0]
+        self._plan.require(budget)
         self._optimizer = None if problem.frame is None else self._make_optimizer(problem.frame)
+
+    def forecast(self) -> Forecast:
+        """What :meth:`run`, and the test after it, will spend if no query is lost; asks nothing.
+
+        Raises:
+            ConfigError: The budget is in seconds, and nobody knows how fast the model answers.
+        """
+        return self._plan.forecast(self._budget)
 
     def run(self, backend: Backend, history: History | None = None) -> Outcome:
         """Searches until the budget is spent and chooses.
@@ -131,11 +132,17 @@ class Tuner:
 
         Raises:
             BackendError: A reply failed; what was paid for stays in the journal.
+            BudgetError: Replies were lost or cost more than was estimated, so that the budget ran
+                out before there was anything to choose from.
         """
         self._backend, self._history = backend, history
-        train, reference = self._choose_start()
-        self._generation_needs = self._needs_of_generation(self._problem)
-        options = self._untuned_options(train, reference)
+        options = _unless_spent(self._untuned_options)
+        if options is None:
+            raise BudgetError(
+                f"the budget of {self._budget} ran out before the untuned model was scored, for "
+                f"{self._budget.usage.lost} replies were lost or the others cost more than was "
+                "estimated; give a larger budget"
+            )
         if self._problem.frame is not None and self._optimizer is not None:
             self._search(self._problem.frame, self._optimizer, options)
         chosen = choose(options)
@@ -145,15 +152,17 @@ class Tuner:
     # ------------------------------------------------------------------ the search
 
     def _search(self, frame: Frame, optimizer: Optimizer, options: list[Option]) -> None:
-        while self._budget.affords(*self._generation_needs):
+        course = Course(self._budget, self._steps)
+        while course.goes_on():
+            losses = _unless_spent(lambda: self._one_generation(frame, optimizer))
+            if losses is None:
+                return
             self._generation += 1
-            losses = self._one_generation(frame, optimizer)
-            last = not self._budget.affords(*self._generation_needs)
-            checked = last or self._generation % CHECK_EVERY == 0
-            if checked:
-                mean = optimizer.mean
-                options.append(self._judged("delta", mean, self._head, self._look(mean)))
-            self._record(losses, options[-1] if checked else None)
+            check = None
+            if course.look_is_due(self._generation):
+                check = _unless_spent(lambda: self._look_at(optimizer.mean))
+            options += [check] if check else []
+            self._record(losses, check)
             self._tell_observer(options)
 
     def _one_generation(self, frame: Frame, optimizer: Optimizer) -> Vector:
@@ -166,7 +175,7 @@ class Tuner:
     def _losses(self, delta: DeltaBatch) -> Vector:
         """(λ,) held-out training losses, each through a head of its own."""
         train = self._problem.train
-        scored = self._score(train, delta)
+        scored = self._score(train, delta, "search")
         began = time.perf_counter()
         losses = [self._held_out_loss(evidence, reference) for evidence, reference in scored]
         self._seconds.head += time.perf_counter() - began
@@ -180,27 +189,34 @@ class Tuner:
 
     def _choose_start(self) -> tuple[Evidence, Evidence | None]:
         """Begins with the start of the lowest held-out training loss; returns its evidence."""
-        starts = (self._problem, *self._problem.rivals)
-        seen = [self._score(start.train, start.delta(start.start))[0] for start in starts]
+        seen = []
+        for start, steps in zip(self._plan.starts, self._plan.steps, strict=True):
+            self._problem = start
+            self._check_left(steps.start)
+            seen += self._score(start.train, start.delta(start.start), "start")
         losses = [self._held_out_loss(*evidence) for evidence in seen]
         best = int(np.argmin(losses))
-        self._problem = starts[best]
+        self._problem, self._steps = self._plan.starts[best], self._plan.steps[best]
         return seen[best]
 
-    def _untuned_options(self, train: Evidence, reference: Evidence | None) -> list[Option]:
+    def _untuned_options(self) -> list[Option]:
         """The untuned model behind the calibrated head and behind the chosen one."""
+        train, reference = self._choose_start()
         z = self._problem.start
         heads = {"calibrated": make_head("calibrated"), "head": self._head}
-        seen = _Look(train, reference, self._dev_evidence(z))
+        seen = _Look(train, reference, self._dev_evidence(z, self._steps.development))
         return [self._judged(name, z, head, seen) for name, head in heads.items()]
 
-    def _look(self, z: Vector) -> _Look:
+    def _look_at(self, z: Vector) -> Option:
         """Scores one z afresh on the training and the development examples."""
-        [(train, reference)] = self._score(self._problem.train, self._problem.delta(z))
-        return _Look(train, reference, self._dev_evidence(z))
+        _, development = self._steps.look
+        [(train, reference)] = self._score(self._problem.train, self._problem.delta(z), "look")
+        seen = _Look(train, reference, self._dev_evidence(z, development))
+        return self._judged("delta", z, self._head, seen)
 
-    def _dev_evidence(self, z: Vector | None) -> Evidence:
-        [(dev, _)] = self._score(self._problem.dev, self._problem.delta(z), reference=False)
+    def _dev_evidence(self, z: Vector | None, need: Need) -> Evidence:
+        self._check_left(need)
+        [(dev, _)] = self._score(self._problem.dev, self._problem.delta(z), "development")
         return dev
 
     def _judged(self, name: str, z: Vector | None, head: Head, seen: _Look) -> Option:
@@ -216,58 +232,49 @@ class Tuner:
 
     # ------------------------------------------------------------------ asking the model
 
+    def _check_left(self, need: Need) -> None:
+        """Lost queries, or tokens beyond their estimate, may have used up what was kept for it.
+
+        Raises:
+            SpentError: They have.
+        """
+        if self._budget.unit != "seconds" and not self._budget.affords(need):
+            raise SpentError(f"nothing is left for {need.what}", sent=0)
+
     def _score(
-        self, part: Part, delta: DeltaBatch | None, *, reference: bool = True
+        self, part: Part, delta: DeltaBatch | None, purpose: str
     ) -> list[tuple[Evidence, Evidence | None]]:
-        """Evidence on ``part`` under each candidate, and on the content-free texts."""
-        extra = self._reference if reference else []
-        request = self._problem.request([*part.prompts, *extra], delta, self._head.top_k)
-        scores = ask(self._backend, request)
-        self._budget.charge(scores.usage, calls=request.candidates)
-        n = len(part)
+        """Evidence on ``part`` under each candidate, and on the content-free texts.
+
+        A head is fitted on the training examples alone, so the development examples go without.
+        """
+        problem, n = self._problem, len(part)
+        free = problem.reader.content_free(self._head.content_free) if part is problem.train else []
+        request = problem.request(
+            [*part.prompts, *free], delta, self._head.top_k, purpose, self._budget.left_to_send
+        )
         return [
-            (evidence.select(slice(n)), evidence.select(slice(n, None)) if extra else None)
-            for evidence in scores
+            (evidence.select(slice(n)), evidence.select(slice(n, None)) if free else None)
+            for evidence in self._asked(request)
         ]
 
-    def _calls(self, problem: Problem, z: Vector | None) -> tuple[Need, Need]:
-        """What one candidate costs on the training and on the development examples."""
-        delta = problem.delta(z)
-        parts = ([*problem.train.prompts, *self._reference], problem.dev.prompts)
-        requests = [problem.request(prompts, delta, 0) for prompts in parts]
-        train, dev = (
-            Need("one call", 1, request.queries, int(self._backend.count_tokens(request).sum()))
-            for request in requests
-        )
-        return train, dev
-
-    def _check_budget(self) -> None:
-        """Checks that every start, the dearest one's generation and its look can be paid."""
-        starts = (self._problem, *self._problem.rivals)
-        calls = [self._calls(start, start.start) for start in starts]
-        searches = [self._needs_of_generation(start) for start in starts]
-        self._budget.require(
-            *(train.times(1, "the untuned model on the training examples") for train, _ in calls),
-            max((dev for _, dev in calls), key=_tokens).times(1, "on the development examples"),
-            *max(searches, key=lambda needs: sum(map(_tokens, needs))),
-        )
-
-    def _needs_of_generation(self, problem: Problem) -> tuple[Need, ...]:
-        """What a generation and the look after it take; nothing where nothing is searched."""
-        if problem.frame is None:
-            return ()
-        train, dev = self._calls(problem, np.zeros(problem.frame.subspace.dimension))
-        return (
-            train.times(self._settings.population, "one generation"),
-            train.times(1, "a look at its mean"),
-            dev.times(1, "that mean on the development examples"),
-        )
+    def _asked(self, request: ScoreRequest) -> Scores:
+        try:
+            scores = ask(self._backend, request)
+        except SpentError as error:
+            # Nobody says what the queries cost that were sent in vain; they count as all others.
+            tokens = int(self._backend.count_tokens(request).sum()) * request.candidates
+            sent = Usage(error.sent, round(tokens * error.sent / request.queries))
+            self._budget.charge(sent, calls=0)
+            raise
+        self._budget.charge(scores.usage, calls=request.candidates)
+        return scores
 
     # ------------------------------------------------------------------ book-keeping
 
     def _make_optimizer(self, frame: Frame) -> Optimizer:
         settings = self._settings
-        call, _ = self._calls(self._problem, np.zeros(frame.subspace.dimension))
+        call, _ = self._steps.look
         return make_optimizer(
             settings.optimizer,
             frame.subspace.dimension,
@@ -318,5 +325,9 @@ class Tuner:
             )
 
 
-def _tokens(need: Need) -> int:
-    return need.tokens
+def _unless_spent(work: Callable[[], _T]) -> _T | None:
+    """What ``work`` finds; nothing if replies were lost and the budget ran out over it."""
+    try:
+        return work()
+    except SpentError:
+        return None

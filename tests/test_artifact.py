@@ -199,6 +199,42 @@ def test_a_newer_version_is_refused_as_such(saved: Saved, tmp_path: Path) -> Non
         Artifact.load(tmp_path)
 
 
+def test_an_older_version_is_refused_as_such(saved: Saved, tmp_path: Path) -> None:
+    def older(value: Json) -> None:
+        value.update(version=1)
+        del value["address"]
+
+    described(copied(saved, tmp_path), older)
+    with pytest.raises(ArtifactError, match="of version 1, this package reads version 2; use"):
+        Artifact.load(tmp_path)
+
+
+class Remote(FakeBackend):
+    """The toy model as if it stood somewhere."""
+
+    @property
+    def address(self) -> Json:
+        return {"base_url": "http://127.0.0.1:8000/v1", "nested": {"tiers": [1, 2]}}
+
+
+def test_the_address_is_kept_and_given_to_whoever_opens_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, made_here = Remote(), made("plain", None)
+    artifact = Artifact.of(backend, made_here.reader, made_here.head, None, None)
+    artifact.save(tmp_path)
+    assert Artifact.load(tmp_path).address == backend.address
+    asked: list[tuple[str, Json]] = []
+
+    def opened(model: str, **given: Any) -> FakeBackend:
+        asked.append((model, given))
+        return backend
+
+    monkeypatch.setattr("blackbox_delta.tuned_model.open_backend", opened)
+    assert TunedModel.load(tmp_path, device="cpu").backend is backend
+    assert asked == [("fake", {"device": "cpu", "dtype": None, "address": backend.address})]
+
+
 def test_an_edited_label_is_noticed(saved: Saved, tmp_path: Path) -> None:
     described(copied(saved, tmp_path), lambda value: value["labels"].reverse(), sealed=False)
     with pytest.raises(ArtifactError, match="damaged or was edited"):
@@ -212,6 +248,9 @@ def test_an_edited_label_is_noticed(saved: Saved, tmp_path: Path) -> None:
         lambda value: value.update(template="{text}"),
         lambda value: value.update(labels=["a", "a"]),
         lambda value: value.update(labels=3),
+        lambda value: value.pop("address"),
+        lambda value: value.update(address="http://127.0.0.1"),
+        lambda value: value.update(address=None),
         lambda value: value.update(head="tail"),
         lambda value: value.update(head="calibrated"),
     ],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from blackbox_delta.budget import Budget, Need
 from blackbox_delta.errors import BudgetError, ConfigError
+from blackbox_delta.prices import Prices
 from blackbox_delta.types import Usage
+
+PRICES = Prices(0.5, 2.0)  # $ per million
 
 
 @pytest.mark.parametrize(
@@ -27,12 +31,19 @@ from blackbox_delta.types import Usage
         ("600 s", 600, "seconds"),
         ("0.5s", 0.5, "seconds"),
         ("1.5 h", 5400, "seconds"),
+        ("$2.50", 2.5, "usd"),
+        (" $ 3", 3, "usd"),
+        ("$1.5k", 1500, "usd"),
+        ("2.50 usd", 2.5, "usd"),
+        ("2.5 Dollars", 2.5, "usd"),
+        ("1 USD", 1, "usd"),
+        ("$0.000000001", 1e-9, "usd"),
     ],
 )
 def test_parse_reads_every_unit(text: str | int, limit: float, unit: str) -> None:
-    budget = Budget.parse(text)
+    budget = Budget.parse(text, PRICES)
     assert (budget.limit, budget.unit) == (limit, unit)
-    assert isinstance(budget.limit, int) or unit == "seconds"
+    assert isinstance(budget.limit, int) or unit in ("seconds", "usd")
 
 
 @pytest.mark.parametrize(
@@ -53,11 +64,18 @@ def test_parse_reads_every_unit(text: str | int, limit: float, unit: str) -> Non
         "nan",
         True,
         "٣",
+        "$",
+        "$0",
+        "$-1",
+        "$3 usd",
+        "$3 calls",
+        "3$",
+        "$1e3",
     ],
 )
 def test_parse_refuses_what_makes_no_sense(text: str | int) -> None:
     with pytest.raises(ConfigError, match="budget"):
-        Budget.parse(text)
+        Budget.parse(text, PRICES)
 
 
 def test_a_limit_that_is_not_a_number_is_refused() -> None:
@@ -67,41 +85,63 @@ def test_a_limit_that_is_not_a_number_is_refused() -> None:
         Budget(3, "euros")  # type: ignore[arg-type]
 
 
-@given(st.text())
+def test_dollars_need_prices() -> None:
+    with pytest.raises(ConfigError, match="settings price_in and price_out"):
+        Budget.parse("$2.50")
+    assert Budget.parse("300 calls").cost is None
+
+
+@given(st.one_of(st.text(), st.from_regex(r"\A\$?[0-9]{1,8}(\.[0-9]{1,9})?( ?usd)?\Z")))
 def test_parse_never_fails_in_another_way(text: str) -> None:
     try:
-        budget = Budget.parse(text)
+        budget = Budget.parse(text, PRICES)
     except ConfigError:
         return
-    assert Budget.parse(str(budget)).unit == budget.unit
+    again = Budget.parse(str(budget), PRICES)
+    assert again.unit == budget.unit
+    if budget.unit != "seconds":
+        assert again.limit == budget.limit
 
 
 class Spending(RuleBasedStateMachine):
     """Whoever asks first never exceeds the limit; who does not is stopped."""
 
-    @initialize(limit=st.integers(1, 2000), unit=st.sampled_from(["calls", "queries", "tokens"]))
+    @initialize(
+        limit=st.integers(1, 2000), unit=st.sampled_from(["calls", "queries", "tokens", "usd"])
+    )
     def start(self, limit: int, unit: str) -> None:
-        self.budget = Budget(limit, unit)  # type: ignore[arg-type]
-        self.spent = {"calls": 0, "queries": 0, "tokens": 0}
+        size = limit / 1_000_000 if unit == "usd" else limit
+        self.budget = Budget(size, unit, PRICES)  # type: ignore[arg-type]
+        self.spent = {"calls": 0.0, "queries": 0.0, "tokens": 0.0, "usd": 0.0}
 
-    @rule(count=st.integers(1, 40), queries=st.integers(1, 64), tokens=st.integers(1, 300))
-    def spend(self, count: int, queries: int, tokens: int) -> None:
-        needs = (Need("one", 1, queries, tokens), Need("", 1, queries, tokens).times(count, "more"))
+    @rule(
+        count=st.integers(1, 40),
+        queries=st.integers(1, 64),
+        tokens=st.integers(1, 300),
+        written=st.integers(0, 3),
+    )
+    def spend(self, count: int, queries: int, tokens: int, written: int) -> None:
+        one = Need("one", 1, queries, tokens, written)
         usage = Usage((count + 1) * queries, (count + 1) * tokens, 0, 0.1 * count)
-        if not self.budget.affords(*needs):
+        usage = replace(usage, output_tokens=(count + 1) * written)
+        if not self.budget.affords(one, one.times(count, "more")):
             with pytest.raises(BudgetError, match="must ask the budget first"):
                 self.budget.charge(usage, count + 1)
             return
         self.budget.charge(usage, count + 1)
-        for unit, each in (("calls", 1), ("queries", queries), ("tokens", tokens)):
+        price = (0.5 * tokens + 2.0 * written) / 1_000_000
+        sizes = {"calls": 1, "queries": queries, "tokens": tokens, "usd": price}
+        for unit, each in sizes.items():
             self.spent[unit] += (count + 1) * each
 
     @invariant()
     def never_exceeded(self) -> None:
-        assert self.spent[self.budget.unit] == self.budget.spent <= self.budget.limit
+        assert self.budget.spent <= self.budget.limit
+        assert self.budget.spent == pytest.approx(self.spent[self.budget.unit], rel=1e-12)
         assert self.budget.fraction_spent == self.budget.spent / self.budget.limit
         spent = (self.budget.calls, self.budget.usage.queries, self.budget.usage.tokens)
-        assert spent == tuple(self.spent.values())
+        assert spent == (self.spent["calls"], self.spent["queries"], self.spent["tokens"])
+        assert self.budget.cost == pytest.approx(self.spent["usd"], rel=1e-12)
 
 
 TestSpending = Spending.TestCase
@@ -178,3 +218,127 @@ def test_require_says_what_each_need_takes_and_what_would_do() -> None:
     Budget.parse("23 calls").require(baseline, generation)
     Budget.parse("736 queries").require(baseline, generation)
     Budget.parse("1 s").require(baseline, generation)
+
+
+# ------------------------------------------------------------------------- money
+
+
+def test_a_budget_in_dollars_is_said_in_dollars() -> None:
+    budget = Budget.parse("2.5 usd", PRICES)
+    assert str(budget) == "$2.50"
+    budget.charge(Usage(10, 200_000, output_tokens=10_000), 1)
+    assert budget.spent == budget.cost == pytest.approx(0.12)
+    assert budget.remaining == "$2.38 of $2.50 left"
+    assert budget.most_calls(Need("one call", 1, 10, 200_000, 10_000)) == 20
+
+
+def test_require_says_how_many_dollars_would_do() -> None:
+    baseline, generation = Need("the baseline", 3, 96, 2000, 96), Need("one", 20, 640, 9000, 640)
+    with pytest.raises(BudgetError) as caught:
+        Budget.parse("$0.001", PRICES).require(baseline, generation)
+    assert str(caught.value) == (
+        "the budget of $0.001 is too small: the baseline takes $0.00119 and one $0.00578; "
+        "give at least $0.00698"
+    )
+    Budget.parse("$0.00698", PRICES).require(baseline, generation)
+
+
+@given(st.integers(1, 10**7), st.integers(0, 10**4), st.floats(1e-3, 1e3))
+def test_the_least_budget_in_dollars_suffices(tokens: int, written: int, price: float) -> None:
+    need, prices = Need("all", 1, 1, tokens, written), Prices(price, 2 * price)
+    budget = Budget(1e-12, "usd", prices)
+    with pytest.raises(BudgetError) as caught:
+        budget.require(need)
+    least = Budget.parse(str(caught.value).rpartition("at least ")[2], prices)
+    least.require(need)
+    assert least.limit <= 1.01 * prices.cost(need.usage) + 1e-2
+
+
+def test_what_costs_nothing_never_ends_and_is_refused() -> None:
+    free = Budget.parse("$1", Prices(0, 5))
+    with pytest.raises(ConfigError, match="costs nothing"):
+        free.require(Need("one call", 1, 10, 300))
+    free.require(Need("one call", 1, 10, 300, 10))
+
+
+# ------------------------------------------------------------------------- lost queries
+
+
+def test_lost_queries_count_where_they_may_be_billed() -> None:
+    usage = Usage(queries=10, tokens=450, lost=5)
+    for unit, spent in (("calls", 1), ("queries", 15), ("tokens", 450)):
+        budget = Budget(1000, unit)  # type: ignore[arg-type]
+        budget.charge(usage, 1)
+        assert budget.spent == spent
+
+
+def test_only_a_budget_in_queries_says_what_may_be_sent() -> None:
+    budget = Budget.parse("100 queries")
+    assert budget.left_to_send == 100
+    budget.charge(Usage(queries=60, lost=7), 2)
+    assert budget.left_to_send == 33
+    for other in ("100", "100 tokens", "100 s", "$100"):
+        assert Budget.parse(other, PRICES).left_to_send is None
+
+
+@pytest.mark.parametrize(
+    ("unit", "exact", "lost", "binding"),
+    [
+        ("calls", False, 5, True),
+        ("queries", False, 5, True),
+        ("tokens", True, 0, True),
+        ("tokens", True, 5, False),  # nobody knew that they would be lost
+        ("tokens", False, 0, False),
+        ("usd", True, 0, True),
+        ("usd", True, 5, False),
+        ("usd", False, 0, False),
+        ("seconds", True, 0, False),
+    ],
+)
+def test_only_what_could_be_foreseen_must_be_kept(
+    unit: str, exact: bool, lost: int, binding: bool
+) -> None:
+    budget = Budget(1, unit, Prices(1e6, 0))  # type: ignore[arg-type]
+    budget.exact_tokens = exact
+    usage = Usage(queries=10, tokens=20, seconds=30.0, lost=lost)
+    if binding:
+        with pytest.raises(BudgetError, match="must ask the budget first"):
+            budget.charge(usage, 2)
+        assert budget.spent == 0
+    else:
+        budget.charge(usage, 2)
+        assert budget.fraction_spent == 1
+        assert not budget.affords(Need("nothing", 0, 0, 0))
+
+
+# ------------------------------------------------------------------------- estimates
+
+
+@pytest.mark.parametrize("unit", ["tokens", "usd"])
+def test_a_tenth_is_kept_back_where_tokens_are_estimated(unit: str) -> None:
+    budget = Budget(1000, unit, Prices(1e6, 0))  # type: ignore[arg-type]
+    budget.exact_tokens = False
+    assert budget.affords(Need("fits", 1, 1, 909))
+    assert not budget.affords(Need("does not", 1, 1, 910))
+    with pytest.raises(BudgetError, match=r"give at least \$?1001(\.00)?, a tenth to spare"):
+        budget.require(Need("does not", 1, 1, 910))
+    budget.charge(Usage(queries=1, tokens=500), 1)
+    assert budget.affords(Need("fits", 1, 1, 454))
+    assert not budget.affords(Need("does not", 1, 1, 455))
+
+
+def test_calls_and_queries_need_no_margin() -> None:
+    for unit in ("calls", "queries"):
+        budget = Budget(100, unit)  # type: ignore[arg-type]
+        budget.exact_tokens = False
+        assert budget.affords(Need("all", 100, 100, 10**9))
+
+
+def test_a_fresh_budget_has_nothing_spent() -> None:
+    budget = Budget.parse("$1", PRICES)
+    budget.exact_tokens = False
+    budget.charge(Usage(10, 1000), 1)
+    fresh = budget.fresh()
+    assert (fresh.spent, fresh.calls, str(fresh)) == (0, 0, "$1.00")
+    assert (fresh.prices, fresh.exact_tokens) == (PRICES, False)
+    assert budget.calls == 1

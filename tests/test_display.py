@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.budget import Budget
 from blackbox_delta.display import (
     LiveDisplay,
@@ -18,10 +20,13 @@ from blackbox_delta.display import (
     say,
     search_display,
     seconds_left,
+    show_forecast,
     show_metrics,
     show_result,
 )
-from blackbox_delta.errors import TemplateError
+from blackbox_delta.errors import ConfigError, TemplateError
+from blackbox_delta.forecast import Cost, Forecast, StartForecast
+from blackbox_delta.prices import Prices
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import FewShotSplit, Metrics
 from blackbox_delta.tuner import Progress
@@ -117,6 +122,12 @@ def test_a_generation_is_one_line(budget: Budget, expected: str) -> None:
     assert line.isprintable()
 
 
+def test_money_is_written_as_money() -> None:
+    budget = Budget.parse("$2.50", Prices(0.5, 2.0))
+    line = progress_line(after(budget))  # 246,000 tokens at $0.50 a million
+    assert "$0.12 of $2.50, 82 calls, 7,872 queries, 246,000 tokens, " in line
+
+
 def test_hours_are_written_as_hours() -> None:
     assert progress_line(after(Budget(164), seconds=3725)).endswith(", 1:02:05 left")
 
@@ -182,6 +193,19 @@ def test_the_plan_says_when_nothing_is_searched() -> None:
     assert "λ" not in line
 
 
+def test_the_plan_says_what_a_text_only_model_leaves_to_search() -> None:
+    able = FakeBackend(accepts=()).capabilities
+    assert "takes text only, so the output side" in plan_line("fake", SPLIT, Settings(), able)
+    assert "λ = 20" in plan_line("fake", SPLIT, Settings(), FakeBackend().capabilities)
+
+
+def test_the_plan_knows_money() -> None:
+    priced = Settings(budget="$2.50", price_in=0.15, price_out=0.6)
+    assert "fake: $2.50 at most" in plan_line("fake", SPLIT, priced)
+    with pytest.raises(ConfigError, match="price_in"):
+        plan_line("fake", SPLIT, Settings(budget="$2.50"))
+
+
 def test_the_plan_refuses_a_template_that_cannot_be_read() -> None:
     with pytest.raises(TemplateError):
         plan_line("fake", SPLIT, Settings(template="{text}"))
@@ -239,6 +263,101 @@ def test_a_result_without_test_part_shows_the_development_examples() -> None:
     show_result(console, result(test_n=0, **nothing))
     assert "16 development examples" in shown(console)
     assert "calibrated 0.750, tuned 0.875" in shown(console)
+
+
+def test_a_result_shows_money_where_it_is_known() -> None:
+    console = pipe()
+    show_result(console, result(cost_usd=0.1234, test_cost_usd=0.01234))
+    text = shown(console)
+    assert "= 21,504 tokens = $0.12 for the search, 240 queries = $0.0123 for the test;" in text
+    without = pipe()
+    show_result(without, result(cost_usd=None, test_cost_usd=None))
+    assert "$" not in shown(without)
+
+
+def test_a_result_says_what_is_wrong_with_replies() -> None:
+    console = pipe()
+    counts = {
+        "labels": ["a", "b"],
+        "lost_queries": 1000,
+        "test_lost_queries": 234,
+        "bounded_labels": 380,
+        "test_bounded_labels": 0,
+        "unparsed_replies": 3,
+        "test_unparsed_replies": 4,
+    }
+    show_result(console, result(**counts))
+    text = shown(console)
+    assert "1,234 more queries were lost" in text
+    # 380 of 2 labels of each of 1,344 + 240 replies.
+    assert "12 % of the labels' log-probabilities are upper bounds" in text
+    assert "7 of 1,584 replies named no label." in text
+    few = pipe()
+    show_result(few, result(labels=["a", "b"], bounded_labels=1))
+    assert "Less than 1 % of" in shown(few)
+
+
+@pytest.mark.parametrize("zeros", [{}, {"lost_queries": 0, "bounded_labels": 0}])
+def test_a_sound_result_says_no_more_than_it_must(zeros: dict[str, int]) -> None:
+    console = pipe()
+    show_result(console, result(**zeros))
+    for word in ("lost", "bound", "named no label"):
+        assert word not in shown(console)
+
+
+SEARCH = Cost(49, 490, 21_000, 980, 0.01246, generations=10)
+DEARER = Cost(49, 490, 22_000, 980, 0.01296, generations=10)
+TEST = Cost(1, 60, 2400, 120, 0.00144)
+
+
+def forecast_rows(*starts: StartForecast, exact: bool = True) -> tuple[dict[str, list[str]], str]:
+    console = Console(force_terminal=False, file=io.StringIO(), width=140, _environ={})
+    show_forecast(console, Forecast(starts, exact))
+    return rows_of(console), shown(console)
+
+
+def test_a_forecast_shows_search_and_test() -> None:
+    rows, text = forecast_rows(
+        StartForecast("one", DEARER, TEST, TEST + TEST),
+        StartForecast("other", SEARCH, TEST, TEST + TEST),
+    )
+    assert "the run takes 10 generations" in text
+    assert rows["search"] == ["49", "490", "21,000 – 22,000", "980", "$0.0125 – $0.013"]
+    assert rows["test, no delta kept"] == ["1", "60", "2,400", "120", "$0.00144"]
+    assert rows["test, a delta kept"] == ["2", "120", "4,800", "240", "$0.00288"]
+    assert rows["together"] == [
+        "50 – 51",
+        "550 – 610",
+        "23,400 – 26,800",
+        "1,100 – 1,220",
+        "$0.0139 – $0.0158",
+    ]
+    assert "Nothing was sent" in text
+    assert "estimated" not in text
+
+
+def test_a_forecast_leaves_out_what_is_not_there() -> None:
+    search, none = replace(SEARCH, usd=None), Cost(0, 0, 0, 0, None)
+    rows, text = forecast_rows(StartForecast(None, search, none, none), exact=False)
+    assert set(rows) == {"calls", "search"}
+    assert "$" not in text
+    assert "estimated" in text
+    one = replace(TEST, usd=None)
+    rows, _ = forecast_rows(StartForecast(None, search, one, one))
+    assert rows["test"] == ["1", "60", "2,400", "120"]
+    assert rows["together"] == ["50", "550", "23,400", "1,100"]
+
+
+def test_a_narrow_terminal_cuts_no_forecast_off() -> None:
+    large = Cost(1377, 110_160, 4_978_070, 123_456, 2.49, 67)
+    larger = Cost(1541, 123_280, 4_988_070, 234_567, 2.5, 75)
+    test = Cost(1, 200, 8051, 400, 0.004)
+    console = Console(force_terminal=False, file=io.StringIO(), width=80, _environ={})
+    starts = (StartForecast("a", large, test, test), StartForecast("b", larger, test, test))
+    show_forecast(console, Forecast(starts, exact=True))
+    assert "…" not in shown(console)
+    for number in ("1,377", "1,541", "4,978,070", "4,988,070", "123,456", "234,567", "$2.49"):
+        assert number in shown(console)
 
 
 def test_metrics_show_every_class() -> None:

@@ -17,15 +17,24 @@ from blackbox_delta.errors import (
     UnsupportedError,
     VerbalizerError,
 )
-from blackbox_delta.problem import Problem, ask, build_problem
+from blackbox_delta.problem import Problem, Reader, ask, build_problem
 from blackbox_delta.settings import Settings
-from blackbox_delta.tasks import DEFAULT_STARTS, draw_split, load_task
+from blackbox_delta.tasks import (
+    DEFAULT_STARTS,
+    Template,
+    default_template,
+    draw_split,
+    load_task,
+)
 from blackbox_delta.types import (
+    AnswerSlot,
     Capabilities,
     Example,
     ScoreRequest,
     Scores,
+    Sink,
     SoftSlot,
+    Words,
 )
 
 TASK = load_task(str(files("blackbox_delta.data") / "support"))
@@ -201,11 +210,87 @@ def test_what_makes_no_sense_is_refused_and_nothing_asked(
     assert backend.calls == 0
 
 
-def test_a_text_only_backend_takes_no_soft_prompt() -> None:
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"template": "{text} {soft} It is {label}"}, "use a template without {soft}, or none"),
+        ({"soft_init": "random"}, "nothing can start from 'random'; leave soft_init out"),
+        ({"soft_init": "zero"}, "nothing can start from 'zero'"),
+    ],
+)
+def test_a_text_only_backend_takes_no_soft_prompt(given: dict[str, Any], what: str) -> None:
     backend = FakeBackend(accepts=frozenset())
-    with pytest.raises(UnsupportedError, match=r"takes no soft prompts; use a template without"):
-        build(backend)
+    with pytest.raises(UnsupportedError, match=f"takes no soft prompts.*{what}"):
+        build(backend, **given)
     assert backend.calls == 0
+
+
+def words_of(problem: Problem, part: str) -> list[str]:
+    """What a model reads, soft slots apart."""
+    prompts = getattr(problem, part).prompts
+    return ["".join(s.text for s in p.segments if isinstance(s, Words)) for p in prompts]
+
+
+@pytest.mark.parametrize("part", ["train", "dev", "test"])
+def test_a_text_only_backend_reads_the_default_starts_as_words(part: str) -> None:
+    problem = build(FakeBackend(accepts=frozenset()))
+    soft = build()
+    starts = (problem, *problem.rivals)
+    assert [start.words for start in starts] == list(DEFAULT_STARTS)
+    for start in starts:
+        assert start.frame is None
+        assert start.start is None
+        assert not start.reader.template.slots
+        assert start.reader.choices == soft.reader.choices
+        np.testing.assert_array_equal(start.train.labels, soft.train.labels)
+        # The same words as with a soft prompt that has not moved from where it starts.
+        assert words_of(start, part) == [f"{text}{start.words}" for text in words_of(soft, part)]
+
+
+def test_a_start_of_ones_own_is_read_as_words_too() -> None:
+    backend = FakeBackend(accepts=frozenset())
+    problem = build(backend, soft_init="text:\\n{{one}} of {options} is")
+    assert problem.rivals == ()
+    [text, *_] = words_of(problem, "train")
+    assert text.endswith("\n{{one}} of account, billing, delivery, sales, technical is")
+
+
+class Chatty(FakeBackend):
+    """Answers a turn of a chat."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities, chat=True)
+
+
+def test_a_chat_is_asked_a_question() -> None:
+    problem = build(Chatty(accepts=frozenset()))
+    assert problem.reader.template.source == default_template(pairs=False, chat=True)
+    assert problem.rivals == ()
+    assert (problem.frame, problem.words) == (None, None)
+    [text, *_] = words_of(problem, "train")
+    options = "account, billing, delivery, sales, technical"
+    assert text.endswith(f"\nWhich of these is it: {options}? Answer with that word alone.")
+    assert problem.reader.choices[0] == " account"
+    with pytest.raises(UnsupportedError, match="nothing can start from 'text:It is'"):
+        build(Chatty(accepts=frozenset()), soft_init="text:It is")
+    own = build(Chatty(accepts=frozenset()), template="{text} Which? {label}")
+    assert own.reader.template.source == "{text} Which? {label}"
+    assert build(Chatty()).frame is not None
+
+
+def test_a_request_carries_what_it_is_for_and_what_may_be_sent() -> None:
+    problem = build()
+    request = problem.request(problem.dev.prompts, None, 3, "development", 17)
+    assert (request.top_k, request.purpose, request.max_sent) == (3, "development", 17)
+    assert request.choices == problem.reader.choices
+
+
+def test_content_free_texts_stand_alone_in_templates_of_pairs() -> None:
+    template = Template.parse("{text} / {text_pair} = {label}")
+    reader = Reader(template, build().reader.verbalizer)
+    [prompt] = reader.content_free(["N/A"])
+    assert prompt.segments == (Words("N/A", truncatable=True), Words(" /  ="), AnswerSlot())
 
 
 @pytest.mark.parametrize(
@@ -225,8 +310,8 @@ def test_a_split_that_cannot_be_learnt_from_is_refused(change: Any, what: str) -
 class Broken(FakeBackend):
     """Answers one number too few."""
 
-    def score(self, request: ScoreRequest) -> Scores:
-        reply = super().score(request)
+    def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
+        reply = super().score(request, sink)
         return replace(reply, label_logprobs=reply.label_logprobs[:, :, 1:])
 
 

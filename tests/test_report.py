@@ -14,13 +14,14 @@ from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.budget import Budget
 from blackbox_delta.errors import BackendError
 from blackbox_delta.heads import make_head
+from blackbox_delta.prices import Prices
 from blackbox_delta.problem import build_problem
 from blackbox_delta.report import UNMEASURED, build_result, score_test, time_free
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import draw_split, load_task
 from blackbox_delta.tuned_model import TunedModel
 from blackbox_delta.tuner import Outcome, Tuner
-from blackbox_delta.types import Example, FittedHead, Vector
+from blackbox_delta.types import Example, FittedHead, Usage, Vector
 
 TASK = load_task(str(files("blackbox_delta.data") / "support"))
 SPLIT = draw_split(TASK, shots=4, seed=0, max_test=60)
@@ -48,6 +49,15 @@ PROMISED = [
     "backend_seconds",
     "verdict",
 ]
+COSTS = (
+    "queries",
+    "tokens",
+    "output_tokens",
+    "lost_queries",
+    "bounded_labels",
+    "unparsed_replies",
+    "cost_usd",
+)
 
 
 def unheard(_tested: int, _to_test: int) -> None:
@@ -185,6 +195,41 @@ def test_test_queries_stand_beside_the_budget() -> None:
     assert result["calls"] <= 40
     assert result["test_queries"] in (60, 120)
     assert backend.queries == result["queries"] + result["test_queries"]
+
+
+def test_costs_stand_apart_for_search_and_test(finished: Finished) -> None:
+    prices = Prices(3.0, 7.0)
+    budget = Budget(40, "calls", prices)
+    budget.charge(Usage(30, 900, output_tokens=60, lost=3, bounded=4, unparsed=5), 3)
+    test = score_test(finished.backend, finished.outcome, unheard)
+    assert test is not None
+    usage = Usage(60, 1800, output_tokens=120, lost=7, bounded=8, unparsed=9)
+    test = replace(test, usage=usage)
+    result = build_result(finished.backend, finished.settings, budget, finished.outcome, test)
+    assert {name: result[name] for name in COSTS} == {
+        "queries": 30,
+        "tokens": 900,
+        "output_tokens": 60,
+        "lost_queries": 3,
+        "bounded_labels": 4,
+        "unparsed_replies": 5,
+        "cost_usd": pytest.approx((900 * 3 + 60 * 7) / 1e6),
+    }
+    assert {name: result[f"test_{name}"] for name in COSTS} == {
+        "queries": 60,
+        "tokens": 1800,
+        "output_tokens": 120,
+        "lost_queries": 7,
+        "bounded_labels": 8,
+        "unparsed_replies": 9,
+        "cost_usd": pytest.approx((1800 * 3 + 120 * 7) / 1e6),
+    }
+
+
+def test_without_prices_there_is_no_cost(finished: Finished) -> None:
+    args = (finished.backend, finished.settings, finished.budget, finished.outcome)
+    result = build_result(*args, score_test(finished.backend, finished.outcome, unheard))
+    assert result["cost_usd"] is result["test_cost_usd"] is None
 
 
 def test_without_a_test_part_nothing_is_claimed() -> None:

@@ -12,6 +12,7 @@ from blackbox_delta.errors import ConfigError
 from blackbox_delta.heads import HEADS
 from blackbox_delta.objectives import OBJECTIVES
 from blackbox_delta.optimizers import OPTIMIZERS
+from blackbox_delta.prices import Prices
 from blackbox_delta.settings import Settings
 
 
@@ -71,6 +72,10 @@ def test_an_unknown_name_is_refused_and_the_known_ones_are_named() -> None:
         ("scale", float("nan")),
         ("scale", float("inf")),
         ("population", 1),
+        ("price_in", -0.1),
+        ("price_in", float("nan")),
+        ("price_out", float("inf")),
+        ("price_out", "1"),
         ("head", 1),
         ("max_test", 0),
     ],
@@ -88,3 +93,12 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         Settings().shots = 3  # type: ignore[misc]
+
+
+def test_prices_come_both_or_not_at_all() -> None:
+    assert Settings().prices is None
+    assert Settings.of({"price_in": 0.15, "price_out": 0}).prices == Prices(0.15, 0.0)
+    with pytest.raises(ConfigError, match="price_out is missing"):
+        _ = Settings.of({"price_in": 0.15}).prices
+    with pytest.raises(ConfigError, match="price_in is missing"):
+        _ = Settings.of({"price_out": 0.15}).prices

@@ -14,7 +14,7 @@ from blackbox_delta.errors import ArtifactError, BackendError, DataError, RunErr
 from blackbox_delta.runs import RESULT_NAME
 from blackbox_delta.tasks import draw_split, load_task, task_from_lists
 from blackbox_delta.tuned_model import TunedModel
-from blackbox_delta.types import Example, ScoreRequest, Scores
+from blackbox_delta.types import Example, ScoreRequest, Scores, Sink
 
 TASK = load_task(str(files("blackbox_delta.data") / "support"))
 SPLIT = draw_split(TASK, shots=2, seed=0, max_test=20)
@@ -135,11 +135,29 @@ def test_pairs_are_checked(paired: TunedModel, texts: Any, pairs: Any, what: str
         paired.predict(texts, pairs)
 
 
+class Listening(FakeBackend):
+    """Remembers what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[ScoreRequest] = []
+
+    def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
+        self.requests.append(request)
+        return super().score(request, sink)
+
+
+def test_predictions_are_asked_for_as_such(single: TunedModel) -> None:
+    backend = Listening()
+    TunedModel(single.artifact, backend).predict(TEXTS)
+    assert {request.purpose for request in backend.requests} == {"prediction"}
+
+
 class NotANumber(FakeBackend):
     """A model gone wrong after it was tuned."""
 
-    def score(self, request: ScoreRequest) -> Scores:
-        reply = super().score(request)
+    def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
+        reply = super().score(request, sink)
         reply.label_logprobs[0, -1] = np.nan
         return reply
 

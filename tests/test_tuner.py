@@ -32,6 +32,7 @@ from blackbox_delta.types import (
     Prompt,
     ScoreRequest,
     Scores,
+    Sink,
     Vector,
 )
 
@@ -57,8 +58,8 @@ class Counting(FakeBackend):
         self.prompts: set[Prompt] = set()
         self.requests: list[tuple[int, int, int]] = []  # λ, n, k
 
-    def score(self, request: ScoreRequest) -> Scores:
-        reply = super().score(request)
+    def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
+        reply = super().score(request, sink)
         self.got["calls"] += request.candidates
         self.got["queries"] += request.candidates * len(request.prompts)
         self.got["tokens"] += request.candidates * int(self.count_tokens(request).sum())
@@ -254,7 +255,7 @@ def test_the_search_begins_where_the_held_out_training_loss_is_lowest(
     shift: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts = STARTS[shift:] + STARTS[:shift]
-    monkeypatch.setattr("blackbox_delta.problem.DEFAULT_STARTS", starts)
+    monkeypatch.setattr("blackbox_delta._problem_starts.DEFAULT_STARTS", starts)
     run = Run()
     table = run.backend.embedding_table
     assert table is not None
@@ -275,7 +276,7 @@ def test_the_search_begins_where_the_held_out_training_loss_is_lowest(
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_every_start_is_charged_one_call(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blackbox_delta.problem.DEFAULT_STARTS", STARTS[:count])
+    monkeypatch.setattr("blackbox_delta._problem_starts.DEFAULT_STARTS", STARTS[:count])
     assert least("calls") == count + 1 + POPULATION + 2
     run = Run(Counting(fail_at=[count + 2]))  # after the development examples
     with pytest.raises(BackendError):
@@ -414,8 +415,8 @@ def test_the_budget_is_never_exceeded_and_counted_exactly(data: st.DataObject, u
 class Timed(Counting):
     """Says that every candidate takes one second, however busy the machine is."""
 
-    def score(self, request: ScoreRequest) -> Scores:
-        reply = super().score(request)
+    def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
+        reply = super().score(request, sink)
         return replace(reply, usage=replace(reply.usage, seconds=float(request.candidates)))
 
 

@@ -23,6 +23,14 @@ DEFAULT_PAIR = "Text: {text}\nText: {text_pair}{soft} {label}"
 #: What the soft prompt of the default templates may start from. The search begins with the words
 #: under which the training examples are told apart best; see the README for what each is worth.
 DEFAULT_STARTS = ("\nIn one word, it is", "\nCategory:")
+#: For models that answer a turn of a chat instead of going on with the words.
+DEFAULT_CHAT_SINGLE = (
+    "Text: {text}\nWhich of these is it: {options}? Answer with that word alone. {label}"
+)
+DEFAULT_CHAT_PAIR = (
+    "Text: {text}\nText: {text_pair}\n"
+    "Which of these is it: {options}? Answer with that word alone. {label}"
+)
 
 FIELDS = ("{text}", "{text_pair}", "{label}", "{soft}", "{soft:N}", "{options}", "{decoder}")
 
@@ -143,9 +151,16 @@ class Template:
         return Prompt(tuple(_merge(filled)))
 
 
-def default_template(pairs: bool) -> str:
+def default_template(pairs: bool, chat: bool = False) -> str:
     """The template that is used when the user gives none."""
+    if chat:
+        return DEFAULT_CHAT_PAIR if pairs else DEFAULT_CHAT_SINGLE
     return DEFAULT_PAIR if pairs else DEFAULT_SINGLE
+
+
+def in_words(source: str, words: str) -> str:
+    """The template with plain words where ``{soft}`` stood, for models that take text only."""
+    return source.replace("{soft}", words.replace("{", "{{").replace("}", "}}"))
 
 
 # ------------------------------------------------------------------------- parsing

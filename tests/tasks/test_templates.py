@@ -14,6 +14,7 @@ from blackbox_delta.tasks import (
     Template,
     default_template,
 )
+from blackbox_delta.tasks.templates import in_words
 from blackbox_delta.types import (
     AnswerSlot,
     DecoderStart,
@@ -164,6 +165,26 @@ def test_the_default_templates_fit_their_data(pairs: bool) -> None:
     assert template.slots
     assert not template.text_after_answer
     assert not template.uses_decoder
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_chat_is_asked_for_one_of_the_options(pairs: bool) -> None:
+    template = Template.parse(default_template(pairs, chat=True))
+    template.check(pairs=pairs)
+    assert (template.slots, template.choice_prefix) == ((), " ")
+    assert not template.text_after_answer
+    example = PAIR if pairs else Example("a film")
+    texts = "Text: a film\nText: a claim" if pairs else "Text: a film"
+    asked = "Which of these is it: good, bad? Answer with that word alone."
+    assert as_text(template.render(example, ("good", "bad")), "") == f"{texts}\n{asked}"
+
+
+@given(words=st.text(st.characters(codec="utf-8", exclude_characters="\\")).filter(str.strip))
+def test_any_words_can_stand_where_the_soft_prompt_stood(words: str) -> None:
+    template = Template.parse(in_words("Text: {text}{soft} {label}", words))
+    assert template.slots == ()
+    shown = as_text(template.render(Example("a film"), ()), "")
+    assert shown == f"Text: a film{words}".rstrip(" ")
 
 
 # -------------------------------------------------------------------------- properties
