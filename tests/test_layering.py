@@ -24,9 +24,10 @@ PARTS = frozenset(
         "budget",
         "journal",
         "history",
+        "prices",
     }
 )
-LIBRARY = FOUNDATION | PARTS | {"settings"}
+LIBRARY = FOUNDATION | PARTS | {"settings", "forecast"}
 BELOW_FACES = LIBRARY | {
     "problem",
     "artifact",
@@ -44,7 +45,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "data": frozenset(),
     **dict.fromkeys(PARTS, FOUNDATION),
-    "settings": FOUNDATION,
+    # What a budget, a run's settings and a forecast in money rest on.
+    **dict.fromkeys(("budget", "settings", "forecast"), FOUNDATION | {"prices"}),
     "backends": FOUNDATION,
     "_backend_contract": FOUNDATION,
     "testing": FOUNDATION | {"_backend_contract"},
@@ -69,7 +71,19 @@ CONFINED = {
 }
 
 # Libraries that are slow to import: inside functions only, but for the modules named here.
-HEAVY = frozenset({"cma", "datasets", "nevergrad", "pandas", "sklearn", "torch", "transformers"})
+HEAVY = frozenset(
+    {
+        "cma",
+        "datasets",
+        "gguf",
+        "nevergrad",
+        "pandas",
+        "sklearn",
+        "tokenizers",
+        "torch",
+        "transformers",
+    }
+)
 HEAVY_AT_THE_TOP = {
     "blackbox_delta.backends.local": frozenset({"torch", "transformers"}),
     "blackbox_delta.estimator": frozenset({"sklearn"}),
