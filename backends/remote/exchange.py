@@ -1,0 +1,62 @@
+"""What is sent, what comes back, and through what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Posts(Protocol):
+    """What a :class:`Sender` needs of a transport."""
+
+    @property
+    def base_url(self) -> str:
+        """Where it sends to, for messages."""
+        ...
+
+    def tidy(self, text: str) -> str:
+        """``text`` in a form fit for a message, without the key."""
+        ...
+
+    async def post(self, path: str, body: bytes) -> Any:
+        """One attempt; raises ``Transient`` or a lasting error."""
+        ...
+
+
+@dataclass(frozen=True)
+class Job(Generic[T]):
+    """One request, and how its reply is read.
+
+    Attributes:
+        path: As :meth:`Transport.post` takes it.
+        body: Makes the body; called for each attempt, when it is sent.
+        read: Makes the value of the reply's JSON; raises ``BrokenReply`` if it is not sound.
+        queries: How many queries it would be billed as.
+        tokens: Its prompt tokens, for the rate limit.
+    """
+
+    path: str
+    body: Callable[[], bytes]
+    read: Callable[[Any], T]
+    queries: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Answered(Generic[T]):
+    """A job with its value.
+
+    Attributes:
+        job: The job.
+        value: What ``job.read`` made of the reply.
+        lost: Queries of it that were sent before and lost.
+        seconds: How long the attempt took that succeeded.
+    """
+
+    job: Job[T]
+    value: T
+    lost: int
+    seconds: float
