@@ -6,11 +6,11 @@ import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
-from concurrent.futures import CancelledError
-from contextlib import AbstractContextManager
+from concurrent.futures import CancelledError, Future
 from typing import TypeVar, TypeVarTuple
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+import anyio
+from anyio.from_thread import BlockingPortal
 
 from blackbox_delta.errors import RemoteError
 
@@ -25,11 +25,15 @@ class LoopThread:
     """
 
     def __init__(self) -> None:
-        context = start_blocking_portal("asyncio", name="blackbox-delta-remote")
-        self._portal = context.__enter__()
-        thread = self._portal.call(threading.get_ident)
+        ready: Future[BlockingPortal] = Future()
+        # anyio's own way to start a portal would, in a fork, wait for a thread that is not there.
+        thread = threading.Thread(
+            target=anyio.run, args=(_serve, ready), name="blackbox-delta-remote", daemon=True
+        )
+        thread.start()
+        self._portal = ready.result()
         self._process = os.getpid()
-        self._end = weakref.finalize(self, _end, context, self._portal, thread, self._process)
+        self._end = weakref.finalize(self, _end, self._portal, thread, self._process)
 
     @property
     def closed(self) -> bool:
@@ -70,17 +74,18 @@ class LoopThread:
         self._end()
 
 
-def _end(
-    context: AbstractContextManager[BlockingPortal],
-    portal: BlockingPortal,
-    thread: int,
-    process: int,
-) -> None:
+async def _serve(ready: Future[BlockingPortal]) -> None:
+    async with BlockingPortal() as portal:
+        ready.set_result(portal)
+        await portal.sleep_until_stopped()
+
+
+def _end(portal: BlockingPortal, thread: threading.Thread, process: int) -> None:
     if os.getpid() != process:
-        return  # a fork has no such thread, and would wait for it forever
-    if threading.get_ident() == thread:
+        return  # a fork has no such thread
+    if threading.current_thread() is thread:
         # The garbage collector may run in any thread, and a thread cannot wait for itself.
-        threading.Thread(target=_end, args=(context, portal, thread, process), daemon=True).start()
+        threading.Thread(target=_end, args=(portal, thread, process), daemon=True).start()
         return
     portal.call(portal.stop, True)
-    context.__exit__(None, None, None)
+    thread.join()

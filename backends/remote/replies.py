@@ -134,7 +134,8 @@ def _server_message(body: bytes) -> tuple[str, str]:
 def _describe(body: bytes, secret: Secret | None) -> str:
     if not body.strip():
         return "empty"
-    text = tidy(body[:4096].decode("utf-8", "replace"), secret, 80)
+    # More than is shown is searched, so that no key is cut in two before it is found.
+    text = tidy(redact(body[:65536].decode("utf-8", "replace"), secret)[:4096], secret, 80)
     start = text.lower()
     kind = "an HTML page" if start.startswith(("<!doctype", "<html")) else "this"
     return f"{kind}: {text}"

@@ -103,26 +103,20 @@ def read_key(env: str | None, file: Path | None) -> Secret | None:
 
 
 def _from_environment(name: str) -> Secret:
-    key = os.environ.get(name, "").strip()
-    if not key:
+    if not os.environ.get(name, "").strip():
         raise AuthorisationError(
             f"the environment variable {name}, which should hold the API key, is not set; "
             f"set it, e.g. with: read -rs {name} && export {name}"
         )
-    return _secret(key, f"the environment variable {name}")
+    return _checked(_tried(os.environ[name]), f"the environment variable {name}")
 
 
 def _from_file(path: Path) -> Secret:
     try:
-        content = _read_private(path)
+        found = _tried(_read_private(path).decode("ascii", "replace"))
     except OSError as error:
         raise ConfigError(f"the key file {path} cannot be read: {error.strerror}") from None
-    try:
-        key = content.decode("ascii")
-    except UnicodeDecodeError:
-        # Not chained: that exception holds the file's content.
-        key = "\0"
-    return _secret(key, f"the key file {path}")
+    return _checked(found, f"the key file {path}")
 
 
 def _read_private(path: Path) -> bytes:
@@ -139,8 +133,15 @@ def _read_private(path: Path) -> bytes:
         return file.read(_MAX_BYTES)
 
 
-def _secret(key: str, origin: str) -> Secret:
+def _tried(key: str) -> Secret | str:
+    """The secret, or what is wrong with it: no frame that raises an error may hold the key."""
     try:
         return Secret(key)
     except ConfigError as error:
-        raise ConfigError(f"{origin}: {error}") from None
+        return str(error)
+
+
+def _checked(found: Secret | str, origin: str) -> Secret:
+    if isinstance(found, str):
+        raise ConfigError(f"{origin}: {found}")
+    return found

@@ -21,6 +21,7 @@ from blackbox_delta.backends.remote.address import (
     same_origin,
 )
 from blackbox_delta.backends.remote.failures import Lost, Refused
+from blackbox_delta.backends.remote.log_redaction import redacted_logs, watch_logs
 from blackbox_delta.backends.remote.replies import failure, parse_json, tidy
 from blackbox_delta.backends.remote.secrets import Secret
 from blackbox_delta.errors import ConfigError, RemoteError
@@ -77,6 +78,7 @@ class Transport:
             raise ConfigError(f"the timeout must be more than 0 seconds, not {timeout}")
         self._secret, self._timeout, self._max_bytes = secret, timeout, max_bytes
         self._reached = False
+        watch_logs()
         limits = httpx.Limits(
             max_connections=connections,
             max_keepalive_connections=connections,
@@ -136,8 +138,11 @@ class Transport:
         url = self._base.join("/" + path.lstrip("/") if path.startswith("/") else "./" + path)
         problem: Exception
         try:
-            with anyio.fail_after(self._timeout):
+            with anyio.fail_after(self._timeout), redacted_logs(self._secret):
                 return await self._follow(method, url, body)
+        except RemoteError as error:
+            # Without the frames that hold the response, in which the server may have put the key.
+            problem = error.with_traceback(None)
         except TimeoutError:
             problem = Lost(f"no complete reply within {self._timeout:g} s", crowded=True)
         except httpx.TransportError as error:

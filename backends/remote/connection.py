@@ -1,0 +1,120 @@
+"""One server, ready to be asked from plain code: key, connections, flow control, event loop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from blackbox_delta.backends.remote.endpoint import Endpoint
+from blackbox_delta.backends.remote.exchange import Answered, Job
+from blackbox_delta.backends.remote.failures import Transient
+from blackbox_delta.backends.remote.loop import LoopThread
+from blackbox_delta.backends.remote.offers import Preset
+from blackbox_delta.backends.remote.secrets import read_key
+from blackbox_delta.backends.remote.sender import Sender
+from blackbox_delta.backends.remote.transport import Transport
+from blackbox_delta.errors import RemoteError
+
+T = TypeVar("T")
+
+
+class Connection:
+    """A server behind an endpoint.
+
+    Args:
+        endpoint: Where it is, and how much may be asked of it.
+        preset: What kind of server it is.
+        attempts: How often a request is tried in all.
+
+    Raises:
+        ConfigError: The URL makes no sense, or the key would be exposed.
+        AuthorisationError: The key is not where it should be.
+    """
+
+    def __init__(self, endpoint: Endpoint, preset: Preset, *, attempts: int = 8) -> None:
+        self._transport = Transport(
+            endpoint.base_url,
+            secret=read_key(_key_variable(endpoint, preset), endpoint.key_file),
+            auth_header=preset.auth_header,
+            auth_scheme=preset.auth_scheme,
+            query=preset.query,
+            timeout=endpoint.timeout,
+            connections=endpoint.concurrency,
+        )
+        self._sender = Sender(
+            self._transport,
+            concurrency=endpoint.concurrency,
+            requests_per_minute=endpoint.requests_per_minute,
+            tokens_per_minute=endpoint.tokens_per_minute,
+            attempts=attempts,
+            # Only waiting times depend on it, never a result.
+            rng=np.random.Generator(np.random.PCG64(0)),
+        )
+        self._loop = LoopThread()
+        self._closed = False
+
+    @property
+    def base_url(self) -> str:
+        """Where requests go."""
+        return self._transport.base_url
+
+    def tidy(self, text: str) -> str:
+        """``text`` in a form fit for a message, without the key."""
+        return self._transport.tidy(text)
+
+    def get(self, path: str) -> Any:
+        """The JSON that a GET answers, asked once.
+
+        Raises:
+            RemoteError: There is none.
+        """
+        return self._once(lambda: self._transport.get(path))
+
+    def get_text(self, path: str) -> str:
+        """The text that a GET answers, asked once; raises what :meth:`get` does."""
+        return str(self._once(lambda: self._transport.get_text(path)))
+
+    def post(self, path: str, body: bytes) -> Any:
+        """The JSON that a POST answers, asked once; raises what :meth:`get` does."""
+        return self._once(lambda: self._transport.post(path, body))
+
+    def send(
+        self,
+        jobs: Iterable[Job[T]],
+        on_answer: Callable[[Answered[T]], None],
+        max_sent: int | None = None,
+    ) -> int:
+        """Sends all jobs; see :meth:`Sender.send_all`. Returns how many queries were lost."""
+
+        async def sending() -> int:
+            return await self._sender.send_all(jobs, on_answer, max_sent=max_sent)
+
+        return self._loop.run(sending)
+
+    def close(self) -> None:
+        """Closes the connections and ends the loop."""
+        if not self._closed:
+            self._closed = True
+            if not self._loop.closed:
+                self._loop.run(self._transport.aclose)
+                self._loop.close()
+
+    def _once(self, fetch: Callable[[], Any]) -> Any:
+        async def fetching() -> Any:
+            try:
+                return await fetch()
+            except Transient as failure:
+                reason = failure.reason
+            raise RemoteError(f"{self.base_url} did not answer: {reason}")
+
+        return self._loop.run(fetching)
+
+
+def _key_variable(endpoint: Endpoint, preset: Preset) -> str | None:
+    """The variable that was named, or the preset's where it is set."""
+    if endpoint.key_env is not None or endpoint.key_file is not None:
+        return endpoint.key_env
+    return preset.key_env if os.environ.get(preset.key_env) else None

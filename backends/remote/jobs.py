@@ -1,0 +1,95 @@
+"""From a request to HTTP bodies, and from their replies to one answer a pair."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from blackbox_delta.backends.remote.asking import Asking
+from blackbox_delta.backends.remote.exchange import Job
+from blackbox_delta.backends.remote.inputs import Inputs
+from blackbox_delta.backends.remote.readings import Reading
+from blackbox_delta.backends.remote.wire import Wire, WireReply
+from blackbox_delta.types import ScoreRequest
+
+Pair: TypeAlias = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class PartReply:
+    """What one HTTP reply says.
+
+    Attributes:
+        pairs: The candidates and prompts it is about.
+        readings: One a pair.
+        tokens: Prompt tokens of each pair, as the server counts them where it does.
+        computed: Those of them that it did not take from its cache, where it tells.
+        output_tokens: Tokens that it wrote for each pair.
+    """
+
+    pairs: tuple[Pair, ...]
+    readings: tuple[Reading, ...]
+    tokens: tuple[int, ...]
+    computed: tuple[int, ...]
+    output_tokens: tuple[int, ...]
+
+
+def jobs(
+    request: ScoreRequest, wire: Wire, asking: Asking, inputs: Inputs, batch: int
+) -> Iterator[Job[PartReply]]:
+    """One job for every ``batch`` pairs.
+
+    All candidates of a prompt follow one another, so that a server's prefix cache still holds
+    what precedes the first slot.
+    """
+    pairs = [
+        (candidate, prompt)
+        for prompt in range(len(request.prompts))
+        for candidate in range(request.candidates)
+    ]
+    counts = [inputs.count(request, prompt) for prompt in range(len(request.prompts))]
+    for first in range(0, len(pairs), batch):
+        part = tuple(pairs[first : first + batch])
+        yield _job(request, wire, asking, inputs, part, [counts[prompt] for _, prompt in part])
+
+
+def _job(
+    request: ScoreRequest,
+    wire: Wire,
+    asking: Asking,
+    inputs: Inputs,
+    pairs: tuple[Pair, ...],
+    counts: list[int],
+) -> Job[PartReply]:
+    def body() -> bytes:
+        prompts = [inputs.input(request, candidate, prompt) for candidate, prompt in pairs]
+        return json.dumps(wire.body(prompts, asking.ask, inputs.form)).encode()
+
+    def read(payload: Any) -> PartReply:
+        reply = wire.read(payload, asking.ask, len(pairs))
+        readings = tuple(asking.rule(answer) for answer in reply.answers)
+        tokens = shares(counts, sum(counts) if reply.prompt_tokens is None else reply.prompt_tokens)
+        return PartReply(pairs, readings, tokens, _computed(reply, tokens), _written(reply, pairs))
+
+    return Job(wire.path, body, read, len(pairs), sum(counts))
+
+
+def _computed(reply: WireReply, tokens: tuple[int, ...]) -> tuple[int, ...]:
+    cached = min(reply.cached_tokens or 0, sum(tokens))
+    return shares(tokens, sum(tokens) - cached)
+
+
+def _written(reply: WireReply, pairs: Sequence[Pair]) -> tuple[int, ...]:
+    return shares([1] * len(pairs), reply.output_tokens or 0)
+
+
+def shares(weights: Sequence[int], total: int) -> tuple[int, ...]:
+    """``total`` cut into whole parts in proportion to ``weights``, which add up to it."""
+    left, whole = total, sum(weights)
+    parts = []
+    for weight in weights:
+        parts.append(left * weight // whole if whole else 0)
+        left, whole = left - parts[-1], whole - weight
+    return tuple(parts)
