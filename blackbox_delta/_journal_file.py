@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -232,7 +232,7 @@ def check_marks(path: Path, connection: sqlite3.Connection) -> None:
 
 def read_rows(
     path: Path, connection: sqlite3.Connection, query: str
-) -> Iterator[tuple[bytes, Record]]:
+) -> Generator[tuple[bytes, Record]]:
     """Keys and records of a query that begins with ``SELECT``.
 
     Raises:

@@ -113,7 +113,9 @@ def _records(path: Path) -> Iterator[Iterator[tuple[bytes, Record]]]:
         with ExitStack() as stack:
             connection = _open(path, stack)
             check_marks(path, connection)
-            yield read_rows(path, connection, f"{SELECT} ORDER BY key")
+            # Closed first: a cursor that somebody's traceback keeps would keep the file locked.
+            rows = read_rows(path, connection, f"{SELECT} ORDER BY key")
+            yield stack.enter_context(closing(rows))
     # SQLite quotes damaged names in its messages, and Python then cannot decode them.
     except (sqlite3.Error, UnicodeDecodeError) as error:
         raise refusal(path, error) from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from blackbox_delta.artifact import Artifact
 from blackbox_delta.backends import open_backend
 from blackbox_delta.budget import Budget
 from blackbox_delta.errors import ConfigError
-from blackbox_delta.journal import JournaledBackend
+from blackbox_delta.forecast import Forecast
+from blackbox_delta.journal import Journal, JournaledBackend
 from blackbox_delta.problem import build_problem
 from blackbox_delta.report import build_result, score_test
-from blackbox_delta.runs import open_run
+from blackbox_delta.runs import RunFolder, open_run
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import Columns, FewShotSplit, TaskData, draw_split, load_task
 from blackbox_delta.tuned_model import TunedModel
@@ -28,6 +30,7 @@ def tune(
     *,
     out: str | Path | None = None,
     resume: bool = False,
+    cache: str | Path | None = None,
     columns: Columns | None = None,
     observer: Observer | None = None,
     **settings: Any,
@@ -36,11 +39,13 @@ def tune(
 
     Args:
         model: A model's name (see :func:`blackbox_delta.backends.open_backend`) or an open
-            backend.
+            backend, such as one behind an inference API.
         data: A folder, a file, ``hub:NAME``, :func:`blackbox_delta.tasks.task_from_lists`'s
             result, or a split drawn already, for which ``shots`` and ``max_test`` say nothing.
         out: Run folder to be written; without one nothing is kept on disk.
         resume: Go on with the run in ``out``.
+        cache: A file of replies that several runs share, also at the same time; made if it is not
+            there. What it holds is not asked again.
         columns: Names of the columns in the data.
         observer: Called after every generation and while the test part is scored, for progress
             displays.
@@ -55,31 +60,83 @@ def tune(
             :mod:`blackbox_delta.errors`.
     """
     chosen = Settings.of(settings)
-    budget = Budget.parse(chosen.budget)
-    if resume and out is None:
-        raise ConfigError("resume needs a run folder: give out=FOLDER")
-    if isinstance(data, FewShotSplit):
-        split, chosen = data, chosen.model_copy(update={"shots": data.shots})
-    else:
-        task = load_task(data, columns)
-        split = draw_split(task, chosen.shots, chosen.seed, chosen.max_test)
+    if out is None and (resume or cache is not None):
+        what = "resume" if resume else "cache"
+        raise ConfigError(f"{what} needs a run folder: give out=FOLDER")
+    split, chosen = _split(data, columns, chosen)
+    budget = Budget.parse(chosen.budget, chosen.prices)
     backend = open_backend(model) if isinstance(model, str) else model
     problem = build_problem(backend, split, chosen)
     tuner = Tuner(backend, problem, chosen, budget, observer)
-    description = describe(backend, split, chosen)
-    folder = nullcontext() if out is None else open_run(Path(out), description, resume=resume)
-    with folder as run:
+    with _recorded(backend, describe(backend, split, chosen), out, resume, cache) as (asked, run):
         began = time.perf_counter()
-        asked = JournaledBackend(backend, run.journal) if run else backend
         outcome = tuner.run(asked, run.history if run else None)
         test = score_test(asked, outcome, tuner.tell_tested)
         result = build_result(backend, chosen, budget, outcome, test)
         result["seconds"] = time.perf_counter() - began
         head, z, frame = outcome.chosen.head, outcome.chosen.z, outcome.problem.frame
-        artifact = Artifact.of(backend, problem.reader, head, frame, z)
+        artifact = Artifact.of(backend, outcome.problem.reader, head, frame, z)
         if run:
             run.finish(artifact, result)
     return TunedModel(artifact, backend, result)
+
+
+def forecast(
+    model: str | Backend,
+    data: str | Path | TaskData | FewShotSplit,
+    *,
+    columns: Columns | None = None,
+    **settings: Any,
+) -> Forecast:
+    """What :func:`tune` would spend with the same arguments. Nothing is sent, nothing written.
+
+    Args:
+        model: As for :func:`tune`.
+        data: As for :func:`tune`.
+        columns: Names of the columns in the data.
+        **settings: As for :func:`tune`.
+
+    Raises:
+        BlackBoxDeltaError: Whatever is wrong, as in :func:`tune`; a budget in seconds too, for
+            nobody knows how fast the model will answer.
+    """
+    chosen = Settings.of(settings)
+    split, chosen = _split(data, columns, chosen)
+    budget = Budget.parse(chosen.budget, chosen.prices)
+    backend = open_backend(model) if isinstance(model, str) else model
+    return Tuner(backend, build_problem(backend, split, chosen), chosen, budget).forecast()
+
+
+def _split(
+    data: str | Path | TaskData | FewShotSplit, columns: Columns | None, settings: Settings
+) -> tuple[FewShotSplit, Settings]:
+    if isinstance(data, FewShotSplit):
+        return data, settings.model_copy(update={"shots": data.shots})
+    task = load_task(data, columns)
+    return draw_split(task, settings.shots, settings.seed, settings.max_test), settings
+
+
+@contextmanager
+def _recorded(
+    backend: Backend,
+    description: Json,
+    out: str | Path | None,
+    resume: bool,
+    cache: str | Path | None,
+) -> Iterator[tuple[Backend, RunFolder | None]]:
+    """The backend behind the run's journal and the shared cache, where there are any."""
+    if out is None:
+        yield backend, None
+        return
+    with ExitStack() as stack:
+        shared = None
+        # First, so that a file that is no cache leaves no folder behind.
+        if cache is not None:
+            path = Path(cache)
+            opened = Journal.open(path, create=not path.exists(), shared=True)
+            shared = stack.enter_context(opened)
+        run = stack.enter_context(open_run(Path(out), description, resume=resume))
+        yield JournaledBackend(backend, run.journal, shared), run
 
 
 def describe(backend: Backend, split: FewShotSplit, settings: Settings) -> Json:
@@ -88,5 +145,7 @@ def describe(backend: Backend, split: FewShotSplit, settings: Settings) -> Json:
         "settings": settings.model_dump(),
         "model": backend.name,
         "identity": dict(backend.identity),
+        # How a server was found to be used: a resumed run need not ask again.
+        "access": backend.address.get("access"),
         "data": split.digest(),
     }

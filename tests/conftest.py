@@ -5,18 +5,33 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from faulty_server import FaultyServer
+
     from blackbox_delta.backends.local import LocalBackend
 
 # A test that reaches for the hub is a mistake; let it fail at once instead of waiting.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Tokenizers would warn about the processes that some tests start.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Where faulty_server is, which tests of the faces use too.
+sys.path.insert(0, str(Path(__file__).parent / "backends" / "remote"))
+
+
+@pytest.fixture
+def toy_server() -> Iterator[FaultyServer]:
+    """A small server on this machine that speaks a good part of OpenAI's protocol."""
+    from faulty_server import FaultyServer
+
+    with FaultyServer() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

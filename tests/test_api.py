@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import closing
 from dataclasses import replace
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +12,31 @@ import numpy as np
 import pytest
 
 import blackbox_delta
-from blackbox_delta.api import describe, tune
+from blackbox_delta.api import describe, forecast, tune
 from blackbox_delta.artifact import ARRAYS_NAME, JSON_NAME
+from blackbox_delta.backends import open_backend
 from blackbox_delta.backends.fake import FakeBackend
+from blackbox_delta.backends.remote import Endpoint
 from blackbox_delta.errors import (
     BlackBoxDeltaError,
     BudgetError,
     ConfigError,
     DataError,
+    JournalError,
     ModelError,
     RunError,
     TemplateError,
     UnsupportedError,
     VerbalizerError,
 )
+from blackbox_delta.journal import summarise
 from blackbox_delta.report import time_free
-from blackbox_delta.runs import RUN_NAME, read_result
+from blackbox_delta.runs import JOURNAL_NAME, RUN_NAME, read_result
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import DEFAULT_STARTS, Columns, draw_split, load_task, task_from_lists
 from blackbox_delta.tuned_model import TunedModel
 from blackbox_delta.tuner import Progress
-from blackbox_delta.types import Prompt, ScoreRequest, Scores
+from blackbox_delta.types import Prompt, ScoreRequest, Scores, Sink, SoftSlot, Words
 
 SUPPORT = str(files("blackbox_delta.data") / "support")
 TASK = load_task(SUPPORT)
@@ -45,6 +51,11 @@ SMALL: dict[str, Any] = {
 }
 
 
+FILMS = ["this film with the blue door was", "the story of a big cold city is", "we found it"]
+FILMS += ["all the songs in it were", "my friends and I think that it was"]
+MOODS = {"a joy": "good", "a bore": "bad"}
+
+
 class Recording(FakeBackend):
     """Remembers what it was asked."""
 
@@ -52,9 +63,9 @@ class Recording(FakeBackend):
         super().__init__(**knobs)
         self.asked: list[list[Prompt]] = []
 
-    def score(self, request: ScoreRequest) -> Scores:
+    def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
         self.asked.append(list(request.prompts))
-        return super().score(request)
+        return super().score(request, sink)
 
 
 def test_the_package_offers_it() -> None:
@@ -101,7 +112,7 @@ def test_what_is_kept_is_that_of_the_start_that_won(
     starts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The same, to the bit, as had the user named its words and spared the other start's call."""
-    monkeypatch.setattr("blackbox_delta.problem.DEFAULT_STARTS", starts)
+    monkeypatch.setattr("blackbox_delta._problem_starts.DEFAULT_STARTS", starts)
     open_choice = {**SMALL, "head": "calibrated", "budget": "101 calls"}
     tuned = tune(FakeBackend(), SPLIT, out=tmp_path / "open", **open_choice)
     own_words = {**open_choice, "soft_init": f"text:{tuned.result['start']}", "budget": "100 calls"}
@@ -176,13 +187,24 @@ def test_what_cannot_work_costs_nothing_and_leaves_nothing(
 
 
 def test_a_text_only_backend_is_asked_nothing_about_soft_prompts(tmp_path: Path) -> None:
-    backend = FakeBackend(accepts=frozenset())
-    with pytest.raises(UnsupportedError, match=r"template without \{soft\}"):
-        tune(backend, SPLIT, out=tmp_path / "run", **SMALL)
-    assert backend.calls == 0
-    model = tune(backend, SPLIT, out=tmp_path / "run", template="{text} It is {label}", **SMALL)
-    assert model.result["calls"] == 2
+    backend = Recording(accepts=frozenset())
+    for soft in ({"template": "{text}{soft} It is {label}"}, {"soft_init": "zero"}):
+        with pytest.raises(UnsupportedError, match="takes no soft"):
+            tune(backend, SPLIT, out=tmp_path / "run", **SMALL, **soft)
+        assert backend.calls == 0
+    model = tune(backend, SPLIT, out=tmp_path / "run", **SMALL)
+    # Each start's words stand in the template; the better one's development examples.
+    assert model.result["calls"] == len(DEFAULT_STARTS) + 1
     assert model.result["generations"] == 0
+    assert model.result["chosen"] in {"calibrated", "head"}
+    asked = [
+        segment for prompts in backend.asked for prompt in prompts for segment in prompt.segments
+    ]
+    assert not any(isinstance(segment, SoftSlot) for segment in asked)
+    words = "".join(segment.text for segment in asked if isinstance(segment, Words))
+    assert all(start in words for start in DEFAULT_STARTS)
+    own = tune(backend, SPLIT, template="{text} It is {label}", **SMALL)
+    assert own.result["calls"] == 2
 
 
 @pytest.mark.parametrize(
@@ -237,15 +259,136 @@ def test_another_run_is_not_resumed_and_the_difference_is_named(
         tune(out=tmp_path, resume=True, **{**given, **change})
 
 
-def test_resuming_needs_a_folder() -> None:
+def test_resuming_and_sharing_need_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="resume needs a run folder"):
         tune("fake", SPLIT, resume=True, **SMALL)
+    with pytest.raises(ConfigError, match="cache needs a run folder"):
+        tune("fake", SPLIT, cache=tmp_path / "cache", **SMALL)
+    assert not list(tmp_path.iterdir())
 
 
 def test_resuming_may_be_the_first_start(tmp_path: Path) -> None:
     started = tune(FakeBackend(), SPLIT, out=tmp_path / "run", resume=True, **SMALL)
     assert (tmp_path / "run" / RUN_NAME).exists()
     assert started.result["generations"] >= 1
+
+
+# ------------------------------------------------------------------ the shared cache
+
+
+def test_runs_share_what_was_paid(tmp_path: Path) -> None:
+    cache = tmp_path / "cache.sqlite"
+    first, second = Recording(), Recording()
+    one = tune(first, SPLIT, out=tmp_path / "one", cache=cache, **SMALL)
+    two = tune(second, SPLIT, out=tmp_path / "two", cache=str(cache), **SMALL)
+    assert first.asked
+    assert not second.asked
+    # Times too: they are those that were paid for.
+    assert two.result["backend_seconds"] == one.result["backend_seconds"]
+    assert time_free(two.result) == time_free(one.result)
+    for name in (JSON_NAME, ARRAYS_NAME):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    paid, shared = (summarise(tmp_path / name / JOURNAL_NAME).total for name in ("one", "two"))
+    assert (paid.cached, shared.sent) == (0, 0)
+    assert paid.replies == shared.replies == shared.cached == first.queries
+
+
+def test_a_cache_serves_what_another_search_asked_too(tmp_path: Path) -> None:
+    """Another budget is another run, whose first generations are the same."""
+    cache, longer = tmp_path / "cache.sqlite", Recording()
+    tune(FakeBackend(), SPLIT, out=tmp_path / "short", cache=cache, **SMALL)
+    tune(longer, SPLIT, out=tmp_path / "long", cache=cache, **{**SMALL, "budget": "24 calls"})
+    total = summarise(tmp_path / "long" / JOURNAL_NAME).total
+    assert total.cached
+    assert total.usage.queries == longer.queries > 0
+
+
+def test_a_run_without_its_cache_is_resumed_from_its_own_journal(tmp_path: Path) -> None:
+    cache, again = tmp_path / "cache.sqlite", Recording()
+    for name in ("one", "two"):
+        tune(FakeBackend(), SPLIT, out=tmp_path / name, cache=cache, **SMALL)
+    cache.unlink()
+    tune(again, SPLIT, out=tmp_path / "two", resume=True, **SMALL)
+    assert not again.asked
+
+
+def test_a_file_that_is_no_cache_costs_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+    notes, backend = tmp_path / "notes.txt", FakeBackend()
+    notes.write_text("mine")
+    with pytest.raises(JournalError, match=r"notes\.txt"):
+        tune(backend, SPLIT, out=tmp_path / "run", cache=notes, **SMALL)
+    assert backend.calls == 0
+    assert list(tmp_path.iterdir()) == [notes]
+    assert notes.read_text() == "mine"
+
+
+# ------------------------------------------------------------------ the forecast
+
+PRICES = {"price_in": 0.5, "price_out": 2.0}
+
+
+@pytest.mark.parametrize("data", [SUPPORT, SPLIT])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"budget": "700 queries"},
+        {"budget": "20k tokens", **PRICES},
+        {"budget": "$0.01", **PRICES},
+        {"head": "contextual", "optimizer": "random"},
+        {"template": "{text} It is {label}"},
+    ],
+    ids=str,
+)
+def test_a_forecast_is_what_the_run_then_spends(change: dict[str, Any], data: Any) -> None:
+    settings = {**SMALL, **change}
+    asked = Recording()
+    told = forecast(asked, data, **settings)
+    assert not asked.asked
+    assert told.exact
+    result = tune(FakeBackend(), data, **settings).result
+    start = next(start for start in told.starts if start.words == result["start"])
+    search = start.search
+    for name in ("calls", "queries", "tokens", "output_tokens", "generations"):
+        assert getattr(search, name) == result[name], name
+    assert search.usd == (None if result["cost_usd"] is None else pytest.approx(result["cost_usd"]))
+    test = start.test_most if result["chosen"] == "delta" else start.test_least
+    assert (test.queries, test.tokens) == (result["test_queries"], result["test_tokens"])
+
+
+@pytest.mark.parametrize(
+    "change", [{"tier": "text"}, {"api": "chat"}, {"api": "chat", "tier": "text"}, {}], ids=str
+)
+def test_a_forecast_through_an_api_is_close(change: dict[str, str], toy_server: Any) -> None:
+    """The server counts words; after a probe that is estimated from bytes."""
+    texts = [f"{film} {mood} {n}" for n, (film, mood) in enumerate(product(FILMS, MOODS))]
+    data = task_from_lists(texts, [*MOODS.values()] * len(FILMS))
+    endpoint = Endpoint.of({"base_url": toy_server.url, **change})
+    backend = open_backend(None, endpoint=endpoint)
+    settings = {"shots": 2, "label_words": {"good": "great", "bad": "terrible"}, **PRICES}
+    before = toy_server.received.total()
+    told = forecast(backend, data, **settings)
+    assert toy_server.received.total() == before
+    assert not told.exact
+    result = tune(backend, data, **settings).result
+    backend.close()
+    start = next(start for start in told.starts if start.words == result["start"])
+    assert start.search.queries == result["queries"] == toy_server.received.total() - before
+    assert start.search.calls == result["calls"]
+    assert start.search.tokens == pytest.approx(result["tokens"], rel=0.1)
+    assert start.search.output_tokens >= result["output_tokens"]
+
+
+def test_what_cannot_run_cannot_be_foretold() -> None:
+    with pytest.raises(ConfigError, match="how fast the model answers"):
+        forecast(FakeBackend(), SPLIT, **{**SMALL, "budget": "10 min"})
+    with pytest.raises(BudgetError, match="too small"):
+        forecast(FakeBackend(), SPLIT, **{**SMALL, "budget": "7 calls"})
+    with pytest.raises(ConfigError, match="price_out is missing"):
+        forecast(FakeBackend(), SPLIT, **SMALL, price_in=1.0)
+
+
+# ------------------------------------------------------------------ descriptions
 
 
 def test_equal_descriptions_mean_equal_runs() -> None:
@@ -260,6 +403,19 @@ def test_equal_descriptions_mean_equal_runs() -> None:
         ),
     ]
     assert all(other != one for other in others)
+
+
+def test_a_description_says_how_a_server_is_used(toy_server: Any) -> None:
+    def described(**change: Any) -> Any:
+        endpoint = Endpoint.of({"base_url": toy_server.url, **change})
+        with closing(open_backend(None, endpoint=endpoint)) as backend:
+            return describe(backend, SPLIT, Settings())
+
+    one = described()
+    assert one["access"]["tier"] == "top-tokens"
+    assert described(concurrency=3) == one, "how fast it is asked is no part of a run"
+    assert described(tier="text") != one
+    assert describe(FakeBackend(), SPLIT, Settings())["access"] is None
 
 
 def test_only_settings_are_taken_by_name() -> None:

@@ -44,7 +44,9 @@ def data(tmp_path: Path) -> Path:
     return folder.parent
 
 
-@pytest.mark.parametrize("script", ["few_shot.py", "optimizers.py", "local_throughput.py"])
+@pytest.mark.parametrize(
+    "script", ["few_shot.py", "optimizers.py", "local_throughput.py", "remote_throughput.py"]
+)
 def test_help(script: str) -> None:
     done = call(script, "--help")
     assert done.returncode == 0, done.stderr

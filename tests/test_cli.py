@@ -19,7 +19,7 @@ from blackbox_delta import __version__
 from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.cli import app
 from blackbox_delta.settings import Settings
-from blackbox_delta.types import Json, ScoreRequest, Scores
+from blackbox_delta.types import Json, ScoreRequest, Scores, Sink
 
 PROGRAM = [sys.executable, "-c", "from blackbox_delta.cli import main; main()"]
 GREAT = ["great", "good", "wonderful", "love", "best", "fun"]
@@ -161,6 +161,8 @@ def test_tune_passes_every_setting_on(data: Path, tmp_path: Path) -> None:
         "head": "plain",
         "objective": "hinge",
         "max_test": 9,
+        "price_in": 0.25,
+        "price_out": 1.5,
     }
     options = [part for name, it in given.items() for part in ("--" + name.replace("_", "-"), it)]
     done = tune(data, *options, "--out", tmp_path / "run")
@@ -264,10 +266,10 @@ def test_a_finished_run_is_resumed_to_the_same_report(data: Path, tmp_path: Path
 class Interrupted(FakeBackend):
     """Presses Ctrl-C after four requests."""
 
-    def score(self, request: ScoreRequest) -> Scores:
+    def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
         if self.calls == 4:
             raise KeyboardInterrupt
-        return super().score(request)
+        return super().score(request, sink)
 
 
 class Failing(FakeBackend):

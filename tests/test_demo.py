@@ -12,7 +12,7 @@ from blackbox_delta import demo
 from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.cli import app
 from blackbox_delta.tasks import DEFAULT_STARTS
-from blackbox_delta.types import ScoreRequest, Scores
+from blackbox_delta.types import ScoreRequest, Scores, Sink
 
 
 @pytest.fixture(autouse=True)
@@ -32,10 +32,10 @@ def refuse(*_: object, **__: object) -> FakeBackend:
 class Interrupted(FakeBackend):
     """Presses Ctrl-C after three requests."""
 
-    def score(self, request: ScoreRequest) -> Scores:
+    def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
         if self.calls == 3:
             raise KeyboardInterrupt
-        return super().score(request)
+        return super().score(request, sink)
 
 
 def test_the_demo_shows_scores_costs_and_where_to_look_next() -> None:

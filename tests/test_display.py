@@ -128,6 +128,16 @@ def test_money_is_written_as_money() -> None:
     assert "$0.12 of $2.50, 82 calls, 7,872 queries, 246,000 tokens, " in line
 
 
+def test_a_line_mentions_money_and_lost_queries_where_there_are_any() -> None:
+    priced = Budget(300, prices=Prices(0.5, 2.0))
+    priced.charge(Usage(queries=1, lost=2000), calls=0)
+    line = progress_line(after(priced))
+    assert "82 of 300 calls, 7,873 queries, 246,000 tokens, $0.12, 2,000 lost, " in line
+    sound = progress_line(after(Budget(300)))
+    assert "$" not in sound
+    assert "lost" not in sound
+
+
 def test_hours_are_written_as_hours() -> None:
     assert progress_line(after(Budget(164), seconds=3725)).endswith(", 1:02:05 left")
 
@@ -166,7 +176,7 @@ def test_the_live_display_counts_down_between_generations() -> None:
         console.print(display)
         return ESCAPES.sub("", shown(console))
 
-    assert "first generation" in picture()
+    assert "asking the untuned model first" in picture()
     display.update(after(Budget(164)))
     assert "0:41 left" in picture()
     now = 131.0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+from faulty_server import FaultyServer
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -25,6 +28,7 @@ import blackbox_delta.estimator
 from blackbox_delta import BlackBoxClassifier, tune
 from blackbox_delta.backends import open_backend
 from blackbox_delta.backends.fake import FakeBackend
+from blackbox_delta.backends.remote import Endpoint
 from blackbox_delta.errors import ConfigError, DataError, FingerprintError, VerbalizerError
 from blackbox_delta.report import time_free
 from blackbox_delta.settings import Settings
@@ -323,6 +327,64 @@ def test_a_pickle_refuses_another_model() -> None:
     with pytest.raises(FingerprintError):
         copied.predict(FRESH)
     assert copied.set_params(model="fake").predict(FRESH).shape == (len(FRESH),)
+
+
+# --------------------------------------------------------------- models behind an API
+
+KEY = "sk-toy-5f0e1d2c3b4a"
+
+
+@pytest.fixture
+def remote(
+    toy_server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[FaultyServer, BlackBoxClassifier]]:
+    """A server that wants a key, and a classifier on it that has been fitted."""
+    monkeypatch.setenv("TOY_KEY", KEY)
+    toy_server.key = KEY
+    endpoint = Endpoint(base_url=toy_server.url, key_env="TOY_KEY")
+    words = {"sports": "sports", "money": "business", "science": "science"}
+    with closing(open_backend(None, endpoint=endpoint)) as backend:
+        classifier = BlackBoxClassifier(backend, label_words=words, budget="99 calls")
+        yield toy_server, classifier.fit(TEXTS, LABELS)
+
+
+def test_clones_share_the_connection_and_show_no_key(
+    remote: tuple[FaultyServer, BlackBoxClassifier],
+) -> None:
+    server, fitted = remote
+    asked, queries = len(server.requests), server.received.total()
+    copied = clone(fitted)
+    assert copied.model is fitted.model
+    assert copied.get_params()["model"] is fitted.model
+    shown = [repr(copied), str(fitted.get_params()), repr(fitted.model), fitted._repr_html_()]
+    for text in (*shown, json.dumps(fitted.result_)):
+        assert KEY not in text
+    assert server.url in repr(copied)
+    assert len(server.requests) == asked, "none of this asks the server"
+    scores = cross_val_score(copied, TEXTS, LABELS, cv=2, error_score="raise")
+    assert scores.shape == (2,)
+    # A fit asks about 6 texts under two starts, and 6 more; a score about the 12 others.
+    assert server.received.total() - queries == 2 * (2 * 6 + 6 + 12)
+
+
+def test_a_pickle_leads_back_to_the_server_and_holds_no_key(
+    remote: tuple[FaultyServer, BlackBoxClassifier],
+) -> None:
+    server, fitted = remote
+    expected = fitted.predict_proba(FRESH[:5])
+    content = pickle.dumps(fitted)
+    assert KEY.encode() not in content
+    blackbox_delta.estimator._opened.cache_clear()
+    requests = len(server.requests)
+    copied = pickle.loads(content)  # noqa: S301
+    assert KEY not in repr(copied)
+    assert len(server.requests) == requests
+    np.testing.assert_array_equal(copied.predict_proba(FRESH[:5]), expected)
+    assert len(server.requests) == requests + 5, "the server is not probed again"
+    # What it was tuned on is kept in a clone and in another pickle.
+    for again in (clone(copied), pickle.loads(pickle.dumps(copied))):  # noqa: S301
+        assert again.fit(TEXTS, LABELS).predict(FRESH[:5]).shape == (5,)
+    copied.tuned_model_.backend.close()
 
 
 # --------------------------------------------------------------- bad input

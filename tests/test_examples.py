@@ -1,4 +1,4 @@
-"""The scripts in ``examples`` run as they stand, here with the toy model."""
+"""The scripts in ``examples`` run as they stand, here with the toy model or the toy server."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from faulty_server import FaultyServer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 # Something that each script prints last, so that it is known to have come to its end.
 LAST_WORDS = {
+    "remote_api.py": ("in the tier 'top-tokens'", "spent: 24 queries", "'It never worked' is "),
     "tune_from_python.py": ("kept: delta, right on 100%", "trade and sales' is business"),
     "sklearn_classifier.py": ("cross-validation: 0.", "is about account ("),
 }
@@ -22,8 +24,9 @@ def test_every_example_is_run() -> None:
 
 
 @pytest.mark.parametrize("name", LAST_WORDS)
-def test_example(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "error", str(EXAMPLES / name), "--model", "fake"]
+def test_example(name: str, tmp_path: Path, toy_server: FaultyServer) -> None:
+    where = [toy_server.url] if name == "remote_api.py" else ["--model", "fake"]
+    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *where]
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

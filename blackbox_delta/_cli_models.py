@@ -1,0 +1,144 @@
+"""How a command reaches its model: loaded here, or called on a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from blackbox_delta._cli_options import Place
+from blackbox_delta.backends.remote.endpoint import Endpoint, plain
+from blackbox_delta.errors import ConfigError, RunError
+from blackbox_delta.prices import Prices
+from blackbox_delta.settings import Settings
+
+if TYPE_CHECKING:
+    from blackbox_delta.artifact import Artifact
+    from blackbox_delta.tuned_model import TunedModel
+    from blackbox_delta.types import Backend, Json
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the model of a command comes from.
+
+    Attributes:
+        model: Its name; may be left out on a server that has only one.
+        place: Where and how precisely a local model runs.
+        endpoint: The server; ``None`` for a local model.
+        access: How the server is used, if that is known already; else it is asked.
+    """
+
+    model: str | None
+    place: Place
+    endpoint: Endpoint | None = None
+    access: Json | None = None
+
+    def resuming(self, run: Path) -> Source:
+        """The same, but a server is used as it was when the run was started.
+
+        Raises:
+            RunError: It was to be used otherwise then, or the run's description is damaged.
+        """
+        from blackbox_delta.runs import read_description
+
+        description = read_description(run)
+        if self.endpoint is None or description is None:
+            return self
+        access = description.get("access") or {}
+        for name in ("preset", "api", "tier"):
+            wanted, then = getattr(self.endpoint, name), access.get(name)
+            if access and wanted not in (None, then):
+                raise RunError(
+                    f"the run in {run} was started with --{name} {then}, not {wanted}; resume it "
+                    "so, or choose another folder"
+                )
+        return replace(self, model=self.model or description.get("model"), access=access or None)
+
+    def assumed(self) -> Source:
+        """The same, but a server is taken at its documentation's word and asked nothing.
+
+        Raises:
+            ConfigError: The model has no name.
+        """
+        from blackbox_delta.backends.remote.opening import assumed_access
+
+        if self.endpoint is None or self.access is not None:
+            return self
+        if self.model is None:
+            raise ConfigError("a dry run asks the server nothing: name the model with --model")
+        return replace(self, access=plain(assumed_access(self.endpoint)))
+
+    @classmethod
+    def saved(cls, artifact: Artifact, model: str | None, place: Place, url: str | None) -> Source:
+        """Where a saved run's model is, or where it has moved.
+
+        Raises:
+            ConfigError: A URL is given for a local model, or the saved address is damaged.
+        """
+        address = artifact.address
+        if not address:
+            if url is not None:
+                raise ConfigError("this run was tuned on a local model; leave --base-url out")
+            return cls(model or artifact.model, place)
+        endpoint, access = address.get("endpoint"), address.get("access")
+        if not isinstance(endpoint, dict) or not isinstance(access, dict):
+            raise ConfigError("the saved address of the model is damaged; tune it again")
+        moved = {} if url is None else {"base_url": url}
+        return cls(model or artifact.model, place, Endpoint.of(endpoint | moved), access)
+
+    @contextmanager
+    def opened(self, console: Console) -> Iterator[Backend]:
+        """The model, until it is no longer needed."""
+        from blackbox_delta.backends import open_backend
+
+        known = self.endpoint is None or self.access is not None
+        doing = "loading the model" if known else "asking the server what it offers"
+        with console.status(doing, refresh_per_second=2):
+            backend = open_backend(
+                self.model,
+                device=self.place.device,
+                dtype=self.place.dtype,
+                **self._server(),
+            )
+        try:
+            yield backend
+        finally:
+            backend.close()
+
+    def _server(self) -> Json:
+        if self.endpoint is None or self.access is None:
+            return {"endpoint": self.endpoint}
+        return {"address": {"endpoint": plain(self.endpoint), "access": self.access}}
+
+
+@contextmanager
+def loaded(
+    run: Path, place: Place, model: str | None, url: str | None, console: Console
+) -> Iterator[TunedModel]:
+    """A saved run on its model; a damaged run is found before the model is loaded."""
+    from blackbox_delta.artifact import Artifact
+    from blackbox_delta.runs import read_result
+    from blackbox_delta.tuned_model import TunedModel
+
+    artifact, result = Artifact.load(run), read_result(run)
+    with Source.saved(artifact, model, place, url).opened(console) as backend:
+        yield TunedModel(artifact, backend, result)
+
+
+def priced(settings: Settings, table: Path, model: str | None) -> Settings:
+    """The settings with the prices that a table gives for the model.
+
+    Raises:
+        ConfigError: The table cannot be read or lacks the model, or prices are given twice.
+    """
+    if settings.price_in is not None or settings.price_out is not None:
+        raise ConfigError("give --prices or --price-in and --price-out, not both")
+    if model is None:
+        raise ConfigError("--prices looks the model up by its name: add --model")
+    prices = Prices.from_file(table, model)
+    return settings.model_copy(update={"price_in": prices.input, "price_out": prices.output})
