@@ -22,6 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 import blackbox_delta.tuner
 from blackbox_delta.api import tune
 from blackbox_delta.backends import open_backend
+from blackbox_delta.backends.remote import Endpoint
 from blackbox_delta.errors import BlackBoxDeltaError, DataError, RunError
 from blackbox_delta.runs import RUN_NAME, read_result
 from blackbox_delta.settings import Settings
@@ -120,12 +121,14 @@ class Cell:
 # -------------------------------------------------------------------------- running
 
 
-def run_all(cells: Sequence[Cell], model: str, console: Console) -> list[Json]:
+def run_all(
+    cells: Sequence[Cell], model: str, endpoint: Endpoint | None, console: Console
+) -> list[Json]:
     """Every cell's line, in order; what is finished is only read."""
     found = {cell.folder: cell.result(model) for cell in cells}  # complains before it works
     missing = [cell for cell in cells if found[cell.folder] is None]
     console.print(f"{len(cells) - len(missing)} of {len(cells)} cells are finished already")
-    backend = open_backend(model) if missing else None
+    backend = open_backend(model, endpoint=endpoint) if missing else None
     display = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -221,6 +224,8 @@ def parse_arguments() -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="other settings than the defaults, e.g. head=calibrated scale=0.3",
     )
+    parser.add_argument("--base-url", help="server that the model is called on, instead of here")
+    parser.add_argument("--embeddings", help="the model's embedding table, with --base-url")
     parser.add_argument("--out", type=Path, default=Path("runs/few_shot"), help="run folders")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the tables are put")
     options = parser.parse_args()
@@ -267,7 +272,10 @@ def main() -> None:
     """Runs the benchmark."""
     options, console = parse_arguments(), Console()
     cells = make_cells(options)
-    lines = run_all(cells, options.model, console)
+    endpoint = None
+    if options.base_url:
+        endpoint = Endpoint(base_url=options.base_url, embeddings=options.embeddings)
+    lines = run_all(cells, options.model, endpoint, console)
     write_csv(lines, options.results / "few_shot.csv")
     changed = f" Other settings: {' '.join(options.set)}." if options.set else ""
     notes = [
