@@ -1,0 +1,161 @@
+"""A proxy that writes down what a client asks a vLLM server by embeddings, and what it is told."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+import httpx
+import numpy as np
+
+JSON = {"Content-Type": "application/json"}
+Json: TypeAlias = dict[str, Any]
+#: A pair of a candidate and a prompt, as it looks on the wire.
+Asked: TypeAlias = str
+#: The numbers of one answer, to the last bit.
+Told: TypeAlias = tuple[bytes, bytes]
+#: Status and body.
+Reply: TypeAlias = tuple[int, bytes]
+
+
+class Recorder:
+    """A server on loopback that hands everything on.
+
+    What it was asked before it answers as it did then: a server may say the same thing otherwise
+    in the last digits when other prompts are computed beside it, and the tests compare runs that
+    are to be equal to the last one.
+
+    Args:
+        url: The base URL of the real server.
+        classes: c, how many of the tokens that are asked for are label words.
+
+    Attributes:
+        url: Its own base URL.
+        on_event: Called when a request has come, and when its reply is about to go.
+    """
+
+    def __init__(self, url: str, classes: int) -> None:
+        self.on_event: Callable[[], None] = lambda: None
+        self._classes = classes
+        self._target = url.removesuffix("/v1")
+        self._lock = threading.Lock()
+        self._asked: list[Asked] = []
+        self._answers: dict[Asked, Json] = {}
+        self._others: dict[tuple[str, bytes], Reply] = {}
+        self._source: dict[Told, Asked] = {}
+        self._client = httpx.Client(timeout=300, trust_env=False)
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        self._client.close()
+
+    def drain(self) -> list[Asked]:
+        """The pairs that were asked since the last time, in order, repetitions included."""
+        with self._lock:
+            asked, self._asked = self._asked, []
+        return asked
+
+    def source(self, told: Told) -> Asked:
+        """The pair whose answer that is."""
+        return self._source[told]
+
+    def get(self, path: str) -> Reply:
+        reply = self._client.get(self._target + path)
+        return reply.status_code, reply.content
+
+    def post(self, path: str, body: bytes) -> Reply:
+        request = json.loads(body)
+        # Others are a probe's questions.
+        if not {"prompt_embeds", "logprob_token_ids"} <= set(request):
+            return self._other(path, body)
+        embeds = request.pop("prompt_embeds")
+        prompts = embeds if isinstance(embeds, list) else [embeds]
+        rest = json.dumps(request, sort_keys=True)
+        names = [hashlib.sha256((rest + prompt).encode()).hexdigest() for prompt in prompts]
+        with self._lock:
+            self._asked += names
+        self.on_event()
+        self._answer(path, request, dict(zip(names, prompts, strict=True)))
+        self.on_event()
+        choices = [{**self._answers[name], "index": at} for at, name in enumerate(names)]
+        reply = {"choices": choices, "usage": {"completion_tokens": len(names)}}
+        return 200, json.dumps(reply).encode()
+
+    def _other(self, path: str, body: bytes) -> Reply:
+        if (path, body) not in self._others:
+            reply = self._client.post(self._target + path, content=body, headers=JSON)
+            self._others[path, body] = reply.status_code, reply.content
+        return self._others[path, body]
+
+    def _answer(self, path: str, request: Json, prompts: dict[Asked, str]) -> None:
+        new = {name: prompt for name, prompt in prompts.items() if name not in self._answers}
+        if not new:
+            return
+        body = {**request, "prompt_embeds": list(new.values())}
+        reply = self._client.post(self._target + path, json=body).raise_for_status().json()
+        names = list(new)
+        with self._lock:
+            for choice in reply["choices"]:
+                name = names[choice["index"]]
+                self._answers.setdefault(name, choice)
+                self._source.setdefault(self._told(request, self._answers[name]), name)
+
+    def _told(self, request: Json, choice: Json) -> Told:
+        [found] = choice["logprobs"]["top_logprobs"]
+        ids, c = request["logprob_token_ids"], self._classes
+        values = [found[f"token_id:{token}"] for token in ids]
+        return _numbers(values[:c], dict(zip(ids[c:], values[c:], strict=True)))
+
+
+def told_in_journal(line: Json) -> Told:
+    """What one line says that ``blackbox-delta journal --export`` writes."""
+    others = dict(zip(line["top_ids"], line["top_logprobs"], strict=True))
+    return _numbers(line["label_logprobs"], others)
+
+
+def _numbers(labels: list[float], others: dict[int, float]) -> Told:
+    ordered = [others[token] for token in sorted(others)]
+    return np.array(labels, "<f4").tobytes(), np.array(ordered, "<f4").tobytes()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed has hung up."""
+
+
+def _handler(recorder: Recorder) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._reply(*recorder.get(self.path))
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            self._reply(*recorder.post(self.path, body))
+
+        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+            """Not on stderr."""
+
+        def _reply(self, status: int, content: bytes) -> None:
+            with suppress(OSError):
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+    return Handler

@@ -1,0 +1,216 @@
+"""A budget is never exceeded, whatever the server does: what it took in is counted on its side."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections import Counter
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faulty_server import LOSING, REFUSING, Fault, FaultyServer, healthy, seeded
+from scenes import EMBEDDINGS, TOP_TOKENS, AskedBackend, Scene, access, split
+from table_server import TableServer
+
+from blackbox_delta import tune
+from blackbox_delta.api import forecast
+from blackbox_delta.budget import MARGIN
+from blackbox_delta.errors import BudgetError, SpentError
+from blackbox_delta.report import time_free
+from blackbox_delta.runs import HISTORY_NAME, RESULT_NAME
+from blackbox_delta.types import AnswerSlot, Json, Prompt, ScoreRequest, Words
+
+#: Losing a reply, at once: those that take a time-out would only slow the tests down.
+LOST_AT_ONCE = frozenset(LOSING) - {Fault.SILENCE, Fault.DRIP, Fault.BOMB}
+#: Nothing is scored after the search, which alone has a budget.
+NO_TEST = replace(split(2, 8, 3), test=())
+SEARCH = Scene(
+    "embeddings",
+    EMBEDDINGS.access,
+    {**EMBEDDINGS.settings, "population": 4},
+    NO_TEST,
+)
+#: The least that the search can begin with: the untuned model, a generation and a look.
+LEAST = 8 + 4 * 4 + 8
+#: As many requests as a client may have in flight.
+AT_ONCE = 64
+
+pytestmark = pytest.mark.usefixtures("no_waiting")
+
+
+def taken_in(server: FaultyServer) -> int:
+    """Queries that the server accepted, and so may bill."""
+    return (server.received - server.refused).total()
+
+
+def search(server: FaultyServer, table: Path, budget: str, **more: Any) -> Json:
+    scene = more.pop("scene", SEARCH)
+    with closing(scene.backend(server, table)) as backend:
+        chosen = {**scene.settings, "budget": budget}
+        return dict(tune(backend, scene.data, **chosen, **more).result)
+
+
+# -------------------------------------------------------------------------- one request
+
+
+def request(prompts: int, max_sent: int | None) -> ScoreRequest:
+    texts = [Prompt((Words(f"text number {at} is"), AnswerSlot())) for at in range(prompts)]
+    return ScoreRequest(texts, (" great", " terrible"), max_sent=max_sent)
+
+
+class CrowdedServer(FaultyServer):
+    """Answers nothing before so many requests are in flight at once as a client may have."""
+
+    async def _deliver(self, *given: Any) -> None:
+        while self.most_in_flight < AT_ONCE:
+            await asyncio.sleep(0.005)
+        await super()._deliver(*given)
+
+
+def one_by_one(server: FaultyServer, table: Path) -> AskedBackend:
+    single = replace(TOP_TOKENS, access=access("top-tokens", preset="generic", batch=1))
+    return single.backend(server, table, concurrency=AT_ONCE)
+
+
+@pytest.mark.parametrize(("queries", "seed"), [(64, 0), (65, 1), (130, 2)])
+def test_refusals_cost_nothing_of_what_may_be_sent(queries: int, seed: int, table: Path) -> None:
+    plan = seeded(seed, 0.4, REFUSING)
+    with CrowdedServer(plan=plan) as server, closing(one_by_one(server, table)) as backend:
+        scores = backend.score(request(queries, queries))
+    assert server.answered.total() == taken_in(server) == queries
+    assert server.refused.total() > 0
+    assert server.most_in_flight == AT_ONCE
+    assert scores.usage.queries == queries
+    assert scores.usage.lost == 0
+
+
+@pytest.mark.parametrize("spare", [0, 1, 20, 1000])
+@pytest.mark.parametrize(("rate", "seed"), [(0.25, 0), (0.4, 1)])
+def test_queries_that_are_lost_count_against_what_may_be_sent(
+    spare: int, rate: float, seed: int, table: Path
+) -> None:
+    queries, plan = 100, seeded(seed, rate, LOST_AT_ONCE | REFUSING)
+    with CrowdedServer(plan=plan) as server, closing(one_by_one(server, table)) as backend:
+        try:
+            lost = backend.score(request(queries, queries + spare)).usage.lost
+            sent, enough = queries + lost, True
+        except SpentError as error:
+            sent, enough = error.sent, False
+    assert taken_in(server) == sent <= queries + spare
+    assert max(server.answered.values()) == 1
+    assert server.most_in_flight == AT_ONCE
+    # It gives up exactly when more was lost than there was to spare.
+    assert enough == (sent - server.answered.total() <= spare)
+    assert enough == (spare == 1000)
+
+
+# --------------------------------------------------------------------------- whole runs
+
+
+@pytest.mark.parametrize(("budget", "seed"), [(LEAST, 0), (LEAST + 1, 1), (100, 2), (177, 3)])
+def test_a_run_that_is_refused_a_lot_spends_what_one_that_is_not_does(
+    budget: int, seed: int, table: Path
+) -> None:
+    with FaultyServer() as server:
+        well = search(server, table, f"{budget} queries")
+        assert server.answered.total() == well["queries"] <= budget
+        server.answered.clear()
+        server.received.clear()
+        server.plan = seeded(seed, 0.5, REFUSING)
+        ill = search(server, table, f"{budget} queries")
+        assert server.answered.total() == taken_in(server) == ill["queries"]
+    assert time_free(ill) == time_free(well)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.6])
+@pytest.mark.parametrize(("budget", "seed"), [(LEAST + 12, 0), (90, 1), (143, 2)])
+def test_a_run_that_loses_replies_never_sends_more_than_its_budget(
+    budget: int, rate: float, seed: int, table: Path
+) -> None:
+    """The untuned model is scored in peace: without it there is nothing to report."""
+    faults = seeded(seed, rate, LOST_AT_ONCE | REFUSING, most_in_a_row=6)
+    with FaultyServer(plan=lambda at, prompts: faults(at, prompts) if at >= 2 else None) as server:
+        result = search(server, table, f"{budget} queries")
+    assert taken_in(server) == result["queries"] + result["lost_queries"] <= budget
+    assert max(server.answered.values()) == 1
+
+
+def test_the_budget_may_run_out_in_the_middle_of_a_generation(table: Path, tmp_path: Path) -> None:
+    """The result then rests on the generations before, and says what was lost."""
+    with FaultyServer() as server:
+        # From some request on every first attempt is lost.
+        lost: set[tuple[str, ...]] = set()
+
+        def plan(number: int, prompts: list[str]) -> Fault | None:
+            key = tuple(prompts)
+            if number < 8 or key in lost:
+                return None
+            lost.add(key)
+            return Fault.TRUNCATED
+
+        server.plan = plan
+        budget = 2 * LEAST + 12
+        result = search(server, table, f"{budget} queries", out=tmp_path / "run")
+        assert result["lost_queries"] > 0
+        sent = taken_in(server)
+        assert result["queries"] + result["lost_queries"] == sent <= budget
+        generations = (tmp_path / "run" / HISTORY_NAME).read_text().splitlines()
+        assert len(generations) == result["generations"] >= 1
+        # Some of what was sent belongs to a generation that was never finished.
+        finished = json.loads(generations[-1])
+        assert finished["queries"] < result["queries"]
+        assert json.loads((tmp_path / "run" / RESULT_NAME).read_text()) == result
+        server.plan = healthy
+        again = search(server, table, f"{budget} queries", out=tmp_path / "run", resume=True)
+        assert taken_in(server) == sent, "a finished run pays for nothing when it is resumed"
+        assert time_free(again) == time_free(result)
+
+
+# ----------------------------------------------------------------------- tokens and money
+
+
+def tokens(counts: Counter[str]) -> int:
+    """Prompt tokens of so many queries, by the prompts that a :class:`TableServer` sees."""
+    return sum(len(prompt.split()) * count for prompt, count in counts.items())
+
+
+@pytest.mark.parametrize("kinds", [REFUSING, LOST_AT_ONCE])
+@pytest.mark.parametrize("budget", ["400 tokens", "1000 tokens", "$0.0006", "$0.0013"])
+def test_tokens_and_money_are_exceeded_by_lost_replies_alone(
+    kinds: frozenset[Fault], budget: str, table: Path
+) -> None:
+    with TableServer(folder=table, plan=seeded(1, 0.4, kinds)) as server:
+        result = search(server, table, budget)
+    sent = server.received - server.refused
+    assert result["tokens"] == tokens(sent)
+    assert result["output_tokens"] == sent.total()
+    assert result["cost_usd"] == pytest.approx((tokens(sent) + 3 * sent.total()) / 1e6)
+    lost = sent - server.answered
+    limit = float(budget.removeprefix("$").removesuffix(" tokens"))
+    spent, spilt = result["tokens"], tokens(lost)
+    if budget.startswith("$"):
+        spent, spilt = result["cost_usd"], (tokens(lost) + 3 * lost.total()) / 1e6
+    assert spent <= limit + spilt + 1e-12
+    assert bool(lost) == (kinds is LOST_AT_ONCE)
+    assert spent > 0.5 * limit
+
+
+def test_where_tokens_are_estimated_a_margin_is_kept_back(table: Path) -> None:
+    """The toy server counts words, of which there is one in five bytes or so."""
+    estimate = {"tokens_per_byte": 0.19, "overhead": 0.0}
+    how = access("top-tokens", preset="generic", **estimate)
+    scene = replace(TOP_TOKENS, access=how, data=NO_TEST)
+    with FaultyServer() as server:
+        with closing(scene.backend(server, table)) as backend:
+            [start] = forecast(backend, NO_TEST, **{**scene.settings, "budget": "9 calls"}).starts
+        least = math.ceil(start.search.tokens * (1 + MARGIN))
+        with pytest.raises(BudgetError, match="a tenth to spare as tokens are estimated"):
+            search(server, table, f"{least - 1} tokens", scene=scene)
+        assert not server.received
+        result = search(server, table, f"{least} tokens", scene=scene)
+    assert result["tokens"] == tokens(server.answered) != start.search.tokens
+    assert result["tokens"] <= least
