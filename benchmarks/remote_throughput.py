@@ -27,7 +27,7 @@ from workloads import SHAPES, Workload, make_workload
 from blackbox_delta.backends.remote import Endpoint
 from blackbox_delta.backends.remote.backend import RemoteBackend
 from blackbox_delta.backends.remote.opening import open_remote
-from blackbox_delta.backends.remote.presets import PRESETS
+from blackbox_delta.backends.remote.wires.presets import PRESETS
 from blackbox_delta.journal import Journal, JournaledBackend
 from blackbox_delta.tasks import Template
 from blackbox_delta.types import DeltaBatch, Example, FloatArray, ScoreRequest

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 import typer
 
 from blackbox_delta.backends.remote.endpoint import TIERS, Endpoint
-from blackbox_delta.backends.remote.presets import PRESETS
+from blackbox_delta.backends.remote.wires.presets import PRESETS
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import Columns, parse_words

@@ -13,7 +13,7 @@ from faulty_server import FaultyServer
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from blackbox_delta.backends.remote.server_table import main, markdown, renewed, table
+from blackbox_delta.backends.remote.wires.server_table import main, markdown, renewed, table
 from blackbox_delta.cli import app
 from blackbox_delta.demo import DATA
 from blackbox_delta.types import Backend
@@ -92,7 +92,7 @@ def test_the_pages_name_files_and_targets_that_exist() -> None:
 
 def test_the_table_of_servers_is_the_code_s() -> None:
     text = SERVERS.read_text(encoding="utf-8")
-    command = "python -m blackbox_delta.backends.remote.server_table docs/servers.md"
+    command = "python -m blackbox_delta.backends.remote.wires.server_table docs/servers.md"
     assert command in text
     assert text == renewed(text), f"the table is out of date; renew it with: {command}"
     assert all(f"\n| {row.server} |" in text for row in table())

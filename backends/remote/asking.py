@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from blackbox_delta.backends.remote.endpoint import Access
-from blackbox_delta.backends.remote.readings import Exact, Labels, Rule, TopTokens, Unbiased
-from blackbox_delta.backends.remote.wire import Ask
-from blackbox_delta.backends.remote.written import Written
+from blackbox_delta.backends.remote.wires.readings import Exact, Labels, Rule, TopTokens, Unbiased
+from blackbox_delta.backends.remote.wires.wire import Ask
+from blackbox_delta.backends.remote.wires.written import Written
 from blackbox_delta.errors import VerbalizerError
 
 #: The longest answer that is asked for where it is read as text.

@@ -21,16 +21,16 @@ from blackbox_delta.backends.remote.asking import (
 )
 from blackbox_delta.backends.remote.collecting import Collector
 from blackbox_delta.backends.remote.connection import Connection
+from blackbox_delta.backends.remote.embeddings.table import TableFile, open_table
 from blackbox_delta.backends.remote.endpoint import Access, Endpoint, plain
-from blackbox_delta.backends.remote.exchange import Job
+from blackbox_delta.backends.remote.http.exchange import Job
 from blackbox_delta.backends.remote.inputs import EmbeddedInputs, IdInputs, Inputs, TextInputs
 from blackbox_delta.backends.remote.jobs import PartReply, jobs
 from blackbox_delta.backends.remote.neighbours import neighbours
-from blackbox_delta.backends.remote.offers import Offer
-from blackbox_delta.backends.remote.presets import PRESETS
-from blackbox_delta.backends.remote.server_tokenizer import ServerTokenizer
-from blackbox_delta.backends.remote.tables import TableFile, open_table
 from blackbox_delta.backends.remote.wires import open_wire
+from blackbox_delta.backends.remote.wires.offers import Offer
+from blackbox_delta.backends.remote.wires.presets import PRESETS
+from blackbox_delta.backends.remote.wires.server_tokenizer import ServerTokenizer
 from blackbox_delta.errors import ConfigError, ModelError, UnsupportedError, VerbalizerError
 from blackbox_delta.types import Capabilities, IntArray, Json, ScoreRequest, Scores, Sink
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from blackbox_delta.backends.remote.exchange import Answered
+from blackbox_delta.backends.remote.http.exchange import Answered
 from blackbox_delta.backends.remote.jobs import PartReply
 from blackbox_delta.types import Reply, ScoreRequest, Scores, Sink, Usage
 

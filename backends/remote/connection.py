@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from blackbox_delta.backends.remote.endpoint import Endpoint
-from blackbox_delta.backends.remote.exchange import Answered, Job
-from blackbox_delta.backends.remote.failures import Transient
-from blackbox_delta.backends.remote.loop import LoopThread
-from blackbox_delta.backends.remote.offers import Preset
-from blackbox_delta.backends.remote.secrets import read_key
-from blackbox_delta.backends.remote.sender import Sender
-from blackbox_delta.backends.remote.transport import Transport
+from blackbox_delta.backends.remote.http.exchange import Answered, Job
+from blackbox_delta.backends.remote.http.failures import Transient
+from blackbox_delta.backends.remote.http.loop import LoopThread
+from blackbox_delta.backends.remote.http.secrets import read_key
+from blackbox_delta.backends.remote.http.sender import Sender
+from blackbox_delta.backends.remote.http.transport import Transport
+from blackbox_delta.backends.remote.wires.offers import Preset
 from blackbox_delta.errors import RemoteError
 
 T = TypeVar("T")

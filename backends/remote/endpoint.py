@@ -8,9 +8,9 @@ from typing import Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from blackbox_delta.backends.remote.address import parse_base_url
-from blackbox_delta.backends.remote.offers import Offer, Preset, WireName
-from blackbox_delta.backends.remote.presets import PRESETS, preset_for
+from blackbox_delta.backends.remote.http.address import parse_base_url
+from blackbox_delta.backends.remote.wires.offers import Offer, Preset, WireName
+from blackbox_delta.backends.remote.wires.presets import PRESETS, preset_for
 from blackbox_delta.errors import ConfigError
 
 #: What a server lets in and out, the best first.

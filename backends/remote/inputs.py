@@ -8,9 +8,9 @@ from typing import Protocol
 import numpy as np
 
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt, PromptEncoder, length
-from blackbox_delta.backends.remote.tables import TableFile
-from blackbox_delta.backends.remote.torch_file import embeds_field
-from blackbox_delta.backends.remote.wire import Form, Input
+from blackbox_delta.backends.remote.embeddings.table import TableFile
+from blackbox_delta.backends.remote.embeddings.torch_file import embeds_field
+from blackbox_delta.backends.remote.wires.wire import Form, Input
 from blackbox_delta.errors import UnsupportedError
 from blackbox_delta.types import (
     AnswerSlot,

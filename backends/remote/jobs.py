@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from blackbox_delta.backends.remote.asking import Asking
-from blackbox_delta.backends.remote.exchange import Job
+from blackbox_delta.backends.remote.http.exchange import Job
 from blackbox_delta.backends.remote.inputs import Inputs
-from blackbox_delta.backends.remote.readings import Reading
-from blackbox_delta.backends.remote.wire import Wire, WireReply
+from blackbox_delta.backends.remote.wires.readings import Reading
+from blackbox_delta.backends.remote.wires.wire import Wire, WireReply
 from blackbox_delta.types import ScoreRequest
 
 Pair: TypeAlias = tuple[int, int]

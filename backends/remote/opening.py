@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from blackbox_delta.backends.remote.backend import RemoteBackend
 from blackbox_delta.backends.remote.endpoint import TIERS, Access, Endpoint, Tier
-from blackbox_delta.backends.remote.offers import Offer, Preset
-from blackbox_delta.backends.remote.presets import PRESETS
 from blackbox_delta.backends.remote.probe import BATCH, probe
+from blackbox_delta.backends.remote.wires.offers import Offer, Preset
+from blackbox_delta.backends.remote.wires.presets import PRESETS
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.types import Json
 

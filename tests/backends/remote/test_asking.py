@@ -9,9 +9,9 @@ import pytest
 
 from blackbox_delta.backends.remote import Access
 from blackbox_delta.backends.remote.asking import LabelTokens, asking, single_tokens
-from blackbox_delta.backends.remote.readings import Exact, TopTokens, Unbiased
-from blackbox_delta.backends.remote.wire import Answer, Token
-from blackbox_delta.backends.remote.written import Written
+from blackbox_delta.backends.remote.wires.readings import Exact, TopTokens, Unbiased
+from blackbox_delta.backends.remote.wires.wire import Answer, Token
+from blackbox_delta.backends.remote.wires.written import Written
 from blackbox_delta.errors import VerbalizerError
 
 CHOICES = (" good", " bad")

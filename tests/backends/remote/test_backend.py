@@ -19,7 +19,7 @@ from faulty_server import Fault, FaultyServer, healthy, scripted
 from blackbox_delta.backends.remote import Access, Endpoint
 from blackbox_delta.backends.remote.backend import RemoteBackend
 from blackbox_delta.backends.remote.opening import open_remote, reopen
-from blackbox_delta.backends.remote.presets import PRESETS
+from blackbox_delta.backends.remote.wires.presets import PRESETS
 from blackbox_delta.errors import (
     BackendError,
     ConfigError,
@@ -51,8 +51,8 @@ Open = Callable[..., RemoteBackend]
 
 @pytest.fixture(autouse=True)
 def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blackbox_delta.backends.remote.sender._FIRST_BACKOFF", 0.001)
-    monkeypatch.setattr("blackbox_delta.backends.remote.sender._LONGEST_BACKOFF", 0.002)
+    monkeypatch.setattr("blackbox_delta.backends.remote.http.sender._FIRST_BACKOFF", 0.001)
+    monkeypatch.setattr("blackbox_delta.backends.remote.http.sender._LONGEST_BACKOFF", 0.002)
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blackbox_delta.backends.remote.collecting import Collector
-from blackbox_delta.backends.remote.exchange import Answered, Job
+from blackbox_delta.backends.remote.http.exchange import Answered, Job
 from blackbox_delta.backends.remote.jobs import Pair, PartReply
-from blackbox_delta.backends.remote.readings import Reading
+from blackbox_delta.backends.remote.wires.readings import Reading
 from blackbox_delta.types import AnswerSlot, DeltaBatch, Prompt, Reply, ScoreRequest, Words
 
 C, K = 2, 3

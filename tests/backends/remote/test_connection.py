@@ -17,8 +17,8 @@ from faulty_server import Fault, FaultyServer, scripted
 
 from blackbox_delta.backends.remote import Endpoint
 from blackbox_delta.backends.remote.connection import Connection
-from blackbox_delta.backends.remote.exchange import Job
-from blackbox_delta.backends.remote.presets import PRESETS
+from blackbox_delta.backends.remote.http.exchange import Job
+from blackbox_delta.backends.remote.wires.presets import PRESETS
 from blackbox_delta.errors import AuthorisationError, ConfigError, RejectedError, RemoteError
 
 KEY = "sk-Zr8ahaeZ0ngoh3eCh1ee"
@@ -72,7 +72,7 @@ def test_a_single_request_is_tried_once(server: FaultyServer) -> None:
 def test_jobs_are_tried_again_and_what_was_lost_is_counted(
     server: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blackbox_delta.backends.remote.sender._FIRST_BACKOFF", 0.001)
+    monkeypatch.setattr("blackbox_delta.backends.remote.http.sender._FIRST_BACKOFF", 0.001)
     server.plan = scripted([Fault.ERROR, Fault.OVERLOADED, Fault.HTML])
     connection = connect(server, concurrency=1)
     answers: list[str] = []
@@ -107,7 +107,7 @@ FORKING = """
 import os, sys
 from blackbox_delta.backends.remote import Endpoint
 from blackbox_delta.backends.remote.connection import Connection
-from blackbox_delta.backends.remote.presets import PRESETS
+from blackbox_delta.backends.remote.wires.presets import PRESETS
 
 connection = Connection(Endpoint(base_url=sys.argv[1]), PRESETS["generic"])
 connection.get("models")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from blackbox_delta.backends.remote import Access, Endpoint
 from blackbox_delta.backends.remote.endpoint import TIERS, plain
-from blackbox_delta.backends.remote.presets import PRESETS
+from blackbox_delta.backends.remote.wires.presets import PRESETS
 from blackbox_delta.errors import ConfigError
 
 URL = "http://127.0.0.1:8000/v1"

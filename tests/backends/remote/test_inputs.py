@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from blackbox_delta.backends.prompt_encoder import PromptEncoder
 from blackbox_delta.backends.remote import inputs as module
+from blackbox_delta.backends.remote.embeddings.table import TableFile, open_table
 from blackbox_delta.backends.remote.inputs import (
     EmbeddedInputs,
     IdInputs,
     TextInputs,
     words_before_answer,
 )
-from blackbox_delta.backends.remote.tables import TableFile, open_table
 from blackbox_delta.errors import TemplateError, UnsupportedError
 from blackbox_delta.types import (
     AnswerSlot,

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blackbox_delta.backends.remote.asking import Asking
-from blackbox_delta.backends.remote.failures import BrokenReply
+from blackbox_delta.backends.remote.http.failures import BrokenReply
 from blackbox_delta.backends.remote.jobs import jobs, shares
-from blackbox_delta.backends.remote.readings import Exact
-from blackbox_delta.backends.remote.wire import Answer, Ask, Form, Input, WireReply
+from blackbox_delta.backends.remote.wires.readings import Exact
+from blackbox_delta.backends.remote.wires.wire import Answer, Ask, Form, Input, WireReply
 from blackbox_delta.types import AnswerSlot, DeltaBatch, Prompt, ScoreRequest, Words
 
 ASKING = Asking(Ask("m", label_ids=(1, 2)), Exact())

@@ -12,7 +12,7 @@ import pytest
 from blackbox_delta.backends.remote import Access, Endpoint
 from blackbox_delta.backends.remote.backend import RemoteBackend
 from blackbox_delta.backends.remote.opening import assumed_access, open_remote, reopen
-from blackbox_delta.backends.remote.presets import PRESETS
+from blackbox_delta.backends.remote.wires.presets import PRESETS
 from blackbox_delta.errors import ConfigError, RemoteError, UnsupportedError
 from blackbox_delta.types import AnswerSlot, Prompt, ScoreRequest, SoftSlot, Words
 from servers import ModelServer, TinyModel, write_model

@@ -1,0 +1,277 @@
+"""Many requests to one server: as many at once as it bears, again where it failed, within a cap."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import anyio
+import numpy as np
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
+
+from blackbox_delta.backends.remote.http.exchange import Answered, Job, Posts
+from blackbox_delta.backends.remote.http.failures import BrokenReply, Lost, Refused, Transient
+from blackbox_delta.backends.remote.http.flow import AdaptiveLimit, Circuit, Outcome, Rates
+from blackbox_delta.errors import RemoteError, SpentError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_FIRST_BACKOFF, _LONGEST_BACKOFF = 1.0, 60.0
+# After an error that ends everything: what is being paid for may still arrive.
+_GRACE_SECONDS = 5.0
+_WHAT_NOW = "What was answered is kept: check the server, then resume"
+
+
+class Sender:
+    """Sends jobs over one transport. Limits and the circuit live as long as it does.
+
+    Args:
+        transport: Where to.
+        concurrency: The most requests in flight.
+        requests_per_minute: A limit that the server sets; ``None`` for none.
+        tokens_per_minute: The same for prompt tokens.
+        attempts: How often a job is tried in all.
+        rng: Draws the jitter between attempts.
+        clock: Seconds on a clock that never goes back.
+        sleep: Waits for so many seconds of it.
+
+    Attributes:
+        lost: Queries that were sent and lost, by all calls so far.
+    """
+
+    def __init__(
+        self,
+        transport: Posts,
+        *,
+        rng: np.random.Generator,
+        concurrency: int = 64,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+        attempts: int = 8,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        self.lost = 0
+        self._transport, self._attempts = transport, attempts
+        self._clock, self._sleep, self._rng = clock, sleep, rng
+        self._concurrency = concurrency
+        self._limit = AdaptiveLimit(concurrency)
+        self._rates = Rates(requests_per_minute, tokens_per_minute)
+        self._circuit = Circuit(clock)
+        self._paused_until = -math.inf
+
+    @property
+    def limit(self) -> int:
+        """How many requests may be in flight now."""
+        return self._limit.limit
+
+    async def send_all(
+        self,
+        jobs: Iterable[Job[T]],
+        on_answer: Callable[[Answered[T]], None],
+        *,
+        max_sent: int | None = None,
+    ) -> int:
+        """Sends ``jobs`` in order, many at a time; answers come in any order.
+
+        Args:
+            jobs: Drawn one by one as there is room to send.
+            on_answer: Called once for each job, as soon as its reply was read. Whatever it raises
+                cancels the rest and is raised.
+            max_sent: The most queries that may be billed: those answered, lost and under way.
+
+        Returns:
+            Queries that were sent, lost and sent again.
+
+        Raises:
+            SpentError: Another attempt would exceed ``max_sent``. What was in flight has ended.
+            AuthorisationError: The key is not accepted.
+            RemoteError: A job failed for good, or everything fails. Answers that came within a
+                few seconds were still delivered.
+        """
+        return await _Batch(self, iter(jobs), on_answer, max_sent).run(self._concurrency)
+
+    async def _unpaused(self) -> None:
+        """Waits while the server wants to be left alone."""
+        while (seconds := self._paused_until - self._clock()) > 0:
+            await self._sleep(seconds)
+
+    def _backoff(self, state: RetryCallState) -> float:
+        """Seconds before the next attempt: full jitter below a bound that doubles each time.
+
+        What the server asks for comes on top of it.
+        """
+        bound = min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2.0 ** (state.attempt_number - 1))
+        failure = state.outcome.exception() if state.outcome else None
+        asked = failure.retry_after if isinstance(failure, Refused) else None
+        return (asked or 0.0) + float(self._rng.uniform(0, bound))
+
+    def _learn(self, failure: Transient, seconds: float) -> None:
+        """Draws the conclusions for all jobs from an attempt that failed after ``seconds``.
+
+        Raises:
+            RemoteError: Nothing but failures came for a while.
+        """
+        if isinstance(failure, Refused) and failure.retry_after is not None:
+            # It is alive, and says when to come back.
+            self._paused_until = max(self._paused_until, self._clock() + failure.retry_after)
+        elif story := self._circuit.failed(failure.reason, seconds):
+            raise RemoteError(f"{self._transport.base_url} {story}. {_WHAT_NOW}") from None
+
+
+class _Stopped(Exception):  # noqa: N818 - a signal
+    """The batch is ending: thrown through whoever waits."""
+
+
+class _SpentUp(Exception):  # noqa: N818 - a signal
+    """Another attempt would exceed what may be sent."""
+
+
+@dataclass
+class _Tally:
+    """What was spent on one job."""
+
+    attempts: int = 0
+    lost: int = 0
+
+
+class _Batch(Generic[T]):
+    """One call of :meth:`Sender.send_all`."""
+
+    def __init__(
+        self,
+        sender: Sender,
+        jobs: Iterator[Job[T]],
+        on_answer: Callable[[Answered[T]], None],
+        max_sent: int | None,
+    ) -> None:
+        self._sender, self._jobs, self._on_answer = sender, jobs, on_answer
+        self._max_sent = math.inf if max_sent is None else max_sent
+        # Queries answered, lost or under way; of those, the lost ones.
+        self._sent = self._lost = 0
+        self._error: Exception | None = None
+        self._tasks = anyio.create_task_group()
+        self._waits: set[anyio.CancelScope] = set()
+
+    async def run(self, workers: int) -> int:
+        async with self._tasks:
+            for _ in range(workers):
+                self._tasks.start_soon(self._work)
+        if isinstance(self._error, _SpentUp):
+            raise SpentError(
+                f"{self._sent} of the {self._max_sent} queries that may be sent are spent, "
+                f"{self._lost} of them on replies that were lost, and more are needed; what was "
+                "answered is kept: raise the budget, then resume",
+                self._sent,
+            )
+        if self._error is not None:
+            raise self._error
+        return self._lost
+
+    async def _work(self) -> None:
+        try:
+            while self._error is None and (job := next(self._jobs, None)) is not None:
+                self._deliver(await self._see_through(job))
+        except _Stopped:
+            pass
+        except _SpentUp as error:
+            self._stop(error, math.inf)
+        except RemoteError as error:
+            self._stop(error, _GRACE_SECONDS)
+        except Exception as error:
+            # A mistake in somebody's iterator, body or read.
+            self._stop(error, 0.0)
+
+    def _deliver(self, answered: Answered[T]) -> None:
+        try:
+            self._on_answer(answered)
+        except Exception as error:
+            self._stop(error, 0.0)
+            raise _Stopped from None
+
+    def _stop(self, error: Exception, grace: float) -> None:
+        """Sends nothing more; what is in flight may take ``grace`` seconds yet."""
+        self._error = self._error or error
+        for scope in self._waits:
+            scope.cancel()
+        scope = self._tasks.cancel_scope
+        scope.deadline = min(scope.deadline, anyio.current_time() + grace)
+
+    async def _wait(self, wait: Callable[[], Awaitable[R]]) -> R:
+        """Waits for leave to send; cut short when the batch ends."""
+        if self._error is not None:
+            raise _Stopped
+        with anyio.CancelScope() as scope:
+            self._waits.add(scope)
+            try:
+                return await wait()
+            finally:
+                self._waits.discard(scope)
+        raise _Stopped
+
+    async def _see_through(self, job: Job[T]) -> Answered[T]:
+        sender = self._sender
+        retrying = AsyncRetrying(
+            sleep=lambda seconds: self._wait(lambda: sender._sleep(seconds)),
+            stop=stop_after_attempt(sender._attempts),
+            wait=sender._backoff,
+            retry=retry_if_exception_type(Transient),
+            reraise=True,
+        )
+        tally = _Tally()
+        try:
+            return await retrying(self._attempt, job, tally)
+        except Transient as failure:
+            reason = failure.reason
+        raise RemoteError(
+            f"{sender._transport.base_url} failed {tally.attempts} times to answer one request; "
+            f"last: {reason}. {_WHAT_NOW}"
+        )
+
+    async def _attempt(self, job: Job[T], tally: _Tally) -> Answered[T]:
+        sender = self._sender
+        slot = await self._wait(sender._limit.acquire)
+        outcome, start = Outcome.OTHER, sender._clock()
+        try:
+            await self._wait(lambda: sender._rates.admit(job.tokens))
+            await self._wait(sender._unpaused)
+            start = sender._clock()
+            value = await self._exchange(job, tally)
+            outcome = Outcome.ANSWERED
+            sender._circuit.succeeded()
+            return Answered(job, value, tally.lost, sender._clock() - start)
+        except Transient as failure:
+            outcome = Outcome.CROWDED if failure.crowded else Outcome.OTHER
+            sender._learn(failure, sender._clock() - start)
+            raise
+        finally:
+            sender._limit.release(slot, outcome, sender._clock() - start)
+
+    async def _exchange(self, job: Job[T], tally: _Tally) -> T:
+        """The value of one attempt; books what became of its queries."""
+        body = job.body()
+        if self._sent + job.queries > self._max_sent:
+            raise _SpentUp
+        self._sent += job.queries
+        tally.attempts += 1
+        lost = True
+        try:
+            value = job.read(await self._sender._transport.post(job.path, body))
+            lost = False
+            return value
+        except (Refused, RemoteError):
+            lost = False
+            self._sent -= job.queries
+            raise
+        except BrokenReply as error:
+            story = self._sender._transport.tidy(str(error))
+            raise Lost(f"the reply is not what was asked for: {story}") from None
+        finally:
+            if lost:
+                self._lost += job.queries
+                self._sender.lost += job.queries
+                tally.lost += job.queries
