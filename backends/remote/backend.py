@@ -106,9 +106,15 @@ class RemoteBackend:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the model as far as a caller can: its name, the API, its embedding table."""
-        table = self._table.digest if self._access.tier == "embeddings" and self._table else ""
-        known = json.dumps(["remote", self._model, self._access.api == "chat", table])
+        """Identifies the model as far as a caller can: its name, the access, its embedding table.
+
+        The access belongs to it: a head has learnt which tokens it is told about, and by what ids.
+        """
+        access = self._access
+        table = self._table.digest if access.tier == "embeddings" and self._table else ""
+        known = json.dumps(
+            ["remote", self._model, access.api, access.tier, self._neighbours, table]
+        )
         return hashlib.sha256(known.encode()).hexdigest()[:32]
 
     @property
