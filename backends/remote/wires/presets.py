@@ -68,6 +68,7 @@ _LLAMA_CPP = Preset(
     identify_path="../props",
     tokenizer=TokenizerPath("../tokenize", "content", "add_special"),
     metrics=Metrics("../metrics", "llamacpp:prompt_tokens_total", None),  # with --metrics
+    tried=True,
     source="llama.cpp: tools/server/README.md, tools/server/server-task.cpp",
 )
 

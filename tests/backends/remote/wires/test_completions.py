@@ -1,4 +1,4 @@
-"""The completions wire, on replies of a live vLLM and on documented ones of other servers."""
+"""The completions wire, on replies of live servers and on documented ones of other servers."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_cached_tokens_count_for_one_prompt() -> None:
 @pytest.mark.parametrize(
     ("preset", "name", "ids", "texts"),
     [
-        ("llama.cpp", "llama.cpp-completions-top.documented", [253, 957], [b" a", b" not"]),
+        ("llama.cpp", "llama.cpp-completions-top", [253, 260], [b" a", b" the"]),
         ("ollama", "ollama-completions-top.documented", [None, None], [b" great", b" good"]),
         ("openai", "openai-completions-top.documented", [None, None], [b" great", b" good"]),
     ],

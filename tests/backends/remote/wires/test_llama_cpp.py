@@ -1,4 +1,4 @@
-"""llama.cpp's own wire."""
+"""llama.cpp's own wire, on a reply of a live server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOP = Ask("m", top_k=3)
 
 
 def reply() -> Any:
-    return json.loads((REPLIES / "llama.cpp-completion-top.documented.json").read_text())
+    return json.loads((REPLIES / "llama.cpp-completion-top.json").read_text())
 
 
 def test_body_asks_for_top_tokens() -> None:
@@ -41,11 +41,11 @@ def test_reads_top_tokens_and_usage() -> None:
     found = WIRE.read(reply(), TOP, 1)
     assert found.answers[0].text == " a"
     assert found.answers[0].top == (
-        Token(253, b" a", -1.25),
-        Token(957, b" not", -2.5),
-        Token(1109, b" great", -4.75),
+        Token(253, b" a", -1.6890544891357422),
+        Token(260, b" the", -2.4680423736572266),
+        Token(441, b" not", -2.7505149841308594),
     )
-    assert (found.prompt_tokens, found.output_tokens, found.cached_tokens) == (7, 1, 4)
+    assert (found.prompt_tokens, found.output_tokens, found.cached_tokens) == (12, 1, 11)
     assert WIRE.read(reply(), Ask("m"), 1).answers[0].top == ()
 
 

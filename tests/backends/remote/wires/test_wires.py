@@ -34,8 +34,8 @@ CASES: list[tuple[str, Wire, Ask, int]] = [
     ("vllm-chat-top", wire("vllm", "chat"), TOP, 1),
     ("vllm-chat-labels", wire("vllm", "chat"), LABELS, 1),
     ("vllm-completions-top-as-text", wire("generic", "completions"), TOP, 2),
-    ("llama.cpp-completions-top.documented", wire("llama.cpp", "completions"), TOP, 1),
-    ("llama.cpp-completion-top.documented", wire("llama.cpp", "llama.cpp"), TOP, 1),
+    ("llama.cpp-completions-top", wire("llama.cpp", "completions"), TOP, 1),
+    ("llama.cpp-completion-top", wire("llama.cpp", "llama.cpp"), TOP, 1),
     ("together-chat-top.documented", wire("together", "chat"), TOP, 1),
     ("sglang-generate-top.documented", wire("sglang", "sglang"), TOP, 2),
 ]
