@@ -193,5 +193,4 @@ def test_killed_at_random_moments_it_pays_nothing_twice_and_ends_alike(
         if kills >= KILLS:
             break
     assert kills >= KILLS
-    print(counts)
-    assert len(set(counts)) >= KILLS // 4, "the kills fell into different stages"
+    assert len(set(counts)) >= 4, "the kills fell into different stages"

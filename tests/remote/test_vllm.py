@@ -27,8 +27,8 @@ from typer.testing import CliRunner
 from blackbox_delta.api import tune
 from blackbox_delta.backends.remote import Endpoint
 from blackbox_delta.backends.remote.opening import open_remote
-from blackbox_delta.backends.remote.presets import PRESETS
-from blackbox_delta.backends.remote.written import DOUBT
+from blackbox_delta.backends.remote.wires.presets import PRESETS
+from blackbox_delta.backends.remote.wires.written import DOUBT
 from blackbox_delta.cli import app
 from blackbox_delta.errors import (
     ConfigError,

@@ -21,9 +21,9 @@ def no_waiting() -> Iterator[None]:
     many requests together.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blackbox_delta.backends.remote.sender._FIRST_BACKOFF", 0.001)
-        patch.setattr("blackbox_delta.backends.remote.sender._LONGEST_BACKOFF", 0.002)
-        patch.setattr("blackbox_delta.backends.remote.flow._START", 64)
+        patch.setattr("blackbox_delta.backends.remote.http.sender._FIRST_BACKOFF", 0.001)
+        patch.setattr("blackbox_delta.backends.remote.http.sender._LONGEST_BACKOFF", 0.002)
+        patch.setattr("blackbox_delta.backends.remote.http.flow._START", 64)
         yield
 
 

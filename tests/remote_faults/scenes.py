@@ -23,10 +23,10 @@ from toy_api import WORDS, log_probs
 from blackbox_delta._journal_pairs import pair_keys
 from blackbox_delta._journal_record import Record
 from blackbox_delta.backends.remote.backend import RemoteBackend
+from blackbox_delta.backends.remote.embeddings.table import TableFile, open_table
 from blackbox_delta.backends.remote.endpoint import Access, Endpoint
 from blackbox_delta.backends.remote.inputs import EmbeddedInputs, words_before_answer
-from blackbox_delta.backends.remote.tables import TableFile, open_table
-from blackbox_delta.backends.remote.wire import token_id
+from blackbox_delta.backends.remote.wires.wire import token_id
 from blackbox_delta.journal import Journal
 from blackbox_delta.tasks import FewShotSplit
 from blackbox_delta.types import Example, Json, ScoreRequest, Scores, Sink
@@ -110,7 +110,7 @@ _TEXT: Json = {"template": "{text} is {label}"}
 EMBEDDINGS = Scene(
     "embeddings",
     access("embeddings", label_ids=True, max_length=2048, exact_tokens=True),
-    {**_COMMON, **_SOFT, "head": "calibrated", "budget": "180 calls"},
+    {**_COMMON, **_SOFT, "head": "calibrated", "budget": "190 calls"},
     split(),
 )
 TOP_TOKENS = Scene(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scenes import HIDDEN
 from toy_api import Json
 
-from blackbox_delta.backends.remote.tables import open_table
+from blackbox_delta.backends.remote.embeddings.table import open_table
 
 
 @dataclass

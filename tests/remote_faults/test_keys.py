@@ -29,8 +29,8 @@ from blackbox_delta import tune
 from blackbox_delta.backends.remote.backend import RemoteBackend
 from blackbox_delta.backends.remote.connection import Connection
 from blackbox_delta.backends.remote.endpoint import Endpoint
-from blackbox_delta.backends.remote.presets import PRESETS
 from blackbox_delta.backends.remote.probe import probe
+from blackbox_delta.backends.remote.wires.presets import PRESETS
 from blackbox_delta.cli import app
 from blackbox_delta.errors import AuthorisationError, BlackBoxDeltaError, ConfigError, RemoteError
 
