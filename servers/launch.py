@@ -73,6 +73,7 @@ def llama_cpp_command(port: int) -> list[str]:
     return [
         binary,
         *("-m", str(packaged_file(MODEL)), "--alias", NAME, "-c", "8192", "-np", "8"),
+        *("--poll", "0"),  # waits without keeping the cores busy, which it shares with the tests
         *("--host", HOST, "--port", str(port)),
     ]
 

@@ -28,7 +28,6 @@ WAYS: dict[str, dict[str, str]] = {
     "its own API": {},
     "completions": {"api": "completions"},
     "chat": {"api": "chat"},
-    "words alone": {"api": "chat", "tier": "text"},
 }
 Opened = tuple["Probe", RemoteBackend]
 
@@ -50,7 +49,7 @@ def opened(llama_cpp: str) -> Iterator[Callable[..., Opened]]:
         backend.close()
 
 
-@pytest.mark.parametrize("way", ["its own API", "completions", "chat"])
+@pytest.mark.parametrize("way", WAYS)
 def test_the_probe_finds_what_the_server_offers(way: str, opened: Callable[..., Opened]) -> None:
     found, _ = opened(**WAYS[way])
     access = found.access
@@ -120,7 +119,7 @@ def test_a_chat_answers_with_sound_numbers(opened: Callable[..., Opened]) -> Non
     assert scores.usage.tokens > plain.usage.tokens, "the chat template adds some"
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["its own API", "chat"])
 def test_tuning_works_end_to_end(way: str, opened: Callable[..., Opened]) -> None:
     tuned = tune(opened(**WAYS[way])[1], SUPPORT, budget="4 calls", **TINY)
     assert tuned.result["test_n"] == TINY["max_test"]
