@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Tokenizers would warn about the processes that some tests start.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Threads of a small model wait for one another, which beside a busy server takes most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Where faulty_server is, which tests of the faces use too.
 sys.path.insert(0, str(Path(__file__).parent / "backends" / "remote"))
 

@@ -64,8 +64,8 @@ class Server:
                 yield url
             process.stdin.close()
             story = process.stderr.read()
-        if process.returncode:
-            pytest.fail(story)
+        if process.returncode or not url:
+            pytest.fail(story or f"{launcher} was stopped before the server answered")
 
 
 VLLM = Server("vllm", "vLLM", "BLACKBOX_DELTA_VLLM_URL", "servers")
