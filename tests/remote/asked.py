@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 
 import httpx
 import numpy as np
 
+from blackbox_delta.tasks import task_from_lists
 from blackbox_delta.types import (
     AnswerSlot,
     DeltaBatch,
@@ -19,10 +19,18 @@ from blackbox_delta.types import (
     Words,
 )
 
-#: Messages to a support desk in five classes, shipped with the package.
-SUPPORT = str(files("blackbox_delta.data") / "support")
+#: Short reviews in two classes.
+REVIEWS = task_from_lists(
+    [
+        f"a {mood} {what}"
+        for mood in ("superb", "clumsy")
+        for what in ("film", "song", "meal", "act")
+    ],
+    ["good"] * 4 + ["bad"] * 4,
+    test=(["a lovely show", "an awful tour", "a fine play", "a dull novel"], ["good", "bad"] * 2),
+)
 #: A run of a few seconds.
-TINY = {"shots": 2, "max_test": 4}
+TINY = {"shots": 2, "label_words": {"good": "great", "bad": "terrible"}}
 
 WORDS = (" great", " terrible", " good", " bad")
 TEXTS = (

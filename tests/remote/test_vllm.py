@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from asked import (
-    SUPPORT,
+    REVIEWS,
     TEXTS,
     TINY,
     WORDS,
@@ -259,21 +259,21 @@ WAYS: dict[str, dict[str, str]] = {
 def test_tuning_the_output_side_works_end_to_end(
     way: str, opened: Callable[..., RemoteBackend]
 ) -> None:
-    check_tuned(tune(opened(**WAYS[way]), SUPPORT, budget="4 calls", **TINY))
+    check_tuned(tune(opened(**WAYS[way]), REVIEWS, budget="4 calls", **TINY))
 
 
 def test_tuning_a_soft_prompt_works_end_to_end(embedded: RemoteBackend) -> None:
     small = {"population": 4, "soft_tokens": 2, "dimension": 4}
-    tuned = tune(embedded, SUPPORT, budget="10 calls", **TINY, **small)
+    tuned = tune(embedded, REVIEWS, budget="10 calls", **TINY, **small)
     check_tuned(tuned)
     assert tuned.result["generations"] > 0
 
 
 def check_tuned(tuned: TunedModel) -> None:
-    assert tuned.result["test_n"] == TINY["max_test"]
+    assert tuned.result["test_n"] == len(REVIEWS.test or ())
     assert tuned.result["lost_queries"] == 0
-    probabilities = tuned.predict_proba(["My card was charged twice.", "Where is my parcel?"])
-    assert probabilities.shape == (2, 5)
+    probabilities = tuned.predict_proba(["a superb tour", "a clumsy show"])
+    assert probabilities.shape == (2, 2)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
 
@@ -320,12 +320,11 @@ def test_a_label_word_that_is_split_is_refused_before_anything_is_asked(
 ) -> None:
     """By the tokenizer on this side, or by the server's, which asks no model."""
     endpoint = Endpoint(base_url=vllm, **fields)
-    words = {"technical": "technical", "billing": "billing", "sales": "sales"}
-    words |= {"account": "account", "delivery": "antidisestablishmentarian"}
+    words = {"good": "great", "bad": "antidisestablishmentarian"}
     with closing(open_remote(None, endpoint)) as backend:
         before = counters(vllm)
         with pytest.raises(
             VerbalizerError, match=r"splits the label words ' antidisestablishmentarian' \("
         ):
-            tune(backend, SUPPORT, label_words=words, **TINY)
+            tune(backend, REVIEWS, shots=2, label_words=words)
         assert gained(vllm, before, ["http_requests_total", "vllm:prompt_tokens_total"]) == [0, 0]

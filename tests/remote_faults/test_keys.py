@@ -245,9 +245,14 @@ def test_an_interruption_shows_nothing(seen: Seen) -> None:
         time.sleep(0.2)
         return ECHOES["200 key"](key)
 
-    with EchoServer(interrupted) as server:
-        backend = opened(server.url, key_env=VARIABLE)
-        seen.error(lambda: run(backend, seen.folder / "run"), KeyboardInterrupt)
+    # Shells have their background jobs ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with EchoServer(interrupted) as server:
+            backend = opened(server.url, key_env=VARIABLE)
+            seen.error(lambda: run(backend, seen.folder / "run"), KeyboardInterrupt)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # ------------------------------------------------------------------------ the command line

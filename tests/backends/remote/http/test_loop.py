@@ -123,6 +123,8 @@ import _thread, os, signal, threading, time
 import anyio
 from blackbox_delta.backends.remote.http.loop import LoopThread
 
+# Shells have their background jobs ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 loop = LoopThread()
 """
 
