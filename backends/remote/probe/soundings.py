@@ -153,10 +153,22 @@ def find_token_counts(inquiry: Inquiry, offer: Offer) -> dict[str, Any]:
     ):
         inquiry.say(what, "counted beforehand, as the server counts them", good=True)
         return {"exact_tokens": True}
-    overhead = least - 1
-    rate = (long - overhead) / len(LONG.encode())
-    inquiry.say(what, f"estimated: {rate:.2f} for a byte of text, {overhead} beside it")
+    rate, overhead = _line(least, _prompt_tokens(inquiry, offer, SHORT) or least, long)
+    inquiry.say(what, f"estimated: {rate:.2f} for a byte of text, {overhead:.0f} beside it")
     return {"tokens_per_byte": rate, "overhead": overhead}
+
+
+def _line(least: int, short: int, long: int) -> tuple[float, float]:
+    """Tokens for a byte, and beside the text, from those of one token, a short and a long text.
+
+    The line through the two texts, but never below what a single token shows to be beside it.
+    """
+    sizes = [len(text.encode()) for text in (SHORT, LONG)]
+    rate = (long - short) / (sizes[1] - sizes[0])
+    overhead = short - rate * sizes[0]
+    if rate > 0 and overhead >= least - 1:
+        return rate, overhead
+    return (long - least + 1) / sizes[1], float(least - 1)
 
 
 def _reads_ids(inquiry: Inquiry, offer: Offer, table: TableFile) -> bool:
