@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from blackbox_delta.backends.prompt_encoder import EncodedPrompt, PromptEncoder, length
+from blackbox_delta.backends.prompt_encoder import PromptEncoder
 from blackbox_delta.backends.remote.embeddings.table import TableFile
 from blackbox_delta.backends.remote.embeddings.torch_file import embeds_field
 from blackbox_delta.backends.remote.wires.wire import Form, Input
@@ -112,7 +112,8 @@ class EmbeddedInputs:
     def count(self, request: ScoreRequest, prompt: int) -> int:
         """The length of the sequence."""
         slots = _slot_lengths(request)
-        return length(self._encode(request.prompts[prompt], slots).pieces, slots)
+        pieces = self._pieces(request.prompts[prompt], slots)
+        return sum(slots[piece] if isinstance(piece, str) else len(piece) for piece in pieces)
 
     def input(self, request: ScoreRequest, candidate: int, prompt: int) -> Input:
         """The whole sequence, in the precision that the table is stored in."""
@@ -132,13 +133,10 @@ class EmbeddedInputs:
                 self._kept.clear()
             self._kept[key] = [
                 piece.name if isinstance(piece, SoftSlot) else self._table.rows(piece)
-                for piece in self._encode(prompt, slots).pieces
+                for piece in self._encoder.encode(prompt, dict(slots), _ANSWER_TOKENS).pieces
                 if not isinstance(piece, SoftSlot) or piece.name in slots
             ]
         return self._kept[key]
-
-    def _encode(self, prompt: Prompt, slots: Mapping[str, int]) -> EncodedPrompt:
-        return self._encoder.encode(prompt, dict(slots), _ANSWER_TOKENS)
 
 
 def words_before_answer(prompt: Prompt) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from blackbox_delta.backends.remote.backend import RemoteBackend
+from blackbox_delta.backends.remote.embeddings.table import open_table
 from blackbox_delta.backends.remote.endpoint import TIERS, Access, Endpoint, Tier
 from blackbox_delta.backends.remote.probe import BATCH, probe
 from blackbox_delta.backends.remote.wires.offers import Offer, Preset
@@ -21,8 +22,9 @@ def open_remote(model: str | None, endpoint: Endpoint) -> RemoteBackend:
     Raises:
         BlackBoxDeltaError: See :func:`blackbox_delta.backends.remote.probe.probe`.
     """
-    found = probe(endpoint, model)
-    return RemoteBackend(found.model, endpoint, found.access)
+    table = None if endpoint.embeddings is None else open_table(endpoint.embeddings)
+    found = probe(endpoint, model, table)
+    return RemoteBackend(found.model, endpoint, found.access, table)
 
 
 def assumed_access(endpoint: Endpoint) -> Access:

@@ -43,12 +43,13 @@ class Probe:
     queries: int
 
 
-def probe(endpoint: Endpoint, model: str | None = None) -> Probe:
+def probe(endpoint: Endpoint, model: str | None = None, table: TableFile | None = None) -> Probe:
     """Asks a server what it offers.
 
     Args:
         endpoint: Where it is.
         model: The model's name there; may be left out where the server has only one.
+        table: The endpoint's embedding table, if it is open already.
 
     Raises:
         RemoteError: It cannot be reached, or does not serve the model.
@@ -57,7 +58,8 @@ def probe(endpoint: Endpoint, model: str | None = None) -> Probe:
         ModelError: The embedding table cannot be read, or belongs to another model.
         UnsupportedError: It lacks the tier that the endpoint asks for.
     """
-    table = None if endpoint.embeddings is None else open_table(endpoint.embeddings)
+    if table is None and endpoint.embeddings is not None:
+        table = open_table(endpoint.embeddings)
     preset = endpoint.known_preset
     connection = Connection(endpoint, preset or PRESETS["generic"], attempts=_ATTEMPTS)
     try:

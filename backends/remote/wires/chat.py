@@ -12,31 +12,14 @@ from typing import Any
 
 from blackbox_delta.backends.remote.wires import strict
 from blackbox_delta.backends.remote.wires.choices import check_request, common_fields, read_choices
-from blackbox_delta.backends.remote.wires.offers import Offer
+from blackbox_delta.backends.remote.wires.offers import OfferedWire
 from blackbox_delta.backends.remote.wires.wire import Ask, Form, Input, WireReply
 from blackbox_delta.types import Json
 
 
 @dataclass(frozen=True)
-class Chat:
+class Chat(OfferedWire):
     """``POST chat/completions``; see :class:`blackbox_delta.backends.remote.wires.wire.Wire`."""
-
-    offer: Offer
-
-    @property
-    def name(self) -> str:
-        """``"chat"``."""
-        return "chat"
-
-    @property
-    def path(self) -> str:
-        """Where it is posted to."""
-        return self.offer.path
-
-    @property
-    def batches(self) -> bool:
-        """A chat has one prompt."""
-        return False
 
     def body(self, prompts: Sequence[Input], ask: Ask, form: Form = "text") -> Json:
         """The request's JSON."""

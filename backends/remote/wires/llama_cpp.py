@@ -13,31 +13,14 @@ from typing import Any
 from blackbox_delta.backends.remote.wires import strict
 from blackbox_delta.backends.remote.wires.choices import check_request, refuse_error
 from blackbox_delta.backends.remote.wires.logprob_forms import token_bytes
-from blackbox_delta.backends.remote.wires.offers import Offer
+from blackbox_delta.backends.remote.wires.offers import OfferedWire
 from blackbox_delta.backends.remote.wires.wire import TOKEN_IDS, Ask, Form, Input, Token, WireReply
 from blackbox_delta.types import Json
 
 
 @dataclass(frozen=True)
-class Completion:
+class Completion(OfferedWire):
     """``POST ../completion``; see :class:`blackbox_delta.backends.remote.wires.wire.Wire`."""
-
-    offer: Offer
-
-    @property
-    def name(self) -> str:
-        """``"llama.cpp"``."""
-        return "llama.cpp"
-
-    @property
-    def path(self) -> str:
-        """Where it is posted to."""
-        return self.offer.path
-
-    @property
-    def batches(self) -> bool:
-        """One prompt a request."""
-        return False
 
     def body(self, prompts: Sequence[Input], ask: Ask, form: Form = "text") -> Json:
         """The request's JSON."""

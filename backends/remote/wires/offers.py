@@ -55,6 +55,32 @@ class Offer:
 
 
 @dataclass(frozen=True)
+class OfferedWire:
+    """What every wire takes from its offer.
+
+    Attributes:
+        offer: What the server offers on it.
+    """
+
+    offer: Offer
+
+    @property
+    def name(self) -> str:
+        """What presets call it."""
+        return self.offer.wire
+
+    @property
+    def path(self) -> str:
+        """Where it is posted to."""
+        return self.offer.path
+
+    @property
+    def batches(self) -> bool:
+        """Whether a request may hold several prompts."""
+        return self.offer.batch > 1
+
+
+@dataclass(frozen=True)
 class TokenizerPath:
     """Where a server turns text into token ids, and the names of the fields."""
 

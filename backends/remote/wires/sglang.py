@@ -13,7 +13,7 @@ from typing import Any
 from blackbox_delta.backends.remote.http.failures import BrokenReply
 from blackbox_delta.backends.remote.wires import strict
 from blackbox_delta.backends.remote.wires.choices import check_request, refuse_error
-from blackbox_delta.backends.remote.wires.offers import Offer
+from blackbox_delta.backends.remote.wires.offers import OfferedWire
 from blackbox_delta.backends.remote.wires.wire import (
     TOKEN_IDS,
     Answer,
@@ -29,25 +29,8 @@ _FIELDS = {"text": "text", "ids": "input_ids", "embeds": "input_embeds"}
 
 
 @dataclass(frozen=True)
-class Generate:
+class Generate(OfferedWire):
     """``POST ../generate``; see :class:`blackbox_delta.backends.remote.wires.wire.Wire`."""
-
-    offer: Offer
-
-    @property
-    def name(self) -> str:
-        """``"sglang"``."""
-        return "sglang"
-
-    @property
-    def path(self) -> str:
-        """Where it is posted to."""
-        return self.offer.path
-
-    @property
-    def batches(self) -> bool:
-        """Whether a request may hold several prompts."""
-        return self.offer.batch > 1
 
     def body(self, prompts: Sequence[Input], ask: Ask, form: Form = "text") -> Json:
         """The request's JSON; prompts always go as a list, so a list comes back."""
