@@ -11,7 +11,7 @@ from blackbox_delta.budget import Budget, Need
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.forecast import Cost, Forecast, StartForecast
 from blackbox_delta.problem import Problem
-from blackbox_delta.types import Backend, Prompt, Usage, Vector
+from blackbox_delta.types import Backend, Head, Prompt, Usage, Vector
 
 #: Generations between two looks at the optimizer's mean; a look costs two calls.
 CHECK_EVERY = 4
@@ -77,7 +77,7 @@ class Plan:
         backend: Counts the tokens.
         starts: What the run may begin with.
         population: λ.
-        content_free: The head's texts that go with the training examples.
+        head: Its own texts go with the training examples.
 
     Attributes:
         starts: As given.
@@ -89,11 +89,11 @@ class Plan:
         backend: Backend,
         starts: Sequence[Problem],
         population: int,
-        content_free: Sequence[str],
+        head: Head,
     ) -> None:
         self._backend = backend
         self._population = population
-        self._content_free = content_free
+        self._head = head
         self.starts = tuple(starts)
         self.steps = tuple(self._steps(start) for start in starts)
 
@@ -134,8 +134,8 @@ class Plan:
         return Forecast(tuple(starts), budget.exact_tokens)
 
     def _steps(self, problem: Problem) -> Steps:
-        free = problem.reader.content_free(self._content_free)
-        parts = ([*problem.train.prompts, *free], problem.dev.prompts)
+        own = problem.reader.references(self._head)
+        parts = ([*problem.train.prompts, *own], problem.dev.prompts)
         start, development = (self._call(problem, part, problem.start) for part in parts)
         untuned = (
             start.times(1, "the untuned model on the training examples"),

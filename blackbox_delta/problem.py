@@ -27,6 +27,7 @@ from blackbox_delta.types import (
     Backend,
     DeltaBatch,
     Example,
+    Head,
     IntArray,
     Prompt,
     ScoreRequest,
@@ -67,9 +68,10 @@ class Reader:
         """One prompt per example."""
         return [self.template.render(example, self.verbalizer.words) for example in examples]
 
-    def content_free(self, texts: Sequence[str]) -> list[Prompt]:
-        """One prompt per text that says nothing; in templates of pairs it stands alone."""
+    def references(self, head: Head) -> list[Prompt]:
+        """One prompt for each of the head's own texts; in templates of pairs it stands alone."""
         second = "" if self.template.uses_pair else None
+        texts = head.references(self.verbalizer.words)
         return self.prompts([Example(text, second) for text in texts])
 
     def check(self, backend: Backend) -> None:

@@ -110,7 +110,7 @@ class Tuner:
         self._generation = 0
         starts = (problem, *problem.rivals)
         budget.exact_tokens = backend.capabilities.exact_tokens
-        self._plan = Plan(backend, starts, settings.population, self._head.content_free)
+        self._plan = Plan(backend, starts, settings.population, self._head)
         self._steps = self._plan.steps[0]
         self._plan.require(budget)
         self._optimizer = None if problem.frame is None else self._make_optimizer(problem.frame)
@@ -244,17 +244,17 @@ class Tuner:
     def _score(
         self, part: Part, delta: DeltaBatch | None, purpose: str
     ) -> list[tuple[Evidence, Evidence | None]]:
-        """Evidence on ``part`` under each candidate, and on the content-free texts.
+        """Evidence on ``part`` under each candidate, and on the head's own texts.
 
         A head is fitted on the training examples alone, so the development examples go without.
         """
         problem, n = self._problem, len(part)
-        free = problem.reader.content_free(self._head.content_free) if part is problem.train else []
+        own = problem.reader.references(self._head) if part is problem.train else []
         request = problem.request(
-            [*part.prompts, *free], delta, self._head.top_k, purpose, self._budget.left_to_send
+            [*part.prompts, *own], delta, self._head.top_k, purpose, self._budget.left_to_send
         )
         return [
-            (evidence.select(slice(n)), evidence.select(slice(n, None)) if free else None)
+            (evidence.select(slice(n)), evidence.select(slice(n, None)) if own else None)
             for evidence in self._asked(request)
         ]
 

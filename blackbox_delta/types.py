@@ -462,13 +462,12 @@ class Head(Protocol):
         """How many top tokens it wants with each reply; 0 for none."""
         ...
 
-    @property
-    def content_free(self) -> tuple[str, ...]:
-        """Texts to be scored beside the training examples (contextual calibration), often none."""
+    def references(self, words: Sequence[str]) -> tuple[str, ...]:
+        """Texts to be scored beside the training examples, often none; may hold the label words."""
         ...
 
     def fit(self, evidence: Evidence, labels: IntArray, reference: Evidence | None) -> FittedHead:
-        """Fits on n labelled examples; ``reference`` is the evidence of ``content_free``."""
+        """Fits on n labelled examples; ``reference`` is the evidence of ``references``."""
         ...
 
     def held_out(self, evidence: Evidence, labels: IntArray, reference: Evidence | None) -> Vector:

@@ -359,7 +359,7 @@ def test_a_text_only_model_begins_with_the_better_words() -> None:
         losses = []
         head = make_head("contextual")
         for start in (problem, *problem.rivals):
-            free = start.reader.content_free(head.content_free)
+            free = start.reader.references(head)
             evidence, reference = (
                 FakeBackend().score(start.request(prompts, None)).candidate(0)
                 for prompts in (start.train.prompts, free)

@@ -17,6 +17,7 @@ from blackbox_delta.errors import (
     UnsupportedError,
     VerbalizerError,
 )
+from blackbox_delta.heads import make_head
 from blackbox_delta.problem import Problem, Reader, ask, build_problem
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import (
@@ -289,7 +290,7 @@ def test_a_request_carries_what_it_is_for_and_what_may_be_sent() -> None:
 def test_content_free_texts_stand_alone_in_templates_of_pairs() -> None:
     template = Template.parse("{text} / {text_pair} = {label}")
     reader = Reader(template, build().reader.verbalizer)
-    [prompt] = reader.content_free(["N/A"])
+    prompt, *_ = reader.references(make_head("contextual"))
     assert prompt.segments == (Words("N/A", truncatable=True), Words(" /  ="), AnswerSlot())
 
 

@@ -229,7 +229,7 @@ def test_without_a_slot_two_calls_suffice() -> None:
 
 
 def test_content_free_queries_are_counted() -> None:
-    free = len(make_head("contextual").content_free)
+    free = len(make_head("contextual").references(()))
     run = Run(head="contextual")
     outcome = run.go()
     looks = len(outcome.options) - 1  # the untuned model's and one for each delta

@@ -8,6 +8,7 @@ number for each label from its log-probability.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,9 @@ from numpy.typing import NDArray
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.heads.probabilities import check_choices, check_training, log_softmax
 from blackbox_delta.types import Evidence, IntArray, Vector
+
+#: As in Zhao et al. 2021, section 5.
+CONTENT_FREE = ("N/A", "[MASK]", "")
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,11 @@ class CalibratedHead:
 
     kind: str = "calibrated"
     top_k: int = 0
-    content_free: tuple[str, ...] = ()
+
+    def references(self, words: Sequence[str]) -> tuple[str, ...]:
+        """None needed."""
+        del words
+        return ()
 
     def fit(self, evidence: Evidence, labels: IntArray, reference: Evidence | None) -> FittedShift:
         """Takes the means over the n examples; the labels are checked but not used.
@@ -91,7 +99,11 @@ class ContextualHead:
 
     kind: str = "contextual"
     top_k: int = 0
-    content_free: tuple[str, ...] = ("N/A", "[MASK]", "")
+
+    def references(self, words: Sequence[str]) -> tuple[str, ...]:
+        """Three texts without content."""
+        del words
+        return CONTENT_FREE
 
     def fit(self, evidence: Evidence, labels: IntArray, reference: Evidence | None) -> FittedShift:
         """Takes log p_cf from ``reference``; the examples and their labels are not used.
@@ -102,7 +114,7 @@ class ContextualHead:
         del evidence, labels
         if reference is None or len(reference) == 0:
             raise ConfigError(
-                "The 'contextual' head calibrates on content-free texts: score its `content_free` "
+                "The 'contextual' head calibrates on content-free texts: score its `references` "
                 "texts and pass that evidence as `reference`."
             )
         from scipy.special import logsumexp

@@ -31,6 +31,27 @@ _BELOW_FLOOR = 1.0  # nats
 _LABEL_WEIGHT = 2.0  # a label word against a top token, under a penalty that treats them alike
 
 
+def check_top_k(evidence: Evidence, top_k: int) -> None:
+    """Refuses evidence with another number of top tokens than the head was fitted on.
+
+    Raises:
+        ConfigError: The numbers differ.
+    """
+    found = evidence.top_ids.shape[1]
+    if found != top_k:
+        raise ConfigError(
+            f"The head was fitted on the top {top_k} tokens but the evidence holds {found}. "
+            f"Score the examples with top_k={top_k}."
+        )
+
+
+def label_scores(evidence: Evidence) -> Vector:
+    """Label log-probabilities (n, c) relative to the mean label of the same reply."""
+    labels = evidence.label_logprobs.astype(np.float64)
+    result: Vector = labels - labels.mean(axis=1, keepdims=True)
+    return result
+
+
 @dataclass(frozen=True)
 class FeatureMap:
     """Which numbers of an evidence are features.
@@ -46,15 +67,23 @@ class FeatureMap:
     vocabulary: IntArray
 
     @classmethod
-    def of(cls, evidence: Evidence) -> FeatureMap:
-        """The columns that the training evidence gives rise to."""
+    def of(cls, evidence: Evidence, reference: Evidence | None = None) -> FeatureMap:
+        """The columns that the training evidence, and what goes with it, give rise to."""
         choices, top_k = evidence.label_logprobs.shape[1], evidence.top_ids.shape[1]
-        return cls(choices, top_k, np.unique(evidence.top_ids))
+        tokens = [each.top_ids.ravel() for each in (evidence, reference) if each is not None]
+        return cls(choices, top_k, np.unique(np.concatenate(tokens)))
 
     @property
     def size(self) -> int:
         """p = c + m, the number of features."""
         return self.choices + len(self.vocabulary)
+
+    @property
+    def weight(self) -> Vector:
+        """(p,) what centred features are multiplied by before they are compared."""
+        result = np.ones(self.size)
+        result[: self.choices] = _LABEL_WEIGHT
+        return result
 
     def __call__(self, evidence: Evidence) -> Vector:
         """Features of shape (n, c + m), in nats.
@@ -63,14 +92,9 @@ class FeatureMap:
             ConfigError: The evidence has another number of labels or of top tokens.
         """
         check_choices(evidence, self.choices)
-        if evidence.top_ids.shape[1] != self.top_k:
-            raise ConfigError(
-                f"The head was fitted on the top {self.top_k} tokens but the evidence holds "
-                f"{evidence.top_ids.shape[1]}. Score the examples with top_k={self.top_k}."
-            )
+        check_top_k(evidence, self.top_k)
         result = np.zeros((len(evidence), self.size))
-        labels = evidence.label_logprobs.astype(np.float64)
-        result[:, : self.choices] = labels - labels.mean(axis=1, keepdims=True)
+        result[:, : self.choices] = label_scores(evidence)
         if self.top_k:
             self._fill_top_tokens(result[:, self.choices :], evidence)
         return result
@@ -101,14 +125,18 @@ class Design:
     weight: Vector
 
     @classmethod
-    def of(cls, evidence: Evidence) -> Design:
-        """The design of n training examples."""
-        features = FeatureMap.of(evidence)
+    def of(cls, evidence: Evidence, reference: Evidence | None = None) -> Design:
+        """The design of n training examples; ``reference`` adds columns, not rows."""
+        features = FeatureMap.of(evidence, reference)
         raw = features(evidence)
         mean = raw.mean(axis=0)
-        weight = np.ones(features.size)
-        weight[: features.choices] = _LABEL_WEIGHT
+        weight = features.weight
         return cls(features, (raw - mean) * weight, mean, weight)
+
+    def rows(self, evidence: Evidence) -> Vector:
+        """Other replies as rows (n, p) like those of ``matrix``."""
+        rows: Vector = (self.features(evidence) - self.mean) * self.weight
+        return rows
 
     @property
     def label_scores(self) -> Vector:

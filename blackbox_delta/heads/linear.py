@@ -53,7 +53,12 @@ class FittedLinear:
         Raises:
             ConfigError: The evidence has another number of labels or of top tokens.
         """
-        return log_softmax(self.features(evidence) @ self.weights + self.bias)
+        return log_softmax(self.scores(evidence))
+
+    def scores(self, evidence: Evidence) -> Vector:
+        """Scores (n, c) before the softmax; raises as :meth:`log_proba` does."""
+        scores: Vector = self.features(evidence) @ self.weights + self.bias
+        return scores
 
     def state(self) -> dict[str, NDArray[Any]]:
         """The columns, the weights and the bias."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from blackbox_delta.heads.features import Design
+from blackbox_delta.heads.learned import LearnedHead
 from blackbox_delta.heads.linear import FittedLinear
-from blackbox_delta.heads.probabilities import check_training, log_softmax
+from blackbox_delta.heads.probabilities import log_softmax
 from blackbox_delta.heads.threads import sklearn_on_one_thread
 from blackbox_delta.types import Evidence, IntArray, Vector
 
@@ -99,30 +100,19 @@ def _search(matrix: Vector, labels: IntArray, choices: int) -> tuple[float, Vect
 
 
 @dataclass(frozen=True)
-class LogisticHead:
+class LogisticHead(LearnedHead):
     """Logistic regression on the label words' and top tokens' log-probabilities.
 
-    The strength is chosen by the cross-validated likelihood on the training examples. Each
+    The strength is chosen by the cross-validated likelihood over fixed, stratified folds. Each
     call fits about twenty models: for the search itself ``ridge`` is the head to take.
-
-    Attributes:
-        kind: The name it is chosen by.
-        top_k: How many top tokens it asks for; 0 leaves the label words alone.
-        content_free: None needed.
     """
 
     kind: str = "logistic"
-    top_k: int = 100
-    content_free: tuple[str, ...] = ()
 
-    def fit(self, evidence: Evidence, labels: IntArray, reference: Evidence | None) -> FittedLinear:
-        """Fits on n examples; ``reference`` is not used.
-
-        Raises:
-            DataError: Fewer than two examples, or labels that do not match them.
-        """
+    def _fit(
+        self, evidence: Evidence, labels: IntArray, reference: Evidence | None
+    ) -> FittedLinear:
         del reference
-        check_training(evidence, labels)
         design, choices = Design.of(evidence), evidence.label_logprobs.shape[1]
         with sklearn_on_one_thread():
             rotated = Rotated.of(design.matrix)
@@ -130,16 +120,8 @@ class LogisticHead:
             weights, bias = fit_logistic(rotated.matrix, labels, choices, strength)
         return FittedLinear.of(self.kind, design, rotated.basis @ weights, bias)
 
-    def held_out(self, evidence: Evidence, labels: IntArray, reference: Evidence | None) -> Vector:
-        """Log class probabilities (n, c) from stratified cross-validation over fixed folds.
-
-        The strength has seen all labels, the fits have not.
-
-        Raises:
-            DataError: Fewer than two examples, or labels that do not match them.
-        """
+    def _held_out(self, evidence: Evidence, labels: IntArray, reference: Evidence | None) -> Vector:
         del reference
-        check_training(evidence, labels)
         with sklearn_on_one_thread():
             matrix = Rotated.of(Design.of(evidence).matrix).matrix
             return _search(matrix, labels, evidence.label_logprobs.shape[1])[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,11 @@ class PlainHead:
 
     kind: str = "plain"
     top_k: int = 0
-    content_free: tuple[str, ...] = ()
+
+    def references(self, words: Sequence[str]) -> tuple[str, ...]:
+        """None needed."""
+        del words
+        return ()
 
     def fit(self, evidence: Evidence, labels: IntArray, reference: Evidence | None) -> FittedPlain:
         """Returns the plain verbalizer, whatever the examples."""

@@ -16,16 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from blackbox_delta.heads.features import Design
+from blackbox_delta.heads.learned import LearnedHead
 from blackbox_delta.heads.linear import FittedLinear
-from blackbox_delta.heads.probabilities import check_training, log_softmax
-from blackbox_delta.heads.threads import blas_on_one_thread
+from blackbox_delta.heads.probabilities import log_softmax
+from blackbox_delta.heads.weighing import fit_sharpness
 from blackbox_delta.types import Evidence, IntArray, Vector
 
 # Relative to the kernel's mean eigenvalue, so that they mean the same for any number of
 # features. With few examples a wider grid only gives the selection more noise to follow.
 _STRENGTHS = np.logspace(-1.0, 0.5, 7)
 _SMALLEST_EIGENVALUE = 1e-6  # nats², below which float32 log-probabilities are rounding
-_LARGEST_SHARPNESS = 50.0
 
 
 @dataclass(frozen=True)
@@ -76,28 +76,6 @@ class Spectrum:
         return result
 
 
-def fit_sharpness(scores: Vector, labels: IntArray) -> float:
-    """The factor β >= 0 on scores (n, c) under which softmax makes the labels likeliest.
-
-    The inverse of a temperature. As in Platt scaling the targets are smoothed, by one
-    imagined example of each class, so that perfectly separated scores keep a finite factor.
-    """
-    from scipy.optimize import minimize_scalar
-
-    n, c = scores.shape
-    targets = (n * np.eye(c)[labels] + 1.0) / (n + c)
-    below_best = scores - scores.max(axis=1, keepdims=True)  # no overflow, as β >= 0
-    gain = float(np.vdot(targets, below_best))
-
-    def loss(sharpness: float) -> float:  # -log-likelihood, convex in β
-        return float(np.log(np.exp(sharpness * below_best).sum(axis=1)).sum()) - sharpness * gain
-
-    result = minimize_scalar(
-        loss, bounds=(0.0, _LARGEST_SHARPNESS), method="bounded", options={"xatol": 1e-2}
-    )
-    return float(result.x)
-
-
 @dataclass(frozen=True)
 class Selection:
     """What the leave-one-out estimate decided.
@@ -146,45 +124,26 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class RidgeHead:
+class RidgeHead(LearnedHead):
     """Ridge regression on the label words' and top tokens' log-probabilities.
 
     Strength and trust in the label words are chosen by the leave-one-out squared error, the
     softmax's temperature by the leave-one-out likelihood: three numbers that have seen all
-    labels, in ``held_out`` too.
-
-    Attributes:
-        kind: The name it is chosen by.
-        top_k: How many top tokens it asks for; 0 leaves the label words alone.
-        content_free: None needed.
+    labels, in ``held_out`` too. One eigendecomposition serves all of it.
     """
 
     kind: str = "ridge"
-    top_k: int = 100
-    content_free: tuple[str, ...] = ()
 
-    def fit(self, evidence: Evidence, labels: IntArray, reference: Evidence | None) -> FittedLinear:
-        """Fits on n examples; ``reference`` is not used.
-
-        Raises:
-            DataError: Fewer than two examples, or labels that do not match them.
-        """
+    def _fit(
+        self, evidence: Evidence, labels: IntArray, reference: Evidence | None
+    ) -> FittedLinear:
         del reference
-        check_training(evidence, labels)
-        with blas_on_one_thread():
-            selection = Selection.of(evidence, labels)
-            weights, bias = selection.parameters()
+        selection = Selection.of(evidence, labels)
+        weights, bias = selection.parameters()
         sharpness = fit_sharpness(selection.held_out, labels)
         return FittedLinear.of(self.kind, selection.design, sharpness * weights, sharpness * bias)
 
-    def held_out(self, evidence: Evidence, labels: IntArray, reference: Evidence | None) -> Vector:
-        """Exact leave-one-out log class probabilities (n, c); one eigendecomposition.
-
-        Raises:
-            DataError: Fewer than two examples, or labels that do not match them.
-        """
+    def _held_out(self, evidence: Evidence, labels: IntArray, reference: Evidence | None) -> Vector:
         del reference
-        check_training(evidence, labels)
-        with blas_on_one_thread():
-            scores = Selection.of(evidence, labels).held_out
+        scores = Selection.of(evidence, labels).held_out
         return log_softmax(fit_sharpness(scores, labels) * scores)

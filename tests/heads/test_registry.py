@@ -9,16 +9,19 @@ from blackbox_delta.heads import HEADS, head_from_state, make_head
 from blackbox_delta.types import Evidence, FittedHead, Head, IntArray
 
 NAMES = list(HEADS)
+LEARNED = ["logistic", "ridge", "discriminant", "anchored", "prototypes", "nearest"]
 
 
 def evidence_of(logprobs: np.ndarray, top_ids: np.ndarray, top: np.ndarray) -> Evidence:
     return Evidence(logprobs.astype(np.float32), top_ids.astype(np.int64), top.astype(np.float32))
 
 
-def reference(c: int, k: int) -> Evidence:
+def reference(head: Head, c: int, k: int) -> Evidence:
     rng = np.random.default_rng(5)
-    ids = np.tile(np.arange(k), (3, 1))
-    return evidence_of(-rng.exponential(5, (3, c)), ids, -np.sort(rng.exponential(5, (3, k))))
+    texts = max(len(head.references([f"word {i}" for i in range(c)])), 1)
+    ids = np.tile(np.arange(k), (texts, 1))
+    logprobs = -rng.exponential(5, (texts, c))
+    return evidence_of(logprobs, ids, -np.sort(rng.exponential(5, (texts, k))))
 
 
 def assert_log_probabilities(log_proba: np.ndarray, shape: tuple[int, int]) -> None:
@@ -51,16 +54,17 @@ def test_an_unknown_name_lists_those_there_are() -> None:
 def test_state_survives_safetensors_exactly(name, c, n, k, make_evidence) -> None:
     evidence, labels = make_evidence(n, c, k)
     unseen, _ = make_evidence(7, c, k, seed=1)
-    fitted: FittedHead = make_head(name).fit(evidence, labels, reference(c, k))
+    head = make_head(name)
+    fitted: FittedHead = head.fit(evidence, labels, reference(head, c, k))
     assert fitted.kind == name
     rebuilt = head_from_state(fitted.kind, load(save(fitted.state())))
     assert rebuilt.kind == name
-    assert rebuilt.top_k == (k if name in ("logistic", "ridge") else 0)
+    assert rebuilt.top_k == (k if name in LEARNED else 0)
     np.testing.assert_array_equal(rebuilt.log_proba(unseen), fitted.log_proba(unseen))
     assert_log_probabilities(fitted.log_proba(unseen), (7, c))
 
 
-@pytest.mark.parametrize("name", ["calibrated", "contextual", "logistic", "ridge"])
+@pytest.mark.parametrize("name", ["calibrated", "contextual", *LEARNED])
 def test_a_state_that_lacks_an_array_is_refused(name: str) -> None:
     with pytest.raises(ArtifactError, match="is missing"):
         head_from_state(name, {})
@@ -92,8 +96,8 @@ def test_degenerate_training_sets_give_finite_answers(name, labels, k, constant)
     top = np.full((n, k), -1.0) if constant else -np.sort(rng.exponential(1, (n, k)), axis=1)
     evidence = evidence_of(logprobs, np.tile(np.arange(k), (n, 1)), top)
     head = make_head(name)
-    assert_log_probabilities(head.held_out(evidence, y, reference(c, k)), (n, c))
-    fitted = head.fit(evidence, y, reference(c, k))
+    assert_log_probabilities(head.held_out(evidence, y, reference(head, c, k)), (n, c))
+    fitted = head.fit(evidence, y, reference(head, c, k))
     assert_log_probabilities(fitted.log_proba(evidence), (n, c))
 
 
@@ -111,12 +115,12 @@ def test_any_evidence_gives_probabilities(name: str, data: st.DataObject) -> Non
     top = -np.sort(rng.exponential(spread, (n, k)), axis=1)
     evidence = evidence_of(-rng.exponential(spread, (n, c)), ids, top)
     head = make_head(name)
-    assert_log_probabilities(head.held_out(evidence, labels, reference(c, k)), (n, c))
-    fitted = head.fit(evidence, labels, reference(c, k))
+    assert_log_probabilities(head.held_out(evidence, labels, reference(head, c, k)), (n, c))
+    fitted = head.fit(evidence, labels, reference(head, c, k))
     assert_log_probabilities(fitted.log_proba(evidence), (n, c))
 
 
-@pytest.mark.parametrize("name", ["calibrated", "logistic", "ridge"])
+@pytest.mark.parametrize("name", ["calibrated", *LEARNED])
 @pytest.mark.parametrize(
     ("n", "labels", "message"),
     [
@@ -132,14 +136,21 @@ def test_unusable_training_data_is_refused(name, n, labels, message) -> None:
         make_head(name).held_out(evidence, np.array(labels), None)
 
 
-@pytest.mark.parametrize("name", ["calibrated", "logistic", "ridge"])
+@pytest.mark.parametrize("name", ["calibrated", *LEARNED])
 def test_evidence_on_other_labels_is_refused(name, make_evidence) -> None:
     fitted = make_head(name).fit(*make_evidence(8, 2, 5), None)
     with pytest.raises(ConfigError, match="fitted for 2 labels but the evidence holds 3"):
         fitted.log_proba(make_evidence(8, 3, 5)[0])
 
 
-@pytest.mark.parametrize("name", ["logistic", "ridge"])
+@pytest.mark.parametrize("name", LEARNED)
+def test_evidence_with_other_top_tokens_is_refused(name, make_evidence) -> None:
+    fitted = make_head(name).fit(*make_evidence(8, 2, 5), None)
+    with pytest.raises(ConfigError, match="top 5 tokens but the evidence holds 3"):
+        fitted.log_proba(make_evidence(8, 2, 3)[0])
+
+
+@pytest.mark.parametrize("name", LEARNED)
 def test_threads_are_given_back(name, make_evidence) -> None:
     from threadpoolctl import threadpool_info
 
@@ -153,7 +164,7 @@ def test_threads_are_given_back(name, make_evidence) -> None:
     assert threads() == before
 
 
-@pytest.mark.parametrize("name", ["logistic", "ridge"])
+@pytest.mark.parametrize("name", LEARNED)
 def test_held_out_does_not_leak_labels(name, make_evidence) -> None:
     """On pure noise a held-out estimate must not look better than chance."""
     rates = []
@@ -164,7 +175,7 @@ def test_held_out_does_not_leak_labels(name, make_evidence) -> None:
     assert np.mean(rates) < 0.6
 
 
-@pytest.mark.parametrize("name", ["logistic", "ridge"])
+@pytest.mark.parametrize("name", LEARNED)
 def test_learned_heads_find_the_signal_among_the_top_tokens(name, make_evidence) -> None:
     evidence, labels = make_evidence(48, 3, 20, signal=0.8)
     unseen, truth = make_evidence(300, 3, 20, seed=1, signal=0.8)

@@ -5,7 +5,8 @@ from sklearn.linear_model import Ridge, RidgeCV
 
 from blackbox_delta.heads import CalibratedHead, RidgeHead
 from blackbox_delta.heads import ridge as ridge_module
-from blackbox_delta.heads.ridge import Selection, Spectrum, fit_sharpness
+from blackbox_delta.heads.ridge import Selection, Spectrum
+from blackbox_delta.heads.weighing import fit_sharpness
 from blackbox_delta.types import Evidence
 
 
@@ -121,23 +122,3 @@ def test_held_out_of_one_example_does_not_depend_on_its_own_label_alone(make_evi
     before = RidgeHead().held_out(evidence, labels, None)[3]
     after = RidgeHead().held_out(evidence, flipped, None)[3]
     np.testing.assert_allclose(np.exp(before), np.exp(after), atol=0.15)
-
-
-def test_sharpness_maximises_the_smoothed_likelihood() -> None:
-    rng = np.random.default_rng(3)
-    labels = rng.integers(0, 3, 50)
-    scores = rng.normal(size=(50, 3)) * 0.5 + np.eye(3)[labels] * 0.5
-    targets = (50 * np.eye(3)[labels] + 1.0) / 53
-
-    def likelihood(factor: float) -> float:
-        return float((targets * log_softmax(factor * scores, axis=1)).sum())
-
-    best = fit_sharpness(scores, labels)
-    grid = max(likelihood(factor) for factor in np.linspace(0, 50, 2001))
-    assert likelihood(best) >= grid - 1e-3
-
-
-def test_sharpness_stays_finite_where_all_is_separated_and_vanishes_where_all_is_wrong() -> None:
-    labels = np.array([0, 1, 0, 1])
-    assert 1.0 < fit_sharpness(np.eye(2)[labels], labels) < 5.0
-    assert fit_sharpness(np.eye(2)[1 - labels], labels) < 0.02

@@ -50,7 +50,7 @@ def test_contextual_divides_by_the_mean_content_free_probability(make_evidence) 
     content_free = normalised(np.exp(reference.label_logprobs.astype(float))).mean(axis=0)
     expected = normalised(normalised(np.exp(evidence.label_logprobs.astype(float))) / content_free)
     head = ContextualHead()
-    assert len(head.content_free) == 3
+    assert len(head.references(())) == 3
     np.testing.assert_allclose(
         np.exp(head.fit(evidence, labels, reference).log_proba(evidence)), expected
     )
