@@ -31,6 +31,8 @@ class HeldOutScores:
         tuned: What the run chose.
         verdict: Tuned against calibrated on the same examples.
         usage: What scoring cost; not part of the search's budget.
+        right: Of ``baseline`` and ``tuned``, a digit for each test example: 1 where the answer is
+            right.
     """
 
     untuned: Metrics
@@ -38,6 +40,7 @@ class HeldOutScores:
     tuned: Metrics
     verdict: Verdict
     usage: Usage
+    right: dict[str, str]
 
 
 def score_test(
@@ -66,12 +69,14 @@ def score_test(
     plain = make_head("plain").fit(untuned, truth, None).log_proba(untuned)
     calibrated = outcome.options[0].head.log_proba(untuned)
     answers = outcome.chosen.head.log_proba(tuned)
+    said = {"baseline": calibrated.argmax(axis=1), "tuned": answers.argmax(axis=1)}
     return HeldOutScores(
         evaluate(truth, plain, labels),
         evaluate(truth, calibrated, labels),
         evaluate(truth, answers, labels),
-        paired_verdict(truth, calibrated.argmax(axis=1), answers.argmax(axis=1)),
+        paired_verdict(truth, said["baseline"], said["tuned"]),
         usage,
+        {who: "".join(map(str, (it == truth).astype(int))) for who, it in said.items()},
     )
 
 
@@ -139,6 +144,7 @@ def build_result(
         "optimizer_seconds": outcome.seconds.optimizer,
         "head_seconds": outcome.seconds.head,
         **_verdict(test),
+        "test_right": test.right if test else None,
     }
 
 

@@ -8,7 +8,7 @@ from blackbox_delta.tasks.data import (
     read_texts,
     task_from_lists,
 )
-from blackbox_delta.tasks.metrics import Metrics, Verdict, evaluate, paired_verdict
+from blackbox_delta.tasks.metrics import Metrics, evaluate
 from blackbox_delta.tasks.splits import FewShotSplit, draw_split, sample_test, split_by_share
 from blackbox_delta.tasks.templates import (
     DEFAULT_PAIR,
@@ -19,6 +19,7 @@ from blackbox_delta.tasks.templates import (
     default_template,
 )
 from blackbox_delta.tasks.verbalizers import Verbalizer, parse_words, readable
+from blackbox_delta.tasks.verdicts import Verdict, paired_verdict, verdict_over_seeds
 
 __all__ = [
     "DEFAULT_PAIR",
@@ -44,4 +45,5 @@ __all__ = [
     "sample_test",
     "split_by_share",
     "task_from_lists",
+    "verdict_over_seeds",
 ]

@@ -1,0 +1,197 @@
+"""The same tuning over several seeds: other training examples each time, one test sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blackbox_delta.api import tune
+from blackbox_delta.artifact import write_json
+from blackbox_delta.backends import open_backend
+from blackbox_delta.errors import ConfigError, RunError
+from blackbox_delta.report import UNMEASURED
+from blackbox_delta.runs import RESULT_NAME, RUN_NAME
+from blackbox_delta.settings import Settings
+from blackbox_delta.tasks import FewShotSplit, TaskData, draw_split, load_task, verdict_over_seeds
+from blackbox_delta.tuned_model import TunedModel
+from blackbox_delta.tuner import Observer
+from blackbox_delta.types import Backend, IntArray, Json
+
+_SCORES = tuple(
+    f"{who}_{score}"
+    for who in ("untuned", "baseline", "test")
+    for score in ("accuracy", "macro_f1")
+)
+_BILLED = ("queries", "lost_queries", "tokens", "output_tokens", "cost_usd")
+_COSTS = ("calls", *_BILLED, *(f"test_{name}" for name in _BILLED), "seconds")
+
+
+@dataclass(frozen=True)
+class SeedsResult:
+    """What tuning over several seeds gave.
+
+    Attributes:
+        models: One tuned model a seed, in the seeds' order, each with its own ``result``.
+        recommended: The one to answer with.
+        result: The content of ``result.json``; see :func:`tune_over_seeds`.
+    """
+
+    models: tuple[TunedModel, ...]
+    recommended: TunedModel
+    result: Json
+
+
+def tune_over_seeds(
+    model: str | Backend,
+    data: str | Path | TaskData,
+    seeds: int,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    cache: str | Path | None = None,
+    observers: Callable[[int], Observer] | None = None,
+    **settings: Any,
+) -> SeedsResult:
+    """Tunes once for each of the seeds ``seed``, ``seed + 1``, … and sums up.
+
+    Training and development examples are drawn anew for every seed; the test sample is that of
+    the first, so that the seeds can be compared. Each run is what
+    :func:`blackbox_delta.api.tune` makes of such a split; the models are not combined.
+
+    The result holds ``runs`` (scores and verdict of each seed), ``mean`` and ``deviation`` of the
+    scores (the deviation with S - 1; ``None`` for one seed), the total of every cost, with that
+    of the test part apart, ``verdict`` and ``comparison`` over all seeds, and ``recommended``
+    (which seed's model to use, and why; test accuracy has no say in it).
+
+    Args:
+        model: A model's name or an open backend.
+        data: A folder, a file, ``hub:NAME`` or a loaded task.
+        seeds: S, at least 1.
+        out: Folder to be written: a run folder ``seed-N`` for each seed N, and ``result.json``.
+        resume: Go on with the runs in ``out``; there may be more seeds than before.
+        cache: A file of replies that all seeds (and other runs) share.
+        observers: Given a seed when its run begins, makes the observer of that run.
+        **settings: See :class:`blackbox_delta.settings.Settings`.
+
+    Raises:
+        BlackBoxDeltaError: Whatever is wrong, before anything is spent; see
+            :mod:`blackbox_delta.errors`.
+    """
+    chosen = Settings.of(settings)
+    splits = _splits(load_task(data), chosen, seeds)
+    if out is not None:
+        _check_folder(Path(out), resume)
+    backend = open_backend(model) if isinstance(model, str) else model
+    models = tuple(
+        tune(
+            backend,
+            split,
+            out=None if out is None else Path(out) / _folder(split.seed),
+            resume=resume,
+            cache=cache,
+            observer=observers(split.seed) if observers else None,
+            **{**settings, "seed": split.seed},
+        )
+        for split in splits
+    )
+    runs = [model.result for model in models]
+    best, why = _recommended(runs)
+    advice = {"seed": runs[best]["seed"], "folder": _folder(runs[best]["seed"]), "why": why}
+    result = {**_summary(runs), "recommended": advice, **_verdict(runs)}
+    if out is not None:
+        _write(Path(out) / RESULT_NAME, result)
+    return SeedsResult(models, models[best], result)
+
+
+def _splits(task: TaskData, settings: Settings, seeds: int) -> list[FewShotSplit]:
+    """One split a seed, all with the first one's test part."""
+    if seeds < 1:
+        raise ConfigError(f"the number of seeds must be at least 1, not {seeds}")
+    drawn = [
+        draw_split(task, settings.shots, seed, settings.max_test)
+        for seed in range(settings.seed, settings.seed + seeds)
+    ]
+    return [replace(split, test=drawn[0].test) for split in drawn]
+
+
+def _folder(seed: int) -> str:
+    return f"seed-{seed}"
+
+
+def _check_folder(out: Path, resume: bool) -> None:
+    """A folder with other things in it is left alone."""
+    if (out / RUN_NAME).exists():
+        raise RunError(
+            f"{out} holds a run of one seed; choose another folder for a run over several"
+        )
+    if not resume and out.is_dir() and any(out.iterdir()):
+        raise RunError(
+            f"{out} is not empty; add --resume to go on with the runs in it, or choose an empty "
+            "or a new folder"
+        )
+
+
+def _summary(runs: Sequence[Json]) -> Json:
+    first = runs[0]
+    found: Json = {name: first[name] for name in ("model", "shots", "labels", "budget", "test_n")}
+    found["seeds"] = [run["seed"] for run in runs]
+    names = ("seed", *_SCORES, "verdict")
+    found["runs"] = [{name: run[name] for name in names} for run in runs]
+    found["mean"] = {name: _over(np.mean, runs, name) for name in _SCORES}
+    several = len(runs) > 1
+    found["deviation"] = {
+        name: _over(_deviation, runs, name) if several else None for name in _SCORES
+    }
+    return {**found, **{name: _over(sum, runs, name) for name in _COSTS}}
+
+
+def _over(reduce: Callable[[list[Any]], Any], runs: Sequence[Json], name: str) -> Any:
+    """One figure over all runs; ``None`` where a run does not have it."""
+    values = [run[name] for run in runs]
+    if any(value is None for value in values):
+        return None
+    reduced = reduce(values)
+    return float(reduced) if isinstance(reduced, np.floating) else reduced
+
+
+def _deviation(values: list[float]) -> float:
+    return float(np.std(values, ddof=1))
+
+
+def _recommended(runs: Sequence[Json]) -> tuple[int, str]:
+    """Which run's model to answer with, and why. What the test examples said must not matter."""
+    estimates = [run.get("estimate") for run in runs]
+    if len(runs) == 1 or not all(isinstance(value, int | float) for value in estimates):
+        return 0, "the first seed: nothing but the test examples tells the seeds apart"
+    best = int(np.argmax(np.array(estimates, dtype=float)))
+    return best, "the best estimate on its training examples; test accuracy had no say"
+
+
+def _verdict(runs: Sequence[Json]) -> Json:
+    """Over all seeds, from each run's right and wrong answers."""
+    if any(run["comparison"] is None for run in runs):
+        return {"verdict": UNMEASURED, "comparison": None}
+    baselines, tuned = (
+        [_digits(run["test_right"][who]) for run in runs] for who in ("baseline", "tuned")
+    )
+    unsteady = any(run["comparison"]["unsteady"] for run in runs)
+    verdict = verdict_over_seeds(np.ones_like(tuned[0]), baselines, tuned, unsteady=unsteady)
+    details = asdict(verdict)
+    return {"verdict": details.pop("sentence"), "comparison": details}
+
+
+def _digits(text: str) -> IntArray:
+    return np.array([int(digit) for digit in text], dtype=np.int64)
+
+
+def _write(path: Path, value: Json) -> None:
+    try:
+        write_json(path, value)
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be written: {error.strerror}; mend that and resume the run"
+        ) from error

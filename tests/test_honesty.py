@@ -1,0 +1,71 @@
+"""Labels drawn by lot: no gain may be claimed more often than the verdict's test allows.
+
+The whole way from data to verdict, by the public call alone, so that it holds for whatever recipe
+is the default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from blackbox_delta.api import tune
+from blackbox_delta.backends._fake_words import NEUTRAL, TOPICS
+from blackbox_delta.backends.fake import FakeBackend
+from blackbox_delta.tasks import FewShotSplit, draw_split, task_from_lists
+
+RUNS = 64
+#: A gain is claimed where a two-sided test says p < 0.05, so by luck one time in forty at most.
+#: At that rate more claims than this come up less than once in a thousand times.
+MOST_CLAIMS = int(binom.ppf(0.999, RUNS, 0.025))
+LABELS = ("good", "bad")
+WORDS = " ".join((*TOPICS, NEUTRAL)).split()
+#: Words that tell the classes apart, where they are to be told apart.
+TELLING = (TOPICS[2].split(), TOPICS[3].split())
+
+
+@pytest.fixture(scope="module")
+def backend() -> FakeBackend:
+    return FakeBackend()
+
+
+def drawn(seed: int, *, told_apart: bool) -> FewShotSplit:
+    """A task of 40 + 80 texts of eight words, labelled by their topic or by lot."""
+    rng = np.random.default_rng([seed, told_apart])
+    classes = rng.permutation(np.arange(120) % 2)
+    texts = []
+    for which in classes:
+        words = rng.choice(WORDS, 8)
+        if told_apart:
+            words[:3] = rng.choice(TELLING[which], 3)
+        texts.append(" ".join(rng.permutation(words)))
+    labels = [LABELS[which] for which in classes]
+    task = task_from_lists(texts[:40], labels[:40], test=(texts[40:], labels[40:]))
+    return draw_split(task, shots=6, seed=seed)
+
+
+def claims_gain(backend: FakeBackend, split: FewShotSplit) -> bool:
+    result = tune(backend, split, seed=split.seed, budget="16 calls", population=4).result
+    return bool(result["comparison"]["kind"] == "gain")
+
+
+def test_on_labels_drawn_by_lot_gains_are_claimed_by_luck_at_most(backend: FakeBackend) -> None:
+    claims = sum(claims_gain(backend, drawn(seed, told_apart=False)) for seed in range(RUNS))
+    assert claims <= MOST_CLAIMS
+
+
+def test_a_leak_of_test_labels_would_be_noticed(backend: FakeBackend) -> None:
+    """The same with the test part seen in training: so the test above can fail."""
+    claims = 0
+    for seed in range(8):
+        split = drawn(seed, told_apart=False)
+        claims += claims_gain(backend, replace(split, train=split.test, dev=split.test))
+    # More than luck would allow among 8 runs.
+    assert claims > binom.ppf(0.999, 8, 0.025)
+
+
+def test_a_real_gain_is_claimed(backend: FakeBackend) -> None:
+    assert all(claims_gain(backend, drawn(seed, told_apart=True)) for seed in range(4))
