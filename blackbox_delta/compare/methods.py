@@ -1,0 +1,120 @@
+"""The methods by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+
+from blackbox_delta.compare.contract import Method
+from blackbox_delta.compare.specs import Spec
+from blackbox_delta.errors import ConfigError, MissingExtraError
+
+#: What everything else is compared with.
+BASELINE = "calibrated"
+#: One query an example, for tuning and for an answer.
+PLAIN = ("untuned", BASELINE, "in-context", "dect")
+#: Those that take a budget in calls, which stands for the number of passes over the examples.
+BUDGETED = ("auto", "bbt", "bbtv2-style")
+#: Those that are trained, with a learning rate that is chosen on the first seed.
+GRADIENTS = ("full", "lora", "prefix", "prompt", "bitfit")
+#: No gradients, and quick.
+DEFAULTS = (*PLAIN, "auto:1", "auto:4", "auto:16")
+
+#: Learning rates to choose among; ``None`` for the method's own grid.
+Rates = tuple[float, ...] | None
+
+_PUBLISHED_CALLS = 8000  # of BBT and BBTv2
+_AUTO_CALLS = 300
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A method in a comparison.
+
+    Attributes:
+        spec: As it was asked for.
+        make: The method, told the learning rates that it may choose among.
+        takes_rate: Whether a learning rate is chosen on the first seed and kept for the others.
+        needs_weights: Whether it opens the model itself, so that a server will not do.
+    """
+
+    spec: Spec
+    make: Callable[[Rates], Method]
+    takes_rate: bool = False
+    needs_weights: bool = False
+
+    @classmethod
+    def of(cls, spec: Spec) -> Contender:
+        """The method that is asked for; making it loads what it needs.
+
+        Raises:
+            ConfigError: There is no such method, or it takes no budget in calls.
+        """
+        if spec.name in BUDGETED:
+            own = spec.name == "bbtv2-style"
+            return cls(spec, lambda _rates: _budgeted(spec), needs_weights=own)
+        if spec.name not in (*PLAIN, *GRADIENTS):
+            raise ConfigError(
+                f"there is no method called {spec.name!r}; the methods are "
+                f"{', '.join(method_names())}"
+            )
+        if spec.calls is not None:
+            raise ConfigError(
+                f"{spec}: a budget in calls is for {', '.join(BUDGETED)}; write {spec.name}"
+            )
+        if spec.name in GRADIENTS:
+            make = _gradient_maker(spec.name)
+            return cls(spec, make, takes_rate=True, needs_weights=True)
+        return cls(spec, lambda _rates: _plain(spec.name))
+
+
+def method_names() -> tuple[str, ...]:
+    """All names, with ``:CALLS`` those that take a budget."""
+    return (*PLAIN, *(f"{name}:CALLS" for name in BUDGETED), *GRADIENTS)
+
+
+def _plain(name: str) -> Method:
+    from blackbox_delta.compare.in_context import InContext
+    from blackbox_delta.compare.output_side import OutputSide, Untuned
+
+    if name == "untuned":
+        return Untuned()
+    if name == "in-context":
+        return InContext()
+    return OutputSide(name, "prototypes" if name == "dect" else BASELINE)
+
+
+def _budgeted(spec: Spec) -> Method:
+    from blackbox_delta.compare.auto import Auto
+    from blackbox_delta.compare.bbt import Bbt
+
+    if spec.name == "auto":
+        return Auto(spec.calls or _AUTO_CALLS)
+    calls = spec.calls or _PUBLISHED_CALLS
+    method: Method = Bbt(calls) if spec.name == "bbt" else _gradients().BBTv2Style(calls)
+    return method
+
+
+def _gradient_maker(name: str) -> Callable[[Rates], Method]:
+    def make(rates: Rates) -> Method:
+        gradients = _gradients()
+        method: Method = gradients.GradientMethod(name, rates or gradients.GRIDS[name])
+        return method
+
+    return make
+
+
+def _gradients() -> ModuleType:
+    """The methods that open the model themselves.
+
+    Raises:
+        MissingExtraError: What they are made with is not installed.
+    """
+    try:
+        from blackbox_delta.compare import gradients
+    except ModuleNotFoundError as error:
+        package = error.name or "peft"
+        extra = "local" if package in ("torch", "transformers") else "compare"
+        raise MissingExtraError(package, extra, "tuning with gradients") from None
+    return gradients

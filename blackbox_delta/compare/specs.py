@@ -1,0 +1,65 @@
+"""How a method is asked for in words: ``calibrated``, ``auto:16``, ``bbt:500``, ``lora@64``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from blackbox_delta.errors import ConfigError
+
+_FORM = re.compile(r"(?P<name>[a-z][a-z0-9-]*)(:(?P<calls>[0-9]+))?(@(?P<shots>[0-9]+))?")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A method as it is asked for.
+
+    Attributes:
+        name: Of the method.
+        calls: What it may spend, in passes over the training examples; ``None`` for its own
+            default.
+        shots: Training examples per class; ``None`` for as many as the comparison has.
+    """
+
+    name: str
+    calls: int | None = None
+    shots: int | None = None
+
+    def __str__(self) -> str:
+        calls = "" if self.calls is None else f":{self.calls}"
+        return f"{self.name}{calls}" + ("" if self.shots is None else f"@{self.shots}")
+
+    @classmethod
+    def parse(cls, text: str) -> Spec:
+        """Reads ``NAME[:CALLS][@SHOTS]``.
+
+        Raises:
+            ConfigError: It is written otherwise, or a number is 0.
+        """
+        match = _FORM.fullmatch(text.strip())
+        if match is None:
+            raise ConfigError(
+                f"cannot read the method {text!r}: write NAME, NAME:CALLS or NAME@SHOTS, such as "
+                "calibrated, auto:16, bbt:500 or lora@64"
+            )
+        calls, shots = _number(match["calls"]), _number(match["shots"])
+        if 0 in (calls, shots):
+            raise ConfigError(f"the method {text!r}: calls and shots must be at least 1")
+        return cls(match["name"], calls, shots)
+
+
+def parse_specs(texts: Iterable[str]) -> tuple[Spec, ...]:
+    """Reads methods, each text one of them or several between commas; repeated ones count once.
+
+    Raises:
+        ConfigError: One cannot be read, or there are none.
+    """
+    parts = [part for text in texts for part in text.split(",") if part.strip()]
+    if not parts:
+        raise ConfigError("there is no method to compare; name at least one")
+    return tuple(dict.fromkeys(Spec.parse(part) for part in parts))
+
+
+def _number(digits: str | None) -> int | None:
+    return None if digits is None else int(digits)
