@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from blackbox_delta.deltas import TEXT, SoftPrompt
 from blackbox_delta.errors import UnsupportedError
 from blackbox_delta.settings import Settings
-from blackbox_delta.tasks import DEFAULT_STARTS, Verbalizer, default_template
+from blackbox_delta.tasks import (
+    DEFAULT_STARTS,
+    VIEW_STARTS,
+    VIEW_STARTS_PAIR,
+    Verbalizer,
+    default_template,
+)
 from blackbox_delta.tasks.templates import in_words
 from blackbox_delta.types import Backend, Capabilities
 
@@ -17,24 +23,33 @@ def starts_in_words(able: Capabilities, settings: Settings) -> bool:
     return settings.template is None and SoftPrompt.kind not in able.deltas
 
 
-def start_inits(backend: Backend, settings: Settings, verbalizer: Verbalizer) -> list[str | None]:
+def start_inits(
+    backend: Backend, settings: Settings, verbalizer: Verbalizer, pairs: bool
+) -> list[str | None]:
     """What the delta may start from, or the words in its place; several where it is left open.
 
     Raises:
         UnsupportedError: There is no delta, and no place for words.
     """
     init, able = settings.soft_init, backend.capabilities
+    options = ", ".join(verbalizer.words)
     plain = starts_in_words(able, settings)
     if init is None:
         one = settings.template is not None or (plain and able.chat)
-        return [None] if one else [TEXT + words for words in DEFAULT_STARTS]
+        return [None] if one else [TEXT + words for words in _words(settings, options, pairs)]
     if plain and (able.chat or not init.startswith(TEXT)):
         raise UnsupportedError(
             f"{backend.name} takes no soft prompts, so nothing can start from {init!r}; leave "
             "soft_init out, or give a template with the words that you want"
         )
-    options = ", ".join(verbalizer.words)
     return [init.replace("{options}", options).replace("\\n", "\n")]
+
+
+def _words(settings: Settings, options: str, pairs: bool) -> Sequence[str]:
+    if settings.recipe == "search":
+        return DEFAULT_STARTS
+    views = VIEW_STARTS_PAIR if pairs else VIEW_STARTS
+    return [words.replace("{options}", options) for words in views]
 
 
 def start_words(init: str | None) -> str | None:

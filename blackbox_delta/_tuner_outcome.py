@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from blackbox_delta.budget import Budget
+from blackbox_delta.members import Found, Member
 from blackbox_delta.problem import Problem
 from blackbox_delta.types import FittedHead, Vector
 
@@ -25,7 +27,8 @@ class Progress:
         dev_accuracy: Of the best option so far.
         budget: What was spent.
         tested: Test examples scored, once the search is over.
-        to_test: Test examples to be scored, counted once for each delta.
+        to_test: Test examples to be scored, counted once for each way of asking.
+        what: ``"generations"``, or what else is counted.
     """
 
     generation: int
@@ -34,6 +37,7 @@ class Progress:
     budget: Budget
     tested: int = 0
     to_test: int = 0
+    what: Literal["generations", "views"] = "generations"
 
 
 Observer = Callable[[Progress], None]
@@ -90,6 +94,32 @@ class Outcome:
     options: list[Option]
     generations: int
     seconds: Seconds = field(default_factory=Seconds)
+
+    @property
+    def found(self) -> Found:
+        """The same in the words that all recipes share."""
+        problem, baseline, chosen = self.problem, self.options[0], self.chosen
+        details = {
+            "template": problem.reader.template.source,
+            "start": problem.words,
+            "chosen": chosen.name,
+            "head": chosen.head.kind,
+            "baseline_dev_accuracy": baseline.dev_accuracy,
+            "dev_accuracy": chosen.dev_accuracy,
+            "dev_n": len(problem.dev),
+            "generations": self.generations,
+        }
+        return Found(
+            self._member(baseline),
+            (self._member(chosen),),
+            details,
+            optimizer_seconds=self.seconds.optimizer,
+            head_seconds=self.seconds.head,
+        )
+
+    def _member(self, option: Option) -> Member:
+        problem = self.problem
+        return Member(option.name, problem.reader, option.head, frame=problem.frame, z=option.z)
 
 
 def choose(options: list[Option]) -> Option:

@@ -161,7 +161,7 @@ class Plan:
             generation += 1
             if course.look_is_due(generation):
                 _spend(budget, *steps.look)
-        return Cost.of(budget.calls, budget.usage, budget.prices, generation)
+        return Cost.of(round(budget.calls), budget.usage, budget.prices, generation)
 
     def _test(self, budget: Budget, problem: Problem, kept: Vector | None) -> Cost:
         passes = passes_over_test(problem, kept) if len(problem.test) else []

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blackbox_delta.artifact import Artifact
+from blackbox_delta.auto import Auto
 from blackbox_delta.backends import open_backend
 from blackbox_delta.budget import Budget
 from blackbox_delta.errors import ConfigError
@@ -22,6 +23,9 @@ from blackbox_delta.tasks import Columns, FewShotSplit, TaskData, draw_split, lo
 from blackbox_delta.tuned_model import TunedModel
 from blackbox_delta.tuner import Observer, Tuner
 from blackbox_delta.types import Backend, Json
+
+#: What goes by the setting ``recipe``.
+RECIPES: dict[str, type[Auto] | type[Tuner]] = {"auto": Auto, "search": Tuner}
 
 
 def tune(
@@ -67,15 +71,15 @@ def tune(
     budget = Budget.parse(chosen.budget, chosen.prices)
     backend = open_backend(model) if isinstance(model, str) else model
     problem = build_problem(backend, split, chosen)
-    tuner = Tuner(backend, problem, chosen, budget, observer)
+    tuner = RECIPES[chosen.recipe](backend, problem, chosen, budget, observer)
     with _recorded(backend, describe(backend, split, chosen), out, resume, cache) as (asked, run):
         began = time.perf_counter()
-        outcome = tuner.run(asked, run.history if run else None)
-        test = score_test(asked, outcome, tuner.tell_tested)
-        result = build_result(backend, chosen, budget, outcome, test)
+        found = tuner.run(asked, run.history if run else None).found
+        test = score_test(asked, found, split.test, tuner.tell_tested)
+        result = build_result(backend, chosen, budget, found, test)
+        result["train_n"] = len(split.train)
         result["seconds"] = time.perf_counter() - began
-        head, z, frame = outcome.chosen.head, outcome.chosen.z, outcome.problem.frame
-        artifact = Artifact.of(backend, outcome.problem.reader, head, frame, z)
+        artifact = Artifact.of(backend, found.members, found.sharpness)
         if run:
             run.finish(artifact, result)
     return TunedModel(artifact, backend, result)
@@ -104,7 +108,8 @@ def forecast(
     split, chosen = _split(data, columns, chosen)
     budget = Budget.parse(chosen.budget, chosen.prices)
     backend = open_backend(model) if isinstance(model, str) else model
-    return Tuner(backend, build_problem(backend, split, chosen), chosen, budget).forecast()
+    problem = build_problem(backend, split, chosen)
+    return RECIPES[chosen.recipe](backend, problem, chosen, budget).forecast()
 
 
 def _split(

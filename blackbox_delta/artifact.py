@@ -1,7 +1,7 @@
-"""What a run leaves behind: a portable delta and head, as JSON and safetensors.
+"""What a run leaves behind: portable deltas and heads, as JSON and safetensors.
 
-The delta itself is not stored: its starting token ids, the subspace's seed and z rebuild it to
-the bit, so an artifact takes a few kilobytes. A checksum of θ proves it. The fingerprint of the
+A delta itself is not stored: its starting token ids, the subspace's seed and z rebuild it to
+the bit, so it takes a few kilobytes. A checksum of θ proves it. The fingerprint of the
 model it belongs to goes with it, and another model is refused.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,55 +21,48 @@ from numpy.typing import NDArray
 from blackbox_delta.deltas import delta_from_config
 from blackbox_delta.errors import ArtifactError, ConfigError, FingerprintError
 from blackbox_delta.heads import head_from_state
+from blackbox_delta.members import Member
 from blackbox_delta.problem import Frame, Reader
 from blackbox_delta.subspaces import RandomSubspace
 from blackbox_delta.tasks import Template, Verbalizer
-from blackbox_delta.types import Backend, DeltaBatch, FittedHead, Json, Vector
+from blackbox_delta.types import Backend, FittedHead, Json, Vector
 
 FORMAT = "blackbox-delta artifact"
-VERSION = 2
+VERSION = 3
 JSON_NAME = "artifact.json"
 ARRAYS_NAME = "artifact.safetensors"
 _HEAD = "head."
 
 
 @dataclass(frozen=True)
-class Artifact:
-    """Everything needed to answer as the tuned model does, but the model.
+class SavedMember:
+    """A member as it is kept: what rebuilds it on the model it was tuned on.
 
     Attributes:
-        model: The model's name as the user gave it.
-        fingerprint: Of its weights and tokenizer.
+        name: What reports call it.
         reader: Template and label words.
         head: The fitted output side.
+        weight: Its say among the members.
         delta: ``Delta.config()``, or ``None`` where no delta was kept.
         subspace: ``RandomSubspace.config()``, likewise.
         z: (d,), likewise.
         checksum: SHA-256 of the delta's exact bytes, likewise.
-        address: Where the model is reached, beside its name; holds no secret.
     """
 
-    model: str
-    fingerprint: str
+    name: str
     reader: Reader
     head: FittedHead
+    weight: float = 1.0
     delta: Json | None = None
     subspace: Json | None = None
     z: Vector | None = None
     checksum: str | None = None
-    address: Json = field(default_factory=dict)
 
     @classmethod
-    def of(
-        cls,
-        backend: Backend,
-        reader: Reader,
-        head: FittedHead,
-        frame: Frame | None,
-        z: Vector | None,
-    ) -> Artifact:
-        """The artifact of a found z (or none) behind a fitted head."""
-        bare = cls(backend.name, backend.fingerprint, reader, head, address=dict(backend.address))
+    def of(cls, member: Member) -> SavedMember:
+        """What is to be kept of a member."""
+        bare = cls(member.name, member.reader, member.head, member.weight)
+        frame, z = member.frame, member.z
         if frame is None or z is None:
             return bare
         z = frame.subspace.snap(z)
@@ -81,21 +74,15 @@ class Artifact:
             checksum=frame.candidates(z[None]).digest(0).hex(),
         )
 
-    def rebuild(self, backend: Backend) -> DeltaBatch | None:
-        """The one candidate that was kept, rebuilt on ``backend``.
+    def rebuild(self, backend: Backend) -> Member:
+        """The member on ``backend``, its delta the same to the bit.
 
         Raises:
-            FingerprintError: The backend holds another model.
             ArtifactError: The rebuilt delta is not the one that was saved.
         """
-        if backend.fingerprint != self.fingerprint:
-            raise FingerprintError(
-                f"this delta was tuned on {self.model!r} (fingerprint {self.fingerprint[:12]}…), "
-                f"but {backend.name!r} has other weights or another tokenizer (fingerprint "
-                f"{backend.fingerprint[:12]}…); load it with the model it was tuned on"
-            )
+        bare = Member(self.name, self.reader, self.head, self.weight)
         if self.delta is None or self.subspace is None or self.z is None:
-            return None
+            return bare
         table = backend.embedding_table
         if table is None:
             raise ArtifactError(f"{backend.name!r} takes no soft prompts, so this delta cannot act")
@@ -103,15 +90,115 @@ class Artifact:
             frame = Frame(
                 delta_from_config(self.delta, table), RandomSubspace.from_config(self.subspace)
             )
-            batch = frame.candidates(self.z[None])
+            rebuilt = replace(bare, frame=frame, z=self.z)
+            same = frame.candidates(self.z[None]).digest(0).hex() == self.checksum
         except ConfigError as error:
             raise ArtifactError(f"the saved delta cannot be rebuilt: {error}") from error
-        if batch.digest(0).hex() != self.checksum:
+        if not same:
             raise ArtifactError(
                 "the delta rebuilt from z and its seed is not the one that was saved: the model is "
                 "loaded in another precision, or the artifact is damaged"
             )
-        return batch
+        return rebuilt
+
+    # ------------------------------------------------------------------ on disk
+
+    def to_json(self) -> Json:
+        """All but the arrays."""
+        return {
+            "name": self.name,
+            "template": self.reader.template.source,
+            "label_words": list(self.reader.verbalizer.words),
+            "head": self.head.kind,
+            "weight": self.weight,
+            "delta": self.delta,
+            "subspace": self.subspace,
+            "checksum": self.checksum,
+        }
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The head's state and z."""
+        arrays = {_HEAD + name: np.asarray(value) for name, value in self.head.state().items()}
+        if self.z is not None:
+            arrays["z"] = self.z.astype("<f4")  # exact: z was snapped to the subspace's steps
+        return arrays
+
+    @classmethod
+    def from_parts(
+        cls, labels: tuple[str, ...], described: Json, arrays: Mapping[str, NDArray[Any]]
+    ) -> SavedMember:
+        """The inverse of :meth:`to_json` and :meth:`arrays`."""
+        state = {
+            name.removeprefix(_HEAD): value
+            for name, value in arrays.items()
+            if name.startswith(_HEAD)
+        }
+        reader = Reader(
+            Template.parse(described["template"]),
+            Verbalizer(labels, tuple(described["label_words"])),
+        )
+        z = arrays.get("z")
+        return cls(
+            described["name"],
+            reader,
+            head_from_state(described["head"], state),
+            float(described["weight"]),
+            described["delta"],
+            described["subspace"],
+            None if z is None else z.astype(np.float64),
+            described["checksum"],
+        )
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Everything needed to answer as the tuned model does, but the model.
+
+    Attributes:
+        model: The model's name as the user gave it.
+        fingerprint: Of its weights and tokenizer.
+        members: What answers, the weightiest first; at least one.
+        sharpness: A factor on the members' pooled log-probabilities.
+        address: Where the model is reached, beside its name; holds no secret.
+    """
+
+    model: str
+    fingerprint: str
+    members: tuple[SavedMember, ...]
+    sharpness: float = 1.0
+    address: Json = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, backend: Backend, members: Sequence[Member], sharpness: float = 1.0) -> Artifact:
+        """The artifact of what answers on ``backend``."""
+        saved = tuple(SavedMember.of(member) for member in members)
+        address = dict(backend.address)
+        return cls(backend.name, backend.fingerprint, saved, sharpness, address)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The c classes."""
+        return self.members[0].reader.verbalizer.labels
+
+    @property
+    def uses_pairs(self) -> bool:
+        """Whether it was tuned on pairs of texts."""
+        return self.members[0].reader.template.uses_pair
+
+    def rebuild(self, backend: Backend) -> tuple[Member, ...]:
+        """What answers, rebuilt on ``backend``.
+
+        Raises:
+            FingerprintError: The backend holds another model.
+            ArtifactError: A rebuilt delta is not the one that was saved.
+        """
+        if backend.fingerprint != self.fingerprint:
+            raise FingerprintError(
+                f"this delta was tuned on {self.model!r} (fingerprint {self.fingerprint[:12]}…), "
+                f"but {backend.name!r} has other weights or another tokenizer (fingerprint "
+                f"{backend.fingerprint[:12]}…); load it with the model it was tuned on"
+            )
+        return tuple(member.rebuild(backend) for member in self.members)
 
     # ------------------------------------------------------------------ on disk
 
@@ -123,10 +210,12 @@ class Artifact:
         """
         from safetensors.numpy import save
 
-        arrays = {_HEAD + name: np.asarray(value) for name, value in self.head.state().items()}
-        if self.z is not None:
-            arrays["z"] = self.z.astype("<f4")  # exact: z was snapped to the subspace's steps
-        blob = save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+        arrays = {
+            f"{number}.{name}": np.ascontiguousarray(value)
+            for number, member in enumerate(self.members)
+            for name, value in member.arrays().items()
+        }
+        blob = save(arrays)
         described = self._to_json(blob)
         described["json_sha256"] = _digest(described)
         try:
@@ -145,13 +234,9 @@ class Artifact:
             "model": self.model,
             "address": self.address,
             "fingerprint": self.fingerprint,
-            "template": self.reader.template.source,
-            "labels": list(self.reader.verbalizer.labels),
-            "label_words": list(self.reader.verbalizer.words),
-            "head": self.head.kind,
-            "delta": self.delta,
-            "subspace": self.subspace,
-            "checksum": self.checksum,
+            "labels": list(self.labels),
+            "members": [member.to_json() for member in self.members],
+            "sharpness": self.sharpness,
             "arrays_sha256": hashlib.sha256(blob).hexdigest(),
         }
 
@@ -160,7 +245,7 @@ class Artifact:
         """Reads what :meth:`save` wrote.
 
         Raises:
-            ArtifactError: There is no artifact, or it is damaged or of a newer version.
+            ArtifactError: There is no artifact, or it is damaged or of another version.
         """
         described = _read_json(folder / JSON_NAME)
         blob = _read_bytes(folder / ARRAYS_NAME)
@@ -170,34 +255,35 @@ class Artifact:
             )
         try:
             return cls._from_parts(described, _arrays(blob))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise ArtifactError(
                 f"{folder / JSON_NAME} is incomplete or of another version: {error!r}"
             ) from error
 
     @classmethod
     def _from_parts(cls, described: Json, arrays: Mapping[str, NDArray[Any]]) -> Artifact:
-        state = {
-            name.removeprefix(_HEAD): value
-            for name, value in arrays.items()
-            if name.startswith(_HEAD)
-        }
-        reader = Reader(
-            Template.parse(described["template"]),
-            Verbalizer(tuple(described["labels"]), tuple(described["label_words"])),
+        labels = tuple(described["labels"])
+        members = tuple(
+            SavedMember.from_parts(labels, part, _within(f"{number}.", arrays))
+            for number, part in enumerate(described["members"])
         )
-        z = arrays.get("z")
+        if not members:
+            raise ValueError("no members")
         return cls(
             described["model"],
             described["fingerprint"],
-            reader,
-            head_from_state(described["head"], state),
-            described["delta"],
-            described["subspace"],
-            None if z is None else z.astype(np.float64),
-            described["checksum"],
+            members,
+            float(described["sharpness"]),
             dict(described["address"]),
         )
+
+
+def _within(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in arrays.items()
+        if name.startswith(prefix)
+    }
 
 
 def scratch_path(path: Path) -> Path:

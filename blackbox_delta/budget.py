@@ -81,6 +81,8 @@ class Budget:
         prices: What tokens cost; ``None`` where it is not known.
         exact_tokens: Whether tokens are known before they are spent. Where they are estimated, a
             tenth of what is about to be asked is kept back in tokens and dollars.
+        call_size: Queries that one call is, where parts of calls are spent; ``None`` counts calls
+            as they are charged.
         calls: Calls spent.
         usage: Everything else that was spent.
 
@@ -104,7 +106,8 @@ class Budget:
         self.unit: Unit = unit
         self.prices = prices
         self.exact_tokens = True
-        self.calls = 0
+        self.call_size: int | None = None
+        self.calls: float = 0
         self.usage = Usage()
         self._slowest_token = 0.0
         self._slowest_query = 0.0
@@ -131,7 +134,7 @@ class Budget:
     def fresh(self) -> Budget:
         """The same budget with nothing spent."""
         budget = Budget(self.limit, self.unit, self.prices)
-        budget.exact_tokens = self.exact_tokens
+        budget.exact_tokens, budget.call_size = self.exact_tokens, self.call_size
         return budget
 
     def __str__(self) -> str:
@@ -150,6 +153,8 @@ class Budget:
     @property
     def left_to_send(self) -> int | None:
         """Queries that may still be sent; ``None`` for a budget in another unit."""
+        if self.unit == "calls" and self.call_size is not None:
+            return max(0, int(self.limit * self.call_size) - self.usage.queries - self.usage.lost)
         return max(0, int(self.limit - self.spent)) if self.unit == "queries" else None
 
     @property
@@ -200,7 +205,7 @@ class Budget:
                 f"a reply would bring the budget of {self} to {_amount(after, self.unit)}; "
                 "whatever asked for it must ask the budget first"
             )
-        self.calls += calls
+        self.calls = self._calls(self.calls + calls, total)
         self.usage = total
         if usage.tokens:
             self._slowest_token = max(self._slowest_token, usage.seconds / usage.tokens)
@@ -250,10 +255,15 @@ class Budget:
         estimated = self.unit in ("tokens", "usd") and not self.exact_tokens
         return MARGIN * sum(costs) if estimated else 0
 
-    def _measured(self, calls: int, usage: Usage) -> float:
+    def _calls(self, charged: float, usage: Usage) -> float:
+        if self.call_size is None:
+            return charged
+        return (usage.queries + usage.lost) / self.call_size
+
+    def _measured(self, calls: float, usage: Usage) -> float:
         """So many calls, and such usage, in the budget's unit."""
         if self.unit == "calls":
-            return calls
+            return self._calls(calls, usage)
         if self.unit == "queries":
             return usage.queries + usage.lost
         if self.unit == "tokens":

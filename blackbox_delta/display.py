@@ -157,6 +157,12 @@ def seconds_left(budget: Budget) -> float:
 
 
 def _found(progress: Progress) -> str:
+    if progress.what == "views":
+        count = f"{progress.generation} view{'s' if progress.generation != 1 else ''}"
+        return (
+            f"{count}: held-out loss {progress.best_loss:.4f}, "
+            f"held-out accuracy {progress.dev_accuracy:.3f}"
+        )
     return (
         f"generation {progress.generation}: best loss {progress.best_loss:.4f}, "
         f"dev accuracy {progress.dev_accuracy:.3f}"

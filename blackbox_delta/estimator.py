@@ -73,7 +73,7 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         *,
         template: str | None = _DEFAULTS.template,
         label_words: Mapping[Any, str] | None = _DEFAULTS.label_words,
-        head: str = _DEFAULTS.head,
+        head: str | None = _DEFAULTS.head,
         optimizer: str = _DEFAULTS.optimizer,
         budget: str = _DEFAULTS.budget,
         dimension: int | None = _DEFAULTS.dimension,

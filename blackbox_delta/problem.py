@@ -33,6 +33,7 @@ from blackbox_delta.types import (
     ScoreRequest,
     Scores,
     Vector,
+    Words,
 )
 
 __all__ = [
@@ -74,6 +75,22 @@ class Reader:
         texts = head.references(self.verbalizer.words)
         return self.prompts([Example(text, second) for text in texts])
 
+    def demonstrating(self, examples: Sequence[Example]) -> Reader:
+        """The same, with labelled examples before every prompt, filled in.
+
+        In-context learning (Brown et al. 2020, arXiv 2005.14165). They become part of the
+        template, so that an artifact keeps them and a local model reads them once.
+        """
+        filled = "".join(self._filled(example) + "\n\n" for example in examples)
+        source = filled.replace("{", "{{").replace("}", "}}") + self.template.source
+        return replace(self, template=Template.parse(source))
+
+    def _filled(self, example: Example) -> str:
+        """The template as it reads with its texts and its label word."""
+        word = self.choices[self.verbalizer.index(example.label)]
+        prompt = self.template.render(example, self.verbalizer.words)
+        return "".join(each.text if isinstance(each, Words) else word for each in prompt.segments)
+
     def check(self, backend: Backend) -> None:
         """Checks that the backend can read this template.
 
@@ -111,10 +128,12 @@ class Part:
     Attributes:
         prompts: n prompts.
         labels: (n,) positions among the labels.
+        examples: The n examples themselves.
     """
 
     prompts: list[Prompt]
     labels: IntArray
+    examples: tuple[Example, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -180,9 +199,9 @@ def build_problem(backend: Backend, split: FewShotSplit, settings: Settings) -> 
         UnsupportedError: The backend cannot read the template or take the delta.
         ConfigError: The delta or the subspace makes no sense.
     """
-    verbalizer = Verbalizer.build(_labels(split), settings.label_words)
-    inits = start_inits(backend, settings, verbalizer)
+    verbalizer = Verbalizer.build(_labels(split, settings), settings.label_words)
     pairs = split.train[0].text_pair is not None
+    inits = start_inits(backend, settings, verbalizer, pairs)
     sources = template_sources(backend.capabilities, settings, pairs, inits)
     readings = {
         source: _read(backend, split, source, verbalizer) for source in dict.fromkeys(sources)
@@ -210,14 +229,14 @@ def _read(backend: Backend, split: FewShotSplit, source: str, verbalizer: Verbal
     reader = Reader(template, verbalizer)
     reader.check(backend)
     train, dev, test = (
-        Part(reader.prompts(part), verbalizer.encode(part))
+        Part(reader.prompts(part), verbalizer.encode(part), tuple(part))
         for part in (split.train, split.dev, split.test)
     )
     return _Reading(reader, train, dev, test)
 
 
-def _labels(split: FewShotSplit) -> list[str]:
-    if not split.train or not split.dev:
+def _labels(split: FewShotSplit, settings: Settings) -> list[str]:
+    if not split.train or (settings.recipe == "search" and not split.dev):
         raise DataError("the split needs training and development examples and lacks one of them")
     labels = sorted({str(example.label) for example in split.train})
     if len(labels) < 2:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
 from blackbox_delta.budget import Budget
 from blackbox_delta.heads import make_head
+from blackbox_delta.members import Found, Member, pool
 from blackbox_delta.prices import Prices
-from blackbox_delta.problem import Problem, ask
+from blackbox_delta.problem import Reader, ask
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import Metrics, Verdict, evaluate, paired_verdict
-from blackbox_delta.tuner import Option, Outcome, passes_over_test
-from blackbox_delta.types import Backend, Evidence, Json, Usage, Vector
+from blackbox_delta.types import Backend, Evidence, Example, Json, Usage
 
 #: Test examples in one request.
 TEST_PIECE = 128
+#: Test examples that a server is asked about twice.
+ASKED_AGAIN = 8
+#: Nats by which a repeated answer of a steady server may differ: batches in half precision do.
+STEADY = 0.25
 UNMEASURED = "not measured: the data has no test part"
 
 
@@ -44,73 +49,91 @@ class HeldOutScores:
 
 
 def score_test(
-    backend: Backend, outcome: Outcome, tell: Callable[[int, int], None]
+    backend: Backend, found: Found, examples: Sequence[Example], tell: Callable[[int, int], None]
 ) -> HeldOutScores | None:
-    """Scores the test part, once per delta; ``None`` without a test part.
+    """Scores the test part, once for each way of asking; ``None`` without a test part.
 
     Args:
         backend: The model.
-        outcome: What the search found.
-        tell: Told how many test examples are scored, of how many, once for each delta.
+        found: The baseline and what answers.
+        examples: n labelled examples.
+        tell: Told how many queries are answered, of how many.
     """
-    problem = outcome.problem
-    if not len(problem.test):
+    if not examples:
         return None
-    most = max(option.head.top_k for option in outcome.options)
-    passes = passes_over_test(problem, outcome.chosen.z if outcome.chosen.name == "delta" else None)
-    n, usage, seen = len(problem.test), Usage(), []
-    for z in passes:
-        step = _step(tell, usage.queries, len(passes) * n)
-        evidence, more = _evidence(backend, problem, z, most, step)
-        seen.append(evidence)
-        usage = usage + more
-    untuned, tuned = seen[0], seen[-1]
-    truth, labels = problem.test.labels, problem.reader.verbalizer.labels
+    everyone = (found.baseline, *found.members)
+    seen, usage = _asked_all(backend, everyone, examples, tell)
+    unsteady, more = _is_unsteady(backend, found.baseline, examples, seen[found.baseline.source])
+    verbalizer = found.baseline.reader.verbalizer
+    truth, labels = verbalizer.encode(examples), verbalizer.labels
+    untuned = seen[found.baseline.source]
     plain = make_head("plain").fit(untuned, truth, None).log_proba(untuned)
-    calibrated = outcome.options[0].head.log_proba(untuned)
-    answers = outcome.chosen.head.log_proba(tuned)
+    calibrated = found.baseline.head.log_proba(untuned)
+    members = found.members
+    answers = pool(
+        [member.head.log_proba(seen[member.source]) for member in members],
+        [member.weight for member in members],
+        found.sharpness,
+    )
     said = {"baseline": calibrated.argmax(axis=1), "tuned": answers.argmax(axis=1)}
     return HeldOutScores(
         evaluate(truth, plain, labels),
         evaluate(truth, calibrated, labels),
         evaluate(truth, answers, labels),
-        paired_verdict(truth, said["baseline"], said["tuned"]),
-        usage,
+        paired_verdict(truth, said["baseline"], said["tuned"], unsteady=unsteady),
+        usage + more,
         {who: "".join(map(str, (it == truth).astype(int))) for who, it in said.items()},
     )
 
 
-def _step(tell: Callable[[int, int], None], before: int, total: int) -> Callable[[int], None]:
-    return lambda done: tell(before + done, total)
+_Source: TypeAlias = tuple[Reader, bytes]
 
 
-def _evidence(
+def _asked_all(
     backend: Backend,
-    problem: Problem,
-    z: Vector | None,
-    tokens: int,
-    tell: Callable[[int], None],
-) -> tuple[Evidence, Usage]:
-    """Asked in pieces, so that a kill loses one of them at most and a display can move."""
-    prompts, delta, pieces, usage = problem.test.prompts, problem.delta(z), [], Usage()
-    for start in range(0, len(prompts), TEST_PIECE):
-        request = problem.request(prompts[start : start + TEST_PIECE], delta, tokens, "test")
-        scores = ask(backend, request)
-        pieces.append(scores.candidate(0))
-        usage = usage + scores.usage
-        tell(start + len(request.prompts))
-    joined = (
-        np.concatenate([getattr(piece, name) for piece in pieces])
-        for name in ("label_logprobs", "top_ids", "top_logprobs")
-    )
-    return Evidence(*joined), usage
+    members: Sequence[Member],
+    examples: Sequence[Example],
+    tell: Callable[[int, int], None],
+) -> tuple[dict[_Source, Evidence], Usage]:
+    """Evidence under every way of asking, each asked once.
+
+    In pieces, so that a kill loses one of them at most and a display can move; the ways take turns
+    on a piece, whose texts a local model then reads once.
+    """
+    ways: dict[_Source, Member] = {}
+    for member in members:
+        ways.setdefault(member.source, member)
+    most = max(member.head.top_k for member in members)
+    pieces: dict[_Source, list[Evidence]] = {source: [] for source in ways}
+    usage, total = Usage(), len(ways) * len(examples)
+    for start in range(0, len(examples), TEST_PIECE):
+        some = examples[start : start + TEST_PIECE]
+        for source, member in ways.items():
+            scores = ask(backend, member.request(member.reader.prompts(some), most, "test"))
+            pieces[source].append(scores.candidate(0))
+            usage = usage + scores.usage
+            tell(usage.queries, total)
+    return {source: Evidence.joined(parts) for source, parts in pieces.items()}, usage
+
+
+def _is_unsteady(
+    backend: Backend, member: Member, examples: Sequence[Example], first: Evidence
+) -> tuple[bool, Usage]:
+    """Whether a server answers the same few questions differently when they are put again."""
+    if not backend.address:
+        return False, Usage()  # a model on this machine
+    some = examples[:ASKED_AGAIN]
+    request = member.request(member.reader.prompts(some), first.top_ids.shape[1], "test")
+    again = ask(backend, replace(request, repeat=1))
+    moved = np.abs(again.label_logprobs[0] - first.label_logprobs[: len(some)])
+    return bool(moved.max() > STEADY), again.usage
 
 
 def build_result(
     backend: Backend,
     settings: Settings,
     budget: Budget,
-    outcome: Outcome,
+    found: Found,
     test: HeldOutScores | None,
 ) -> Json:
     """The content of ``result.json``.
@@ -121,30 +144,25 @@ def build_result(
     both. ``bounded_labels`` counts label log-probabilities that are upper bounds, and
     ``unparsed_replies`` the replies that name no label.
     """
-    problem, baseline, chosen = outcome.problem, outcome.options[0], outcome.chosen
+    members = found.members
     return {
         "model": backend.name,
+        "recipe": settings.recipe,
         "seed": settings.seed,
         "shots": settings.shots,
-        "labels": list(problem.reader.verbalizer.labels),
-        "template": problem.reader.template.source,
-        "start": problem.words,
-        "chosen": chosen.name,
-        "head": chosen.head.kind,
-        **_accuracies(test, baseline, chosen),
-        "train_n": len(problem.train),
-        "dev_n": len(problem.dev),
+        "labels": list(found.baseline.reader.verbalizer.labels),
+        **found.details,
+        **_accuracies(test),
         "budget": str(budget),
-        "generations": outcome.generations,
         "calls": budget.calls,
         **_costs("", budget.usage, budget.prices),
         **_costs("test_", test.usage if test else Usage(), budget.prices),
+        "queries_per_answer": len({member.source for member in members}),
         "backend_seconds": budget.usage.seconds,
         "test_seconds": test.usage.seconds if test else 0.0,
-        "optimizer_seconds": outcome.seconds.optimizer,
-        "head_seconds": outcome.seconds.head,
+        "optimizer_seconds": found.optimizer_seconds,
+        "head_seconds": found.head_seconds,
         **_verdict(test),
-        "test_right": test.right if test else None,
     }
 
 
@@ -160,12 +178,8 @@ def _costs(part: str, usage: Usage, prices: Prices | None) -> Json:
     }
 
 
-def _accuracies(test: HeldOutScores | None, baseline: Option, chosen: Option) -> Json:
-    found: Json = {
-        "baseline_dev_accuracy": baseline.dev_accuracy,
-        "dev_accuracy": chosen.dev_accuracy,
-        "test_n": test.tuned.n if test else 0,
-    }
+def _accuracies(test: HeldOutScores | None) -> Json:
+    found: Json = {"test_n": test.tuned.n if test else 0}
     for name in ("untuned", "baseline", "test"):
         found[f"{name}_accuracy"] = found[f"{name}_macro_f1"] = None
     if test:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,7 +16,10 @@ class Settings(BaseModel):
     r"""How a model is to be tuned. Immutable; a run folder keeps them.
 
     Attributes:
-        shots: k, labelled examples per class for training; as many again for development.
+        recipe: ``"auto"`` pools several views of every example, as many as the budget pays for;
+            ``"search"`` searches one delta and chooses on development examples.
+        shots: k, labelled examples per class for training; as many again for development, which
+            ``auto`` does not look at.
         seed: Determines the split, the subspace and the search.
         budget: What the search may spend: ``"300"`` calls, ``"9600 queries"``, ``"2M tokens"``,
             ``"10 min"`` of the model's time, ``"$2.50"``.
@@ -34,7 +37,10 @@ class Settings(BaseModel):
         scale: α, size of the search's first steps relative to the embeddings' deviation.
         optimizer: ``"cma-diagonal"``, ``"cma"``, ``"random"`` or ``"nevergrad:NAME"``.
         population: λ, candidates per generation.
-        head: ``"ridge"``, ``"logistic"``, ``"calibrated"``, ``"contextual"`` or ``"plain"``.
+        head: ``"anchored"``, ``"discriminant"``, ``"ridge"``, ``"logistic"``, ``"prototypes"``,
+            ``"nearest"``, ``"calibrated"``, ``"contextual"`` or ``"plain"``; ``None`` for the
+            recipe's own, ``anchored`` for ``auto`` and ``ridge`` for ``search``.
+        max_queries_per_example: The most views that ``auto`` may ask about a text it answers.
         objective: ``"cross-entropy"``, ``"hinge"`` or ``"error-rate"``, taken through the head on
             held-out predictions.
         max_test: Score a seeded sample of this many test examples; ``None`` for all.
@@ -42,6 +48,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+    recipe: Literal["auto", "search"] = "auto"
     shots: int = Field(default=16, ge=1)
     seed: int = Field(default=0, ge=0)
     budget: str = "300 calls"
@@ -56,7 +63,8 @@ class Settings(BaseModel):
     scale: float = Field(default=0.3, gt=0, allow_inf_nan=False)
     optimizer: str = "cma-diagonal"
     population: int = Field(default=20, ge=2)
-    head: str = "ridge"
+    head: str | None = None
+    max_queries_per_example: int = Field(default=16, ge=1)
     objective: str = "cross-entropy"
     max_test: int | None = Field(default=None, ge=1)
 
@@ -78,6 +86,11 @@ class Settings(BaseModel):
             return cls.model_validate(given)
         except ValidationError as error:
             raise ConfigError(_explain(error)) from None
+
+    @property
+    def head_name(self) -> str:
+        """The head that is asked for, or the recipe's own."""
+        return self.head or {"auto": "anchored", "search": "ridge"}[self.recipe]
 
     @property
     def prices(self) -> Prices | None:

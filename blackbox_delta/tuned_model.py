@@ -1,4 +1,4 @@
-"""A tuned model that answers: a backend, a delta and a head."""
+"""A tuned model that answers: a backend, and one or several members."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ import numpy as np
 from blackbox_delta.artifact import Artifact
 from blackbox_delta.backends import open_backend
 from blackbox_delta.errors import DataError
+from blackbox_delta.members import Member, pool
 from blackbox_delta.problem import ask
 from blackbox_delta.tasks import Metrics, evaluate
-from blackbox_delta.types import Backend, Evidence, Example, Json, ScoreRequest, Vector
+from blackbox_delta.types import Backend, Evidence, Example, Json, Vector
+
+#: Texts that all members answer before the next ones come.
+PIECE = 128
 
 
 class TunedModel:
@@ -32,7 +36,7 @@ class TunedModel:
         self.artifact = artifact
         self.backend = backend
         self.result: Json = result or {}
-        self._delta = artifact.rebuild(backend)
+        self.members = artifact.rebuild(backend)
 
     @classmethod
     def load(
@@ -70,7 +74,7 @@ class TunedModel:
     @property
     def labels(self) -> tuple[str, ...]:
         """The c classes, in the order of the columns of :meth:`predict_proba`."""
-        return self.artifact.reader.verbalizer.labels
+        return self.artifact.labels
 
     def save(self, folder: str | Path) -> None:
         """Writes the artifact into ``folder``, which is made if it is not there.
@@ -83,7 +87,7 @@ class TunedModel:
     def predict(
         self, texts: Sequence[str | Example], text_pairs: Sequence[str] | None = None
     ) -> list[str]:
-        """The likeliest label of each text; one query each."""
+        """The likeliest label of each text; as many queries each as there are members."""
         return [self.labels[i] for i in self.log_proba(texts, text_pairs).argmax(axis=1)]
 
     def predict_proba(
@@ -104,7 +108,11 @@ class TunedModel:
         examples = self._examples(texts, text_pairs)
         if not examples:
             return np.zeros((0, len(self.labels)))
-        return self.artifact.head.log_proba(self._evidence(examples))
+        pieces = [
+            self._pooled(examples[start : start + PIECE])
+            for start in range(0, len(examples), PIECE)
+        ]
+        return np.concatenate(pieces)
 
     def evaluate(self, examples: Sequence[Example]) -> Metrics:
         """Scores on labelled examples.
@@ -112,19 +120,18 @@ class TunedModel:
         Raises:
             DataError: There are none, or a label is unknown.
         """
-        truth = self.artifact.reader.verbalizer.encode(examples)
+        truth = self.artifact.members[0].reader.verbalizer.encode(examples)
         return evaluate(truth, self.log_proba(examples), self.labels)
 
-    def _evidence(self, examples: Sequence[Example]) -> Evidence:
-        reader = self.artifact.reader
-        head = self.artifact.head
-        request = ScoreRequest(
-            reader.prompts(examples),
-            reader.choices,
-            self._delta,
-            head.top_k,
-            purpose="prediction",
-        )
+    def _pooled(self, examples: Sequence[Example]) -> Vector:
+        """Members take turns on the same few texts, whose beginnings a local model then reuses."""
+        said = [member.head.log_proba(self._evidence(member, examples)) for member in self.members]
+        weights = [member.weight for member in self.members]
+        return pool(said, weights, self.artifact.sharpness)
+
+    def _evidence(self, member: Member, examples: Sequence[Example]) -> Evidence:
+        prompts = member.reader.prompts(examples)
+        request = member.request(prompts, member.head.top_k, "prediction")
         return ask(self.backend, request).candidate(0)
 
     def _examples(
@@ -145,7 +152,7 @@ class TunedModel:
 
     def _check(self, number: int, example: Example) -> None:
         _check_text(number, "text", example.text)
-        wants = self.artifact.reader.template.uses_pair
+        wants = self.artifact.uses_pairs
         if wants != (example.text_pair is not None):
             raise DataError(
                 f"text {number + 1} of the input {'lacks' if wants else 'has'} a second text, "

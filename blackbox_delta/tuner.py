@@ -102,7 +102,7 @@ class Tuner:
         self._budget = budget
         self._history: History | None = None
         self._observer = observer
-        self._head: Head = make_head(settings.head, backend.capabilities.max_top_k)
+        self._head: Head = make_head(settings.head_name, backend.capabilities.max_top_k)
         self._objective = make_objective(settings.objective)
         self._seconds = Seconds()
         self._best_loss = float("inf")

@@ -226,6 +226,12 @@ class Evidence:
         """The given examples, in the given order."""
         return Evidence(self.label_logprobs[rows], self.top_ids[rows], self.top_logprobs[rows])
 
+    @classmethod
+    def joined(cls, parts: Sequence[Evidence]) -> Evidence:
+        """The examples of all parts, one part after the other."""
+        names = ("label_logprobs", "top_ids", "top_logprobs")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from blackbox_delta.artifact import Artifact
 from blackbox_delta.compare.contract import Step, Trial
+from blackbox_delta.members import Member
 from blackbox_delta.problem import Reader, ask
 from blackbox_delta.tasks import Template, Verbalizer
 from blackbox_delta.types import Backend, Evidence, Example, FittedHead, ScoreRequest, Usage
@@ -70,11 +69,7 @@ class Asker:
             usage = usage + scores.usage
             done = start + len(part)
             self.step(done / len(prompts), f"{purpose}: {done:,} of {len(prompts):,} examples")
-        joined = (
-            np.concatenate([getattr(piece, name) for piece in pieces])
-            for name in ("label_logprobs", "top_ids", "top_logprobs")
-        )
-        return Evidence(*joined), usage
+        return Evidence.joined(pieces), usage
 
 
 def saved_bytes(save: Callable[[Path], None]) -> int:
@@ -90,4 +85,5 @@ def saved_bytes(save: Callable[[Path], None]) -> int:
 
 def head_bytes(trial: Trial, reader: Reader, head: FittedHead) -> int:
     """What a template and a fitted head take when they are saved."""
-    return saved_bytes(Artifact.of(trial.backend, reader, head, None, None).save)
+    member = Member("head", reader, head)
+    return saved_bytes(Artifact.of(trial.backend, [member]).save)

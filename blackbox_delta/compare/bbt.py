@@ -26,6 +26,7 @@ from blackbox_delta.types import Json
 #: constant was chosen for RoBERTa. The covariance is full, as theirs: its 35 ms a candidate are
 #: little beside prompts that begin with the soft tokens, of which nothing can be reused.
 PUBLISHED: Json = {
+    "recipe": "search",
     "soft_tokens": 50,
     "soft_init": "random",
     "dimension": 500,
@@ -78,8 +79,8 @@ class Bbt:
         with open_run(trial.folder / RUN, description, resume=True) as run:
             outcome = tuner.run(JournaledBackend(trial.backend, run.journal), run.history)
         best, meter = best_delta(outcome, budget), Metered(trial.backend)
-        reader, frame = outcome.problem.reader, outcome.problem.frame
-        model = TunedModel(Artifact.of(meter, reader, best.head, frame, best.z), meter)
+        found = replace(outcome, chosen=best).found
+        model = TunedModel(Artifact.of(meter, found.members), meter)
         spent = {
             "calls": budget.calls,
             "queries": budget.usage.queries,

@@ -9,7 +9,7 @@ calibrated baseline does without demonstrations.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,12 +18,10 @@ from blackbox_delta.compare.contract import Measured, Step, Trial
 from blackbox_delta.errors import DataError
 from blackbox_delta.heads import make_head
 from blackbox_delta.problem import Reader
-from blackbox_delta.tasks import Template
-from blackbox_delta.types import Example, IntArray, Json, ScoreRequest, Words
+from blackbox_delta.types import IntArray, Json, ScoreRequest
 
 #: Prompt tokens that demonstrations may take; more do not fit beside a text into every context.
 MAX_TOKENS = 1024
-_GAP = "\n\n"
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class InContext:
             raise DataError(
                 f"the first demonstration alone takes more than {self.max_tokens:,} tokens"
             )
-        reader = demonstrating(bare, [train[row] for row in shown])
+        reader = bare.demonstrating([train[row] for row in shown])
         asker = Asker(trial.backend, reader, 0, step)
         seen, usage = asker.evidence(train, "training")
         rest = np.setdiff1d(np.arange(len(train)), shown)
@@ -89,19 +87,3 @@ class InContext:
         )
         tokens = np.cumsum(trial.backend.count_tokens(request))
         return [row for row, sofar in zip(drawn, tokens, strict=True) if sofar <= self.max_tokens]
-
-
-def demonstrating(reader: Reader, examples: list[Example]) -> Reader:
-    """A reader whose template begins with labelled examples, filled in."""
-    filled = "".join(_filled(reader, example) + _GAP for example in examples)
-    source = filled.replace("{", "{{").replace("}", "}}") + reader.template.source
-    return replace(reader, template=Template.parse(source))
-
-
-def _filled(reader: Reader, example: Example) -> str:
-    """The template as it reads with its texts and its label word."""
-    word = reader.choices[reader.verbalizer.index(example.label)]
-    prompt = reader.template.render(example, reader.verbalizer.words)
-    return "".join(
-        segment.text if isinstance(segment, Words) else word for segment in prompt.segments
-    )

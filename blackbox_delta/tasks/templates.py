@@ -23,6 +23,30 @@ DEFAULT_PAIR = "Text: {text}\nText: {text_pair}{soft} {label}"
 #: What the soft prompt of the default templates may start from. The search begins with the words
 #: under which the training examples are told apart best; see the README for what each is worth.
 DEFAULT_STARTS = ("\nIn one word, it is", "\nCategory:")
+#: Words of further views, for any task; ``{options}`` stands for the label words.
+VIEW_STARTS = (
+    *DEFAULT_STARTS,
+    "\nIt was",
+    "\nThis is about",
+    "\nIn short, it is",
+    "\nType:",
+    "\nOverall, this is",
+    "\nTopic:",
+    "\nThe answer is",
+    "\nSentiment:",
+    "\nIntent:",
+    "\nIs it {options}? It is",
+)
+#: The same for pairs of texts.
+VIEW_STARTS_PAIR = (
+    *DEFAULT_STARTS,
+    "\nDoes the first imply the second? Answer:",
+    "\nAre they the same? Answer:",
+    "\nRelation:",
+    "\nThe two texts are",
+    "\nThe second text is",
+    "\nIs it {options}? It is",
+)
 #: For models that answer a turn of a chat instead of going on with the words.
 DEFAULT_CHAT_SINGLE = (
     "Text: {text}\nWhich of these is it: {options}? Answer with that word alone. {label}"

@@ -1,0 +1,167 @@
+"""What views were asked, and what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from blackbox_delta.auto.views import View
+from blackbox_delta.budget import Budget, Need
+from blackbox_delta.errors import SpentError
+from blackbox_delta.problem import Part, Problem, ask
+from blackbox_delta.types import (
+    Backend,
+    Evidence,
+    FittedHead,
+    Head,
+    IntArray,
+    Prompt,
+    ScoreRequest,
+    Usage,
+    Vector,
+)
+
+
+@dataclass
+class Seen:
+    """What the model said so far about the training examples under one view.
+
+    Attributes:
+        view: The view.
+        held_out: (n, c) log class probabilities, each example's from a fit without its label; NaN
+            for examples not asked about.
+        rows: (m,) training examples asked about, in the order of the evidence.
+        evidence: On these.
+        reference: On the head's own texts, where the budget allowed to ask.
+    """
+
+    view: View
+    held_out: Vector
+    rows: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    evidence: Evidence | None = None
+    reference: Evidence | None = None
+
+    def losses(self, labels: IntArray) -> Vector:
+        """(n,) held-out losses in nats; NaN for examples not asked about."""
+        result: Vector = -self.held_out[np.arange(len(labels)), labels]
+        return result
+
+    def loss(self, labels: IntArray) -> float:
+        """Their mean over the examples asked about."""
+        return float(np.nanmean(self.losses(labels)))
+
+
+class Asker:
+    """Asks about training examples, charges the budget and keeps the held-out predictions.
+
+    Args:
+        backend: The model.
+        problem: Whose training examples.
+        head: Learns from each view.
+        budget: Its only owner.
+    """
+
+    def __init__(self, backend: Backend, problem: Problem, head: Head, budget: Budget) -> None:
+        self.backend = backend
+        self.budget = budget
+        self.head = head
+        self.labels = problem.train.labels
+        self._train: Part = problem.train
+        self.head_seconds = 0.0
+
+    def fresh(self, view: View) -> Seen:
+        """A view that was asked nothing yet."""
+        choices = len(view.reader.verbalizer.labels)
+        return Seen(view, np.full((len(self.labels), choices), np.nan))
+
+    def fitted(self, seen: Seen, head: Head | None = None) -> FittedHead:
+        """A head, its own unless another is given, fitted on all that a view was asked."""
+        with self._timed():
+            return (head or self.head).fit(_known(seen), self.labels[seen.rows], seen.reference)
+
+    # ------------------------------------------------------------------ what it takes
+
+    def need(self, view: View, rows: IntArray, *, references: bool, what: str = "a view") -> Need:
+        """What asking a view about these training examples takes."""
+        prompts = self._prompts(view, rows, references=references)
+        return self.need_of(view, prompts, what)
+
+    def need_of(self, view: View, prompts: list[Prompt], what: str) -> Need:
+        """What asking a view about these prompts takes; a call is n queries."""
+        request = self._request(view, prompts)
+        tokens = int(self.backend.count_tokens(request).sum())
+        written = len(prompts) * self.backend.capabilities.output_tokens
+        return Need(what, 0, len(prompts), tokens, written)
+
+    # ------------------------------------------------------------------ asking
+
+    def ask(self, seen: Seen, rows: IntArray, *, references: bool, purpose: str) -> None:
+        """Asks about those of ``rows`` that the view may learn from and was not asked about.
+
+        Raises:
+            BackendError: No sound reply could be had.
+            SpentError: Replies were lost, and the budget ran out over it.
+        """
+        view = seen.view
+        new = np.setdiff1d(np.intersect1d(rows, view.rows), seen.rows)
+        wanted = references and seen.reference is None
+        prompts = self._prompts(view, new, references=wanted)
+        if not prompts:
+            return
+        reply = self._asked(self._request(view, prompts, purpose))
+        m = len(new)
+        if wanted and len(prompts) > m:
+            seen.reference = reply.select(slice(m, None))
+        if m:
+            fresh = reply.select(slice(m))
+            seen.evidence = Evidence.joined([seen.evidence, fresh]) if seen.evidence else fresh
+            seen.rows = np.concatenate([seen.rows, new])
+        self._hold_out(seen)
+
+    def _hold_out(self, seen: Seen) -> None:
+        with self._timed():
+            labels = self.labels[seen.rows]
+            seen.held_out[seen.rows] = self.head.held_out(_known(seen), labels, seen.reference)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.head_seconds += time.perf_counter() - began
+
+    def _prompts(self, view: View, rows: IntArray, *, references: bool) -> list[Prompt]:
+        examples = [self._train.examples[row] for row in rows]
+        own = view.reader.references(self.head) if references else []
+        return [*view.reader.prompts(examples), *own]
+
+    def _request(self, view: View, prompts: list[Prompt], purpose: str = "views") -> ScoreRequest:
+        return ScoreRequest(
+            prompts,
+            view.reader.choices,
+            view.delta,
+            self.head.top_k,
+            purpose=purpose,
+            max_sent=self.budget.left_to_send,
+        )
+
+    def _asked(self, request: ScoreRequest) -> Evidence:
+        try:
+            scores = ask(self.backend, request)
+        except SpentError as error:
+            # Nobody says what the queries cost that were sent in vain; they count as all others.
+            tokens = int(self.backend.count_tokens(request).sum())
+            sent = Usage(error.sent, round(tokens * error.sent / request.queries))
+            self.budget.charge(sent, calls=0)
+            raise
+        self.budget.charge(scores.usage, calls=0)
+        return scores.candidate(0)
+
+
+def _known(seen: Seen) -> Evidence:
+    if seen.evidence is None:
+        raise RuntimeError(f"the view {seen.view.name!r} was asked nothing yet")
+    return seen.evidence

@@ -1,0 +1,47 @@
+"""What each part of the recipe cost and contributed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from blackbox_delta.auto.pooling import Pooled
+from blackbox_delta.budget import Budget
+from blackbox_delta.history import History
+from blackbox_delta.types import Json, Usage
+
+
+class Ledger:
+    """One entry a part, in order.
+
+    Args:
+        budget: What was spent is read off it.
+
+    Attributes:
+        history: Takes the entries as they come.
+        parts: The entries.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._before = Usage()
+        self.history: History | None = None
+        self.parts: list[Json] = []
+
+    def note(
+        self, part: str, finished: Sequence[str], dropped: Sequence[str], pooled: Pooled
+    ) -> None:
+        """Writes down what was spent since the last entry, and how good the pool is now."""
+        usage, before = self._budget.usage, self._before
+        self._before = usage
+        entry: Json = {
+            "part": part,
+            "finished": list(finished),
+            "dropped": list(dropped),
+            "queries": usage.queries - before.queries,
+            "tokens": usage.tokens - before.tokens,
+            "held_out_loss": pooled.loss,
+            "held_out_accuracy": pooled.accuracy,
+        }
+        self.parts.append(entry)
+        if self.history is not None:
+            self.history.append(entry)

@@ -1,0 +1,98 @@
+"""How much each view has to say, and what each further one buys.
+
+Weights are those of a tempered posterior over views (generalised Bayes; Bissiri, Holmes and Walker
+2016, arXiv 1306.6430): the likelihood of the held-out predictions, to a power well below one, as
+with few examples the best view is more often lucky than best. Poor views fade away, and equals
+share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from blackbox_delta.auto.asking import Seen
+from blackbox_delta.heads.weighing import fit_sharpness
+from blackbox_delta.members import pool
+from blackbox_delta.types import IntArray, Vector
+
+#: The power of the likelihood.
+TEMPER = 0.1
+#: What the views left out may weigh together.
+NEGLIGIBLE = 0.05
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Views that answer together.
+
+    Attributes:
+        seen: The views, the weightiest first.
+        weights: Theirs, with sum 1.
+        sharpness: A factor on their mean log-probability.
+        held_out: (n, c) pooled log class probabilities of the training examples, each view's from
+            a fit without the example's label. Weights and sharpness have seen all labels.
+        accuracy: Share of right answers among them.
+        loss: Their mean negative log-probability of the right label.
+    """
+
+    seen: tuple[Seen, ...]
+    weights: Vector
+    sharpness: float
+    held_out: Vector
+    accuracy: float
+    loss: float
+
+    @classmethod
+    def of(cls, seen: Sequence[Seen], weights: Vector, labels: IntArray) -> Pooled:
+        """Pools views with given weights; every example was asked about under one of them."""
+        shares = weights / weights.sum()
+        mean = _pooled(seen, shares)
+        sharpness = fit_sharpness(mean, labels)
+        held_out = pool([mean], [1.0], sharpness)
+        truth = held_out[np.arange(len(labels)), labels]
+        accuracy = float((held_out.argmax(axis=1) == labels).mean())
+        return cls(tuple(seen), shares, sharpness, held_out, accuracy, float(-truth.mean()))
+
+
+def _pooled(seen: Sequence[Seen], shares: Vector) -> Vector:
+    """(n, c) weighted means over the views that were asked about an example."""
+    stacked = np.stack([each.held_out for each in seen])
+    known = np.isfinite(stacked[:, :, 0])
+    weight = shares[:, None] * known
+    total = weight.sum(axis=0)
+    # Where only views of no weight know an example, they share its answer equally.
+    alone = known / known.sum(axis=0)
+    weight = np.where(total > 0, weight / np.where(total > 0, total, 1.0), alone)
+    result: Vector = np.einsum("mn,mnc->nc", weight, np.where(known[:, :, None], stacked, 0.0))
+    return result
+
+
+def weigh(seen: Sequence[Seen], labels: IntArray) -> Vector:
+    """(m,) weights with sum 1."""
+    losses = np.array([each.loss(labels) for each in seen])
+    weights = np.exp(-TEMPER * len(labels) * (losses - losses.min()))
+    result: Vector = weights / weights.sum()
+    return result
+
+
+def steps(seen: Sequence[Seen], labels: IntArray, most: int) -> list[Pooled]:
+    """The one view that weighs most, the two, … up to ``most``; those of little weight left out.
+
+    Each is what an example answered with so many queries gets.
+    """
+    weights = weigh(seen, labels)
+    order = np.argsort(-weights, kind="stable")
+    enough = int(np.searchsorted(np.cumsum(weights[order]), 1.0 - NEGLIGIBLE)) + 1
+    kept = order[: min(most, enough)]
+    return [
+        Pooled.of([seen[i] for i in kept[:m]], weights[kept[:m]], labels)
+        for m in range(1, len(kept) + 1)
+        if _all_known([seen[i] for i in kept[:m]])
+    ]
+
+
+def _all_known(seen: Sequence[Seen]) -> bool:
+    return bool(np.isfinite([each.held_out for each in seen]).any(axis=0).all())

@@ -1,0 +1,80 @@
+"""A race of views on growing parts of the training examples, so that poor ones cost little.
+
+After each part a view is dropped when its held-out losses are clearly worse than those of the best
+view on the same examples: a paired racing test in the spirit of Hoeffding races and F-Race (Maron
+and Moore 1994; Birattari et al. 2002, "A racing algorithm for configuring metaheuristics").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from blackbox_delta.auto.asking import Asker, Seen
+from blackbox_delta.types import IntArray
+
+#: A view drops out when it is worse than the best by this many standard errors.
+CLEARLY = 2.0
+#: Shares of the training examples after which the race is looked at.
+LEGS = (0.25, 0.5, 1.0)
+#: Examples of each class before a leave-one-out estimate says anything.
+LEAST_PER_CLASS = 3
+
+
+def legs(labels: IntArray) -> Iterator[IntArray]:
+    """Rows of growing parts, each with the same share of every class."""
+    counts = np.bincount(labels)
+    place = np.zeros(len(labels), dtype=np.int64)
+    for k in range(len(counts)):
+        place[labels == k] = np.arange(counts[k])
+    reached = 0
+    for share in LEGS:
+        upto = np.maximum(np.ceil(share * counts).astype(np.int64), LEAST_PER_CLASS)
+        rows = np.flatnonzero(place < upto[labels])
+        if len(rows) > reached:
+            reached = len(rows)
+            yield rows
+
+
+def run_race(
+    asker: Asker, racers: Sequence[Seen], leader: Seen, tell: Callable[[Sequence[Seen]], None]
+) -> tuple[list[Seen], list[Seen]]:
+    """Lets views race against one another and against one that has finished.
+
+    Args:
+        asker: Asks.
+        racers: Views that were asked nothing yet, and can be paid to the end.
+        leader: The best of those that were asked about all examples.
+        tell: Told after every leg who is still in the race.
+
+    Returns:
+        Those that finished, and those that dropped out.
+
+    Raises:
+        BackendError: No sound reply could be had.
+        SpentError: Replies were lost, and the budget ran out over it.
+    """
+    alive, out = list(racers), []
+    for rows in legs(asker.labels):
+        for seen in alive:
+            asker.ask(seen, rows, references=True, purpose="views")
+        tell(alive)
+        best = min([leader, *alive], key=lambda seen: _mean_on(seen, rows, asker.labels))
+        dropped = [seen for seen in alive if _clearly_worse(seen, best, asker.labels)]
+        alive = [seen for seen in alive if seen not in dropped]
+        out += dropped
+    return alive, out
+
+
+def _mean_on(seen: Seen, rows: IntArray, labels: IntArray) -> float:
+    return float(np.nanmean(seen.losses(labels)[rows]))
+
+
+def _clearly_worse(seen: Seen, best: Seen, labels: IntArray) -> bool:
+    difference = seen.losses(labels) - best.losses(labels)
+    known = difference[np.isfinite(difference)]
+    if seen is best or len(known) < 2:
+        return False
+    error = float(known.std(ddof=1)) / np.sqrt(len(known))
+    return bool(known.mean() > CLEARLY * error)

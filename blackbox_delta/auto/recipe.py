@@ -1,0 +1,210 @@
+"""The recipe ``auto``: what a budget is spent on, and what each part of it contributed.
+
+1. The default view is asked about every training example; the calibrated verbalizer on it is the
+   baseline.
+2. Further views race: other words in the slot, and labelled examples before the text. As many
+   enter as the budget is sure to pay for.
+3. The views that finish are pooled, each with a weight by its held-out predictions.
+
+Everything is decided on the training examples by leave-one-out; development examples are not
+looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from blackbox_delta.auto.asking import Asker, Seen
+from blackbox_delta.auto.ledger import Ledger
+from blackbox_delta.auto.pooling import Pooled, steps
+from blackbox_delta.auto.race import run_race
+from blackbox_delta.auto.views import View, pool_of_views
+from blackbox_delta.budget import Budget
+from blackbox_delta.errors import BudgetError, SpentError
+from blackbox_delta.forecast import Forecast
+from blackbox_delta.heads import make_head
+from blackbox_delta.history import History
+from blackbox_delta.members import Found
+from blackbox_delta.problem import Problem
+from blackbox_delta.settings import Settings
+from blackbox_delta.tuner import Observer, Progress
+from blackbox_delta.types import Backend, Json
+
+
+class Auto:
+    """Tunes one problem on one backend within one budget, once.
+
+    Making one checks all that can be checked beforehand and asks nothing of the model.
+
+    Args:
+        backend: The model: what it can do and what prompts cost.
+        problem: The task as put to it; its rivals are further views.
+        settings: How to go about it.
+        budget: The recipe is its only owner. A call is as many queries as there are training
+            examples.
+        observer: Told after every step.
+
+    Raises:
+        ConfigError: The head or the budget makes no sense.
+        BudgetError: The budget cannot pay for the first view.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        problem: Problem,
+        settings: Settings,
+        budget: Budget,
+        observer: Observer | None = None,
+    ) -> None:
+        self._problem, self._settings = problem, settings
+        self._budget, self._observer = budget, observer
+        budget.exact_tokens = backend.capabilities.exact_tokens
+        budget.call_size = len(problem.train)
+        head = make_head(settings.head_name, backend.capabilities.max_top_k)
+        self._asker = Asker(backend, problem, head, budget)
+        self._views = pool_of_views(backend, problem, settings.seed)
+        self._finished: list[Seen] = []
+        self._ledger = Ledger(budget)
+        first = self._views[0]
+        budget.require(self._asker.need(first, first.rows, references=False, what="the first view"))
+
+    def forecast(self) -> Forecast:
+        """What :meth:`run`, and the test after it, will spend at most; asks nothing.
+
+        Raises:
+            ConfigError: The budget is in seconds, and nobody knows how fast the model answers.
+        """
+        from blackbox_delta.auto.foretelling import foretell
+
+        most = self._settings.max_queries_per_example
+        return foretell(self._asker, self._views, self._problem, most)
+
+    # ------------------------------------------------------------------ the run
+
+    def run(self, backend: Backend, history: History | None = None) -> Auto:
+        """Spends the budget as long as there is something worth asking.
+
+        Args:
+            backend: The same model, wrapped in a journal if the run is to be resumable.
+            history: Takes one record for each part.
+
+        Raises:
+            BackendError: A reply failed; what was paid for stays in the journal.
+            BudgetError: Replies were lost or cost more than was estimated, so that the budget ran
+                out before there was anything to answer with.
+        """
+        self._asker.backend, self._ledger.history = backend, history
+        self._ask_first()
+        with suppress(SpentError):  # what finished before stands
+            self._ask_others(self._views[1:])
+        return self
+
+    def _ask_first(self) -> None:
+        first = self._asker.fresh(self._views[0])
+        try:
+            self._asker.ask(first, first.view.rows, references=False, purpose="views")
+        except SpentError:
+            raise BudgetError(
+                f"the budget of {self._budget} ran out before the first view was scored, for "
+                f"{self._budget.usage.lost} replies were lost or the others cost more than was "
+                "estimated; give a larger budget"
+            ) from None
+        self._note("the default view", [first])
+        need = self._asker.need(first.view, first.view.rows[:0], references=True)
+        if need.queries and self._budget.affords(need):
+            self._asker.ask(first, first.view.rows, references=True, purpose="views")
+            self._note("anchors of its label words", [])
+
+    def _ask_others(self, waiting: Sequence[View]) -> None:
+        """Views enter as long as the budget is sure to pay them to the end."""
+        while entering := self._payable(waiting):
+            waiting = waiting[len(entering) :]
+            racers = [self._asker.fresh(view) for view in entering]
+            leader = min(self._finished, key=lambda seen: seen.loss(self._asker.labels))
+            through, out = run_race(self._asker, racers, leader, self._tell)
+            self._note("further views", through, [seen.view.name for seen in out])
+
+    def _payable(self, waiting: Sequence[View]) -> list[View]:
+        needs, entering = [], []
+        for view in waiting:
+            needs.append(self._asker.need(view, view.rows, references=True))
+            if not self._budget.affords(*needs):
+                break
+            entering.append(view)
+        return entering
+
+    # ------------------------------------------------------------------ book-keeping
+
+    @property
+    def _steps(self) -> list[Pooled]:
+        most = self._settings.max_queries_per_example
+        return steps(self._finished, self._asker.labels, most)
+
+    def _note(self, part: str, through: Sequence[Seen], out: Sequence[str] = ()) -> None:
+        self._finished += through
+        pooled = self._steps[-1]
+        self._ledger.note(part, [seen.view.name for seen in through], out, pooled)
+        self._tell(through)
+
+    def _tell(self, _racing: Sequence[Seen]) -> None:
+        self.tell_tested(0, 0)
+
+    def tell_tested(self, tested: int, to_test: int) -> None:
+        """Tells the observer how far the views, and after them the test, have come."""
+        if self._observer is None or not self._ledger.parts:
+            return
+        last = self._ledger.parts[-1]
+        loss, accuracy = last["held_out_loss"], last["held_out_accuracy"]
+        step = Progress(len(self._finished), loss, accuracy, self._budget, tested, to_test, "views")
+        self._observer(step)
+
+    # ------------------------------------------------------------------ what was found
+
+    @property
+    def found(self) -> Found:
+        """What answers from now on, and how it came about."""
+        buys = self._steps
+        pooled = buys[-1]
+        members = tuple(
+            seen.view.member(self._asker.fitted(seen), float(weight))
+            for seen, weight in zip(pooled.seen, pooled.weights, strict=True)
+        )
+        first = self._finished[0]
+        calibrated = self._asker.fitted(first, make_head("calibrated"))
+        return Found(
+            first.view.member(calibrated),
+            members,
+            {**self._details(pooled), "steps": [_step(each) for each in buys]},
+            pooled.sharpness,
+            head_seconds=self._asker.head_seconds,
+        )
+
+    def _details(self, pooled: Pooled) -> Json:
+        first, labels = self._finished[0].view, self._asker.labels
+        return {
+            "template": first.reader.template.source,
+            "start": self._problem.words,
+            "chosen": "views",
+            "head": self._asker.head.kind,
+            "estimate": pooled.accuracy,
+            "views": [
+                {
+                    "name": seen.view.name,
+                    "weight": float(weight),
+                    "loss": seen.loss(labels),
+                }
+                for seen, weight in zip(pooled.seen, pooled.weights, strict=True)
+            ],
+            "parts": self._ledger.parts,
+        }
+
+
+def _step(pooled: Pooled) -> Json:
+    """What an example gets that is answered with so many queries."""
+    return {
+        "queries_per_answer": len(pooled.seen),
+        "held_out_loss": pooled.loss,
+        "held_out_accuracy": pooled.accuracy,
+    }

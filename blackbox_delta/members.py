@@ -1,0 +1,87 @@
+"""What answers: one way of asking the model and the head behind it, or several of them pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from blackbox_delta.heads.probabilities import log_softmax
+from blackbox_delta.problem import Frame, Reader
+from blackbox_delta.types import DeltaBatch, FittedHead, Json, Prompt, ScoreRequest, Vector
+
+
+@dataclass(frozen=True)
+class Member:
+    """One way to answer: how a text is put to the model, under which delta, and the head.
+
+    Attributes:
+        name: What reports call it.
+        reader: Template and label words.
+        head: The fitted output side.
+        weight: Its say among the members.
+        frame: What z moves; ``None`` where there is no delta.
+        z: (d,), likewise.
+    """
+
+    name: str
+    reader: Reader
+    head: FittedHead
+    weight: float = 1.0
+    frame: Frame | None = None
+    z: Vector | None = None
+
+    @property
+    def delta(self) -> DeltaBatch | None:
+        """The one candidate that z stands for."""
+        return None if self.frame is None or self.z is None else self.frame.candidates(self.z[None])
+
+    @property
+    def source(self) -> tuple[Reader, bytes]:
+        """What its evidence depends on: members that agree in it share replies."""
+        delta = self.delta
+        return self.reader, b"" if delta is None else delta.digest(0)
+
+    def request(self, prompts: Sequence[Prompt], top_k: int, purpose: str) -> ScoreRequest:
+        """Asks about prompts of its own reader."""
+        return ScoreRequest(prompts, self.reader.choices, self.delta, top_k, purpose=purpose)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a run ends with.
+
+    Attributes:
+        baseline: The untuned model behind the calibrated verbalizer, which the result is compared
+            with.
+        members: What answers from now on, the weightiest first; may be the baseline.
+        details: What the recipe reports of its own, ready for JSON.
+        sharpness: A factor on the members' pooled log-probabilities.
+        optimizer_seconds: Time in the optimizer.
+        head_seconds: Time in heads.
+    """
+
+    baseline: Member
+    members: tuple[Member, ...]
+    details: Json
+    sharpness: float = 1.0
+    optimizer_seconds: float = 0.0
+    head_seconds: float = 0.0
+
+
+def pool(log_probas: Sequence[Vector], weights: Sequence[float], sharpness: float = 1.0) -> Vector:
+    """Members' log class probabilities (n, c) made one: a logarithmic opinion pool.
+
+    The weighted mean of the log-probabilities (Genest and Zidek 1986, "Combining probability
+    distributions", Statistical Science 1), sharpened, since members that err independently are
+    surer together than each alone.
+
+    Args:
+        log_probas: One (n, c) array a member, finite.
+        weights: Not negative, with a positive sum.
+        sharpness: A factor on the mean.
+    """
+    shares = np.asarray(weights) / np.sum(weights)
+    mean = np.einsum("m,mnc->nc", shares, np.stack(log_probas))
+    return log_softmax(sharpness * mean)
