@@ -101,16 +101,29 @@ class Place:
     dtype: str | None = None
 
 
-_TASK, _SEARCH, _SOFT = "The task", "The search", "The soft prompt"
-_SETTINGS = {
-    "shots": (_TASK, "k: examples per class for training; as many more for development."),
-    "seed": (_TASK, "Determines the examples drawn, the subspace and the search."),
-    "budget": (
-        _SEARCH,
-        "What the search may spend: 300, '9600 queries', '2M tokens', '10 min', '$2.50'.",
+SeedsOption: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--seeds", min=1, help="Tune with this many seeds, from --seed on, and judge them together."
     ),
-    "price_in": (_SEARCH, "$ per million prompt tokens, for budgets and reports in money."),
-    "price_out": (_SEARCH, "$ per million tokens that the model writes."),
+]
+
+_TASK, _RECIPE = "The task", "The recipe"
+_SEARCH, _SOFT = "The search, with --recipe search", "The soft prompt"
+_SETTINGS = {
+    "recipe": (
+        _RECIPE,
+        "auto pools several views of every example, as many as the budget pays for; search looks "
+        "for one soft prompt.",
+    ),
+    "shots": (_TASK, "k: examples per class for training; as many more for development."),
+    "seed": (_TASK, "Determines the examples drawn, and all else that is drawn."),
+    "budget": (
+        _RECIPE,
+        "What tuning may spend: 300, '9600 queries', '2M tokens', '10 min', '$2.50'.",
+    ),
+    "price_in": (_RECIPE, "$ per million prompt tokens, for budgets and reports in money."),
+    "price_out": (_RECIPE, "$ per million tokens that the model writes."),
     "template": (_TASK, "Such as '{text}{soft} It was {label}'; one is chosen for you."),
     "label_words": (_TASK, "What stands for each label: 'positive=great,negative=bad'."),
     "soft_tokens": (_SOFT, "Length of slots that give none of their own."),
@@ -120,10 +133,19 @@ _SETTINGS = {
     "scale": (_SEARCH, "α: size of the first steps, relative to the embeddings' deviation."),
     "optimizer": (_SEARCH, "cma-diagonal, cma, random or nevergrad:NAME."),
     "population": (_SEARCH, "λ: candidates per generation."),
-    "head": (_SEARCH, "Output side: ridge, logistic, calibrated, contextual or plain."),
+    "head": (
+        _RECIPE,
+        "Output side: anchored, discriminant, ridge, logistic, prototypes, nearest, calibrated, "
+        "contextual or plain; anchored for auto, ridge for search.",
+    ),
+    "max_queries_per_example": (
+        _RECIPE,
+        "The most views that auto may ask about a text that it answers.",
+    ),
     "objective": (_SEARCH, "What is minimised: cross-entropy, hinge or error-rate."),
     "max_test": (_TASK, "Score a seeded sample of this many test examples; otherwise all."),
 }
+_AS_TEXT: dict[str, Any] = {"label_words": str | None, "recipe": str}
 _COLUMNS = {
     "text": "Column of the text.",
     "text_pair": "Column of the second text of a pair; text_pair is taken where it is there.",
@@ -214,7 +236,8 @@ def _option(name: str, default: Any, kind: Any, panel: str, text: str) -> inspec
 
 def _settings_option(name: str) -> inspect.Parameter:
     field = Settings.model_fields[name]
-    kind = str | None if name == "label_words" else field.annotation
+    # What a choice may be is said by Settings, in one sentence like all other mistakes.
+    kind = _AS_TEXT.get(name, field.annotation)
     return _option(name, field.default, kind, *_SETTINGS[name])
 
 

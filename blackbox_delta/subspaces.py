@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -63,11 +64,9 @@ class RandomSubspace:
     seed: int
     scale: float
     distribution: str = "gaussian"
-    _matrix: Vector | FloatArray = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._check()
-        object.__setattr__(self, "_matrix", self._draw())
 
     def _check(self) -> None:
         if not 1 <= self.dimension <= MAX_DIMENSION:
@@ -90,7 +89,9 @@ class RandomSubspace:
                 f"Choose one of {', '.join(DISTRIBUTIONS)}."
             )
 
-    def _draw(self) -> Vector | FloatArray:
+    @cached_property
+    def _matrix(self) -> Vector | FloatArray:
+        """(D, d); drawn when it is first needed, for many a start is never searched from."""
         bits = np.random.PCG64(self.seed)
         # As float64 it need not be converted each time; float32 holds the same numbers.
         wide = self.size * self.dimension <= _WIDE_ENTRIES
@@ -140,6 +141,9 @@ class RandomSubspace:
         exact = self.snap(z)
         factor = self.scale / math.sqrt(self.dimension)
         theta = np.empty((len(z), self.size), dtype=np.float32)
+        if not exact.any():
+            theta[:] = origin.astype(np.float64) + 0.0
+            return theta
         for rows in self._blocks():
             az = exact @ self._matrix[rows].T.astype(np.float64, copy=False)
             p0 = origin[rows].astype(np.float64) + 0.0  # no -0, so the sign of a zero is fixed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,12 +15,14 @@ from blackbox_delta.errors import SpentError
 from blackbox_delta.problem import Part, Problem, ask
 from blackbox_delta.types import (
     Backend,
+    DeltaBatch,
     Evidence,
     FittedHead,
     Head,
     IntArray,
     Prompt,
     ScoreRequest,
+    Scores,
     Usage,
     Vector,
 )
@@ -112,7 +114,7 @@ class Asker:
         prompts = self._prompts(view, new, references=wanted)
         if not prompts:
             return
-        reply = self._asked(self._request(view, prompts, purpose))
+        reply = self._asked(self._request(view, prompts, purpose)).candidate(0)
         m = len(new)
         if wanted and len(prompts) > m:
             seen.reference = reply.select(slice(m, None))
@@ -121,6 +123,25 @@ class Asker:
             seen.evidence = Evidence.joined([seen.evidence, fresh]) if seen.evidence else fresh
             seen.rows = np.concatenate([seen.rows, new])
         self._hold_out(seen)
+
+    def losses_of(self, view: View, delta: DeltaBatch, reference: Evidence | None) -> Vector:
+        """(λ, n) held-out losses of many candidates on all training examples.
+
+        Args:
+            view: How the examples are put; its own delta is not used.
+            delta: λ candidates.
+            reference: What stands for the replies to the head's own texts under each of them.
+
+        Raises:
+            BackendError: No sound reply could be had.
+            SpentError: Replies were lost, and the budget ran out over it.
+        """
+        prompts = self._prompts(view, view.rows, references=False)
+        request = replace(self._request(view, prompts, "search"), delta=delta)
+        scores, labels = self._asked(request), self.labels
+        with self._timed():
+            held_out = [self.head.held_out(each, labels, reference) for each in scores]
+        return -np.stack(held_out)[:, np.arange(len(labels)), labels]
 
     def _hold_out(self, seen: Seen) -> None:
         with self._timed():
@@ -148,17 +169,17 @@ class Asker:
             max_sent=self.budget.left_to_send,
         )
 
-    def _asked(self, request: ScoreRequest) -> Evidence:
+    def _asked(self, request: ScoreRequest) -> Scores:
         try:
             scores = ask(self.backend, request)
         except SpentError as error:
             # Nobody says what the queries cost that were sent in vain; they count as all others.
-            tokens = int(self.backend.count_tokens(request).sum())
+            tokens = int(self.backend.count_tokens(request).sum()) * request.candidates
             sent = Usage(error.sent, round(tokens * error.sent / request.queries))
             self.budget.charge(sent, calls=0)
             raise
         self.budget.charge(scores.usage, calls=0)
-        return scores.candidate(0)
+        return scores
 
 
 def _known(seen: Seen) -> Evidence:

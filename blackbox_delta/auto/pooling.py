@@ -45,6 +45,12 @@ class Pooled:
     accuracy: float
     loss: float
 
+    def gain_over(self, before: Pooled, labels: IntArray) -> bool:
+        """Whether the held-out loss is lower than before by more than its standard error."""
+        rows = np.arange(len(labels))
+        gains = self.held_out[rows, labels] - before.held_out[rows, labels]
+        return bool(gains.mean() > gains.std(ddof=1) / np.sqrt(len(gains)))
+
     @classmethod
     def of(cls, seen: Sequence[Seen], weights: Vector, labels: IntArray) -> Pooled:
         """Pools views with given weights; every example was asked about under one of them."""

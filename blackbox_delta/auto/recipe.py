@@ -4,7 +4,9 @@
    baseline.
 2. Further views race: other words in the slot, and labelled examples before the text. As many
    enter as the budget is sure to pay for.
-3. The views that finish are pooled, each with a weight by its held-out predictions.
+3. Rounds of other demonstrations follow, and a search of soft prompts, each as long as it makes
+   the held-out predictions reliably better.
+4. The views that finish are pooled, each with a weight by its held-out predictions.
 
 Everything is decided on the training examples by leave-one-out; development examples are not
 looked at.
@@ -15,11 +17,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
+import numpy as np
+
 from blackbox_delta.auto.asking import Asker, Seen
 from blackbox_delta.auto.ledger import Ledger
 from blackbox_delta.auto.pooling import Pooled, steps
 from blackbox_delta.auto.race import run_race
-from blackbox_delta.auto.views import View, pool_of_views
+from blackbox_delta.auto.searching import PromptSearch
+from blackbox_delta.auto.views import View, demonstrated, pool_of_views
 from blackbox_delta.budget import Budget
 from blackbox_delta.errors import BudgetError, SpentError
 from blackbox_delta.forecast import Forecast
@@ -30,6 +35,12 @@ from blackbox_delta.problem import Problem
 from blackbox_delta.settings import Settings
 from blackbox_delta.tuner import Observer, Progress
 from blackbox_delta.types import Backend, Json
+
+#: Rounds of further demonstrations.
+MOST_ROUNDS = 8
+#: In each of them, how many of the words that did best so far, and draws with each.
+ROUND_WORDS = 2
+ROUND_DRAWS = 3
 
 
 class Auto:
@@ -84,7 +95,7 @@ class Auto:
     # ------------------------------------------------------------------ the run
 
     def run(self, backend: Backend, history: History | None = None) -> Auto:
-        """Spends the budget as long as there is something worth asking.
+        """Spends the budget as long as the next query is expected to pay.
 
         Args:
             backend: The same model, wrapped in a journal if the run is to be resumable.
@@ -99,6 +110,8 @@ class Auto:
         self._ask_first()
         with suppress(SpentError):  # what finished before stands
             self._ask_others(self._views[1:])
+            self._ask_more_demonstrations()
+            self._search_prompts()
         return self
 
     def _ask_first(self) -> None:
@@ -117,14 +130,59 @@ class Auto:
             self._asker.ask(first, first.view.rows, references=True, purpose="views")
             self._note("anchors of its label words", [])
 
-    def _ask_others(self, waiting: Sequence[View]) -> None:
+    def _ask_others(self, waiting: Sequence[View], part: str = "further views") -> None:
         """Views enter as long as the budget is sure to pay them to the end."""
         while entering := self._payable(waiting):
             waiting = waiting[len(entering) :]
             racers = [self._asker.fresh(view) for view in entering]
             leader = min(self._finished, key=lambda seen: seen.loss(self._asker.labels))
             through, out = run_race(self._asker, racers, leader, self._tell)
-            self._note("further views", through, [seen.view.name for seen in out])
+            self._note(part, through, [seen.view.name for seen in out])
+
+    def _ask_more_demonstrations(self) -> None:
+        """Round after round, other examples before the texts, and the words that did best."""
+        for number in range(1, MOST_ROUNDS + 1):
+            views = self._next_round(number)
+            if not self._payable(views[:1]):
+                return
+            before = self._steps[-1]
+            self._ask_others(views, f"demonstrations, round {number}")
+            if not self._paid(before):
+                return
+
+    def _next_round(self, number: int) -> list[View]:
+        labels, views = self._asker.labels, list[View]()
+        ranked = sorted(self._finished, key=lambda seen: seen.loss(labels))
+        starts = [seen.view.start for seen in ranked if seen.view.start is not None]
+        for place, start in enumerate(starts[:ROUND_WORDS]):
+            rng = np.random.default_rng([self._settings.seed, 2, number, place])
+            views += demonstrated(self._asker.backend, start, rng, ROUND_DRAWS)
+        return views
+
+    def _search_prompts(self) -> None:
+        """Soft prompts around the best view that has a slot, as long as what they find pays."""
+        search = self._prompt_search()
+        if search is None:
+            return
+        looks = search.looks()
+        while self._budget.affords(*search.need()):
+            before = self._steps[-1]
+            self._note("search of soft prompts", next(looks))
+            if not self._paid(before):
+                return
+
+    def _prompt_search(self) -> PromptSearch | None:
+        labels, settings = self._asker.labels, self._settings
+        slotted = [(seen.loss(labels), seen, seen.view.frame) for seen in self._finished]
+        rated = [(loss, seen, frame) for loss, seen, frame in slotted if frame is not None]
+        if not rated:
+            return None
+        _, best, frame = min(rated, key=lambda each: each[0])
+        return PromptSearch(self._asker, best, frame, settings.optimizer, settings.seed)
+
+    def _paid(self, before: Pooled) -> bool:
+        """Whether what was asked since made the held-out predictions reliably better."""
+        return self._steps[-1].gain_over(before, self._asker.labels)
 
     def _payable(self, waiting: Sequence[View]) -> list[View]:
         needs, entering = [], []

@@ -7,20 +7,19 @@ what they say is pooled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import zlib
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
 import numpy as np
 
 from blackbox_delta.members import Member
-from blackbox_delta.problem import Frame, Problem, Reader
+from blackbox_delta.problem import Frame, Part, Problem, Reader
 from blackbox_delta.tasks import Template
 from blackbox_delta.tasks.templates import in_words
 from blackbox_delta.types import (
     Backend,
     DeltaBatch,
-    Example,
     FittedHead,
     IntArray,
     ScoreRequest,
@@ -48,6 +47,7 @@ class View:
             prompt itself.
         frame: What z moves; ``None`` where there is no delta.
         z: (d,), likewise.
+        start: Whose words it has; ``None`` where it shows demonstrations.
     """
 
     name: str
@@ -55,6 +55,7 @@ class View:
     rows: IntArray
     frame: Frame | None = None
     z: Vector | None = None
+    start: Problem | None = None
 
     @property
     def delta(self) -> DeltaBatch | None:
@@ -75,7 +76,7 @@ def pool_of_views(backend: Backend, problem: Problem, seed: int) -> list[View]:
         seed: Determines who is shown.
     """
     plain = [_bare(start) for start in (problem, *problem.rivals)]
-    shown = list(_with_demonstrations(backend, problem, seed))
+    shown = demonstrated(backend, problem, np.random.default_rng([seed, 2]), DRAWS)
     turns = zip_longest(plain[1:], shown)
     # Demonstrations and other words take turns: nobody knows beforehand which the task needs.
     rest = chain.from_iterable((later, sooner) for sooner, later in turns)
@@ -85,50 +86,63 @@ def pool_of_views(backend: Backend, problem: Problem, seed: int) -> list[View]:
 def _bare(start: Problem) -> View:
     name = (start.words or start.reader.template.source).strip()
     rows = np.arange(len(start.train))
-    return View(name, start.reader, rows, start.frame if start.words else None, start.start)
+    return View(name, start.reader, rows, start.frame if start.words else None, start.start, start)
 
 
-def _with_demonstrations(backend: Backend, problem: Problem, seed: int) -> Iterator[View]:
-    """Up to :data:`DRAWS` views, no example shown in two of them."""
-    reader, examples, labels = (
-        _in_plain_words(problem),
-        problem.train.examples,
-        problem.train.labels,
-    )
+def demonstrated(
+    backend: Backend, start: Problem, rng: np.random.Generator, draws: int
+) -> list[View]:
+    """Views of a start with demonstrations before the text, no example shown in two of them.
+
+    None where the start has no words of its own, where the model answers turns of a chat, and
+    where demonstrations would not fit or leave too little to learn from.
+
+    Args:
+        backend: Counts their tokens.
+        start: Words and training examples.
+        rng: Determines who is shown.
+        draws: How many views at most.
+    """
+    reader, train = _in_plain_words(start), start.train
     if reader is None or backend.capabilities.chat:
-        return
-    counts = np.bincount(labels)
-    most = min(SHOWN_PER_CLASS, int(SHOWN_SHARE * counts.min()))
-    per_class = _that_fit(backend, reader, examples, labels, most)
-    rng = np.random.default_rng([seed, 2])
-    orders = [rng.permutation(np.flatnonzero(labels == k)) for k in range(len(counts))]
-    for draw in range(DRAWS if per_class else 0):
-        own = [order[draw * per_class : (draw + 1) * per_class] for order in orders]
-        if any(len(part) < per_class for part in own):
-            return
+        return []
+    labels = train.labels
+    classes = [np.flatnonzero(labels == k) for k in np.unique(labels)]
+    most = min(SHOWN_PER_CLASS, int(SHOWN_SHARE * min(map(len, classes))))
+    each = _that_fit(backend, reader, train, len(classes), most)
+    orders = [rng.permutation(rows) for rows in classes]
+    views = []
+    for draw in range(draws if each else 0):
+        own = [order[draw * each : (draw + 1) * each] for order in orders]
+        if min(map(len, own)) < each:
+            break
         # The classes take turns, so that no class has the last word on its own.
-        shown = np.stack(own, axis=1).ravel()
-        rest = np.setdiff1d(np.arange(len(labels)), shown)
-        lead = reader.demonstrating([examples[row] for row in shown])
-        yield View(f"{len(shown)} demonstrations, draw {draw + 1}", lead, rest)
+        views.append(_showing(reader, train, np.stack(own, axis=1).ravel(), start.words))
+    return views
 
 
-def _in_plain_words(problem: Problem) -> Reader | None:
-    """The first view's reader with words in its slot; ``None`` where the slot has none."""
-    reader = problem.reader
+def _showing(reader: Reader, train: Part, shown: IntArray, words: str | None) -> View:
+    lead = reader.demonstrating([train.examples[row] for row in shown])
+    rest = np.setdiff1d(np.arange(len(train)), shown)
+    # Told apart by whom they show, and by the words that follow the text.
+    numbers = zlib.crc32(shown.astype("<i8").tobytes()) % 10_000
+    after = f", {words.strip()}" if words else ""
+    return View(f"{len(shown)} demonstrations (no. {numbers:04}){after}", lead, rest)
+
+
+def _in_plain_words(start: Problem) -> Reader | None:
+    """A start's reader with its words in the slot; ``None`` where the slot has none."""
+    reader = start.reader
     if not reader.template.slots:
         return reader
-    if problem.words is None:
+    if start.words is None:
         return None
-    source = in_words(reader.template.source, problem.words)
+    source = in_words(reader.template.source, start.words)
     return Reader(Template.parse(source), reader.verbalizer)
 
 
-def _that_fit(
-    backend: Backend, reader: Reader, examples: Sequence[Example], labels: IntArray, most: int
-) -> int:
+def _that_fit(backend: Backend, reader: Reader, train: Part, classes: int, most: int) -> int:
     """How many demonstrations a class may have, going by the mean length of the examples."""
-    prompts = reader.prompts(examples)
-    tokens = backend.count_tokens(ScoreRequest(prompts, reader.choices)).mean()
-    classes = len(np.unique(labels))
+    request = ScoreRequest(reader.prompts(train.examples), reader.choices)
+    tokens = float(backend.count_tokens(request).mean())
     return max(0, min(most, int(MAX_SHOWN_TOKENS // (tokens * classes))))

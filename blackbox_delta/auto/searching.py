@@ -1,0 +1,144 @@
+"""The input side through the head: soft prompts found on half of the examples.
+
+With few examples a search overfits its own leave-one-out estimate long before it is short of
+queries. So there are two searches, each of which sees the held-out losses of one half of the
+training examples only; what it found is judged, and weighed against the other views, on the other
+half, which costs no further query. The distribution's mean is taken, never its luckiest sample,
+and both searches' means answer together with the other views.
+
+The search starts from the words of the best view that has a slot for them, z = 0; how far its
+first steps go is probed beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from blackbox_delta.auto.asking import Asker, Seen
+from blackbox_delta.auto.views import View
+from blackbox_delta.budget import Need
+from blackbox_delta.optimizers import make_optimizer
+from blackbox_delta.problem import Frame
+from blackbox_delta.types import IntArray, Optimizer, Vector
+
+#: λ of each search: noisy losses in many dimensions reward many small generations.
+POPULATION = 10
+#: Steps that are probed, in units of the subspace's own scale.
+PROBED = (1.0, 0.3, 0.1)
+#: Candidates that each step is probed with.
+PROBES = 2
+#: Generations between two looks at the means.
+GENERATIONS = 2
+
+
+def halves(labels: IntArray) -> tuple[IntArray, IntArray]:
+    """Rows of two halves with the same share of every class."""
+    order = np.argsort(labels, kind="stable")
+    return np.sort(order[::2]), np.sort(order[1::2])
+
+
+@dataclass(frozen=True)
+class _Search:
+    """One of the two searches.
+
+    Attributes:
+        optimizer: Its own.
+        sees: Rows whose losses it is told.
+    """
+
+    optimizer: Optimizer
+    sees: IntArray
+
+
+class PromptSearch:
+    """Searches soft prompts around one view.
+
+    Args:
+        asker: Asks.
+        start: The view to start from, asked about all examples already.
+        frame: Its frame.
+        name: The optimizer's.
+        seed: Determines the searches.
+    """
+
+    def __init__(self, asker: Asker, start: Seen, frame: Frame, name: str, seed: int) -> None:
+        self._asker = asker
+        self._start = start
+        self._frame = frame
+        self._name, self._seed = name, seed
+        self._searches: tuple[_Search, ...] = ()
+        self._round = 0
+
+    def need(self) -> tuple[Need, ...]:
+        """What the next look takes at most, the generations before it and the probes included."""
+        asker, view = self._asker, self._moved(np.zeros(self._frame.subspace.dimension))
+        once = asker.need(view, view.rows, references=True)
+        generations = once.times(2 * POPULATION * GENERATIONS, "two generations of two searches")
+        looks = once.times(2, "a look at their means")
+        if self._searches:
+            return generations, looks
+        return once.times(len(PROBED) * PROBES, "probing the steps"), generations, looks
+
+    def looks(self) -> Iterator[list[Seen]]:
+        """Goes on to the next look whenever it is asked for one: the two searches' means.
+
+        Raises:
+            BackendError: No sound reply could be had.
+            SpentError: Replies were lost, and the budget ran out over it.
+        """
+        self._searches = tuple(self._begin(self._step()))
+        while True:
+            for _ in range(GENERATIONS):
+                for search in self._searches:
+                    self._one_generation(search)
+            self._round += 1
+            yield [self._look(number) for number in range(len(self._searches))]
+
+    # ------------------------------------------------------------------ parts
+
+    def _begin(self, sigma: float) -> Iterator[_Search]:
+        for number, rows in enumerate(halves(self._asker.labels)):
+            optimizer = make_optimizer(
+                self._name,
+                self._frame.subspace.dimension,
+                seed=2 * self._seed + number,
+                population=POPULATION,
+                sigma=sigma,
+            )
+            yield _Search(optimizer, rows)
+
+    def _step(self) -> float:
+        """The largest probed step that does not clearly do harm."""
+        rng = np.random.default_rng([self._seed, 3])
+        directions = rng.standard_normal((PROBES, self._frame.subspace.dimension))
+        before = self._start.losses(self._asker.labels)
+        for sigma in PROBED[:-1]:
+            moved = self._losses(sigma * directions).mean(axis=0) - before
+            if moved.mean() <= moved.std(ddof=1) / np.sqrt(len(moved)):
+                return sigma
+        return PROBED[-1]
+
+    def _one_generation(self, search: _Search) -> None:
+        z = search.optimizer.ask(POPULATION)
+        search.optimizer.tell(z, self._losses(z)[:, search.sees].mean(axis=1))
+
+    def _losses(self, z: Vector) -> Vector:
+        """(λ, n) held-out losses; the anchors are those of the start."""
+        view = self._moved(z[0])
+        return self._asker.losses_of(view, self._frame.candidates(z), self._start.reference)
+
+    def _look(self, number: int) -> Seen:
+        """A search's mean, known on the examples alone that the search was not told of."""
+        search = self._searches[number]
+        view = self._moved(self._frame.subspace.snap(search.optimizer.mean))
+        name = f"{self._start.view.name}, tuned {self._round}{'ab'[number]}"
+        seen = self._asker.fresh(replace(view, name=name))
+        self._asker.ask(seen, view.rows, references=True, purpose="search")
+        seen.held_out[search.sees] = np.nan
+        return seen
+
+    def _moved(self, z: Vector) -> View:
+        return replace(self._start.view, frame=self._frame, z=z)
