@@ -38,14 +38,20 @@ class Frame:
 
 
 def build_frames(
-    backend: Backend, template: Template, settings: Settings, inits: Sequence[str | None]
+    backend: Backend, starts: Sequence[tuple[Template, str | None]], settings: Settings
 ) -> list[Frame | None]:
-    """One frame for each start, all of the same search dimension; none without a slot."""
-    if not template.slots:
-        return [None for _ in inits]
+    """One frame for each template and init, all of the same search dimension.
+
+    ``None`` for templates without a slot.
+    """
+    if not any(template.slots for template, _ in starts):
+        return [None for _ in starts]
     table = _embedding_table(backend)
-    deltas = [_delta(table, template, settings, init) for init in inits]
-    smallest = min(delta.size for delta in deltas)
+    deltas = [
+        _delta(table, template, settings, init) if template.slots else None
+        for template, init in starts
+    ]
+    smallest = min(delta.size for delta in deltas if delta is not None)
     dimension = settings.dimension or min(DIMENSION, smallest)
     if dimension > smallest:
         raise ConfigError(
@@ -53,7 +59,9 @@ def build_frames(
             f"at most {smallest}"
         )
     return [
-        Frame(
+        None
+        if delta is None
+        else Frame(
             delta,
             RandomSubspace(
                 dimension,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from blackbox_delta.deltas import TEXT, SoftPrompt
 from blackbox_delta.errors import UnsupportedError
@@ -18,51 +18,75 @@ from blackbox_delta.tasks.templates import in_words
 from blackbox_delta.types import Backend, Capabilities
 
 
+@dataclass(frozen=True)
+class Start:
+    """A template, and what its soft slot starts from.
+
+    Attributes:
+        source: The template as written.
+        init: What the slot starts from; ``None`` leaves it to the delta. Where plain words stand
+            in the slot's place, ``"text:"`` and these words.
+    """
+
+    source: str
+    init: str | None = None
+
+    @property
+    def words(self) -> str | None:
+        """The words that it consists of, if it does."""
+        init = self.init
+        return init.removeprefix(TEXT) if init and init.startswith(TEXT) else None
+
+
 def starts_in_words(able: Capabilities, settings: Settings) -> bool:
     """Whether the template is left open and will hold plain words, as no soft prompt is taken."""
     return settings.template is None and SoftPrompt.kind not in able.deltas
 
 
-def start_inits(
+def find_starts(
     backend: Backend, settings: Settings, verbalizer: Verbalizer, pairs: bool
-) -> list[str | None]:
-    """What the delta may start from, or the words in its place; several where it is left open.
+) -> list[Start]:
+    """What a run may start from; several where that is left open.
 
     Raises:
         UnsupportedError: There is no delta, and no place for words.
     """
-    init, able = settings.soft_init, backend.capabilities
-    options = ", ".join(verbalizer.words)
-    plain = starts_in_words(able, settings)
+    able, options = backend.capabilities, ", ".join(verbalizer.words)
+    plain = SoftPrompt.kind not in able.deltas
+    init = settings.soft_init
+    if init is not None:
+        init = init.replace("{options}", options).replace("\\n", "\n")
+    if settings.template is not None:
+        own = [Start(settings.template, init)]
+        return own if init is not None else own + _other_views(able, settings, options, pairs)
+    source = default_template(pairs, chat=plain and able.chat)
     if init is None:
-        one = settings.template is not None or (plain and able.chat)
-        return [None] if one else [TEXT + words for words in _words(settings, options, pairs)]
+        return _shipped(able, settings, options, pairs)
     if plain and (able.chat or not init.startswith(TEXT)):
         raise UnsupportedError(
             f"{backend.name} takes no soft prompts, so nothing can start from {init!r}; leave "
             "soft_init out, or give a template with the words that you want"
         )
-    return [init.replace("{options}", options).replace("\\n", "\n")]
+    return [_with_words(source, init, plain)]
 
 
-def _words(settings: Settings, options: str, pairs: bool) -> Sequence[str]:
-    if settings.recipe == "search":
-        return DEFAULT_STARTS
-    views = VIEW_STARTS_PAIR if pairs else VIEW_STARTS
-    return [words.replace("{options}", options) for words in views]
+def _other_views(able: Capabilities, settings: Settings, options: str, pairs: bool) -> list[Start]:
+    """What joins the user's own template."""
+    alone = settings.recipe == "search" or "words" in settings.left_out
+    return [] if alone else _shipped(able, settings, options, pairs)
 
 
-def start_words(init: str | None) -> str | None:
-    """The words that a start consists of, if it does."""
-    return init.removeprefix(TEXT) if init and init.startswith(TEXT) else None
-
-
-def template_sources(
-    able: Capabilities, settings: Settings, pairs: bool, inits: Sequence[str | None]
-) -> list[str]:
-    """The template for each start."""
-    if settings.template is not None:
-        return [settings.template for _ in inits]
-    plain = starts_in_words(able, settings)
+def _shipped(able: Capabilities, settings: Settings, options: str, pairs: bool) -> list[Start]:
+    plain = SoftPrompt.kind not in able.deltas
     source = default_template(pairs, chat=plain and able.chat)
-    return [in_words(source, start_words(init) or "") if plain else source for init in inits]
+    if plain and able.chat:
+        return [Start(source)]
+    several = VIEW_STARTS_PAIR if pairs else VIEW_STARTS
+    words: tuple[str, ...] = DEFAULT_STARTS if settings.recipe == "search" else several
+    if settings.recipe == "auto" and "words" in settings.left_out:
+        words = words[:1]
+    return [_with_words(source, TEXT + each.replace("{options}", options), plain) for each in words]
+
+
+def _with_words(source: str, init: str, plain: bool) -> Start:
+    return Start(in_words(source, init.removeprefix(TEXT)) if plain else source, init)

@@ -9,12 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from blackbox_delta._problem_frame import DIMENSION, Frame, build_frames
-from blackbox_delta._problem_starts import (
-    start_inits,
-    start_words,
-    starts_in_words,
-    template_sources,
-)
+from blackbox_delta._problem_starts import find_starts, starts_in_words
 from blackbox_delta.errors import DataError, UnsupportedError
 from blackbox_delta.journal import check_reply
 from blackbox_delta.settings import Settings
@@ -201,15 +196,14 @@ def build_problem(backend: Backend, split: FewShotSplit, settings: Settings) -> 
     """
     verbalizer = Verbalizer.build(_labels(split, settings), settings.label_words)
     pairs = split.train[0].text_pair is not None
-    inits = start_inits(backend, settings, verbalizer, pairs)
-    sources = template_sources(backend.capabilities, settings, pairs, inits)
-    readings = {
-        source: _read(backend, split, source, verbalizer) for source in dict.fromkeys(sources)
-    }
-    frames = build_frames(backend, readings[sources[0]].reader.template, settings, inits)
+    starts = find_starts(backend, settings, verbalizer, pairs)
+    sources = dict.fromkeys(start.source for start in starts)
+    readings = {source: _read(backend, split, source, verbalizer) for source in sources}
+    slots = [(readings[start.source].reader.template, start.init) for start in starts]
+    frames = build_frames(backend, slots, settings)
     first, *rivals = (
-        Problem(*readings[source], frame, start_words(init))
-        for source, frame, init in zip(sources, frames, inits, strict=True)
+        Problem(*readings[start.source], frame, start.words)
+        for start, frame in zip(starts, frames, strict=True)
     )
     return replace(first, rivals=tuple(rivals))
 

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.prices import Prices
+
+#: What ``auto`` can do without.
+PARTS = ("words", "anchors", "demonstrations", "search")
 
 
 class Settings(BaseModel):
@@ -40,6 +43,8 @@ class Settings(BaseModel):
         head: ``"anchored"``, ``"discriminant"``, ``"ridge"``, ``"logistic"``, ``"prototypes"``,
             ``"nearest"``, ``"calibrated"``, ``"contextual"`` or ``"plain"``; ``None`` for the
             recipe's own, ``anchored`` for ``auto`` and ``ridge`` for ``search``.
+        without: Parts that ``auto`` leaves out, separated by commas: ``words`` (other words than
+            the template's or the default's), ``anchors``, ``demonstrations``, ``search``.
         max_queries_per_example: The most views that ``auto`` may ask about a text it answers.
         objective: ``"cross-entropy"``, ``"hinge"`` or ``"error-rate"``, taken through the head on
             held-out predictions.
@@ -64,6 +69,7 @@ class Settings(BaseModel):
     optimizer: str = "cma-diagonal"
     population: int = Field(default=20, ge=2)
     head: str | None = None
+    without: str | None = None
     max_queries_per_example: int = Field(default=16, ge=1)
     objective: str = "cross-entropy"
     max_test: int | None = Field(default=None, ge=1)
@@ -86,6 +92,19 @@ class Settings(BaseModel):
             return cls.model_validate(given)
         except ValidationError as error:
             raise ConfigError(_explain(error)) from None
+
+    @field_validator("without")
+    @classmethod
+    def _known_parts(cls, value: str | None) -> str | None:
+        unknown = {part.strip() for part in (value or "").split(",")} - {*PARTS, ""}
+        if unknown:
+            raise ValueError(f"there is no part {min(unknown)!r}; known are {', '.join(PARTS)}")
+        return value
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """The parts that ``auto`` leaves out."""
+        return frozenset(part.strip() for part in (self.without or "").split(",")) - {""}
 
     @property
     def head_name(self) -> str:

@@ -65,14 +65,24 @@ class Asker:
         problem: Whose training examples.
         head: Learns from each view.
         budget: Its only owner.
+        references: Whether the head's own texts are asked about at all.
     """
 
-    def __init__(self, backend: Backend, problem: Problem, head: Head, budget: Budget) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        problem: Problem,
+        head: Head,
+        budget: Budget,
+        *,
+        references: bool = True,
+    ) -> None:
         self.backend = backend
         self.budget = budget
         self.head = head
         self.labels = problem.train.labels
         self._train: Part = problem.train
+        self._references = references
         self.head_seconds = 0.0
 
     def fresh(self, view: View) -> Seen:
@@ -156,7 +166,8 @@ class Asker:
 
     def _prompts(self, view: View, rows: IntArray, *, references: bool) -> list[Prompt]:
         examples = [self._train.examples[row] for row in rows]
-        own = view.reader.references(self.head) if references else []
+        wanted = references and self._references
+        own = view.reader.references(self.head) if wanted else []
         return [*view.reader.prompts(examples), *own]
 
     def _request(self, view: View, prompts: list[Prompt], purpose: str = "views") -> ScoreRequest:

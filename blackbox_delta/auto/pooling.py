@@ -1,9 +1,9 @@
 """How much each view has to say, and what each further one buys.
 
 Weights are those of a tempered posterior over views (generalised Bayes; Bissiri, Holmes and Walker
-2016, arXiv 1306.6430): the likelihood of the held-out predictions, to a power well below one, as
-with few examples the best view is more often lucky than best. Poor views fade away, and equals
-share.
+2016, arXiv 1306.6430): the likelihood of the held-out predictions of n examples to the power
+1/√n, for with few examples the best view is more often lucky than best. A view that is a standard
+error worse than another, where losses vary by about a nat, weighs e times less.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from blackbox_delta.heads.weighing import fit_sharpness
 from blackbox_delta.members import pool
 from blackbox_delta.types import IntArray, Vector
 
-#: The power of the likelihood.
-TEMPER = 0.1
 #: What the views left out may weigh together.
 NEGLIGIBLE = 0.05
 
@@ -33,7 +31,8 @@ class Pooled:
         weights: Theirs, with sum 1.
         sharpness: A factor on their mean log-probability.
         held_out: (n, c) pooled log class probabilities of the training examples, each view's from
-            a fit without the example's label. Weights and sharpness have seen all labels.
+            a fit without the example's label; NaN where no view was asked about the example.
+            Weights and sharpness have seen all labels.
         accuracy: Share of right answers among them.
         loss: Their mean negative log-probability of the right label.
     """
@@ -49,37 +48,47 @@ class Pooled:
         """Whether the held-out loss is lower than before by more than its standard error."""
         rows = np.arange(len(labels))
         gains = self.held_out[rows, labels] - before.held_out[rows, labels]
+        gains = gains[np.isfinite(gains)]
+        if len(gains) < 2:
+            return False
         return bool(gains.mean() > gains.std(ddof=1) / np.sqrt(len(gains)))
 
     @classmethod
     def of(cls, seen: Sequence[Seen], weights: Vector, labels: IntArray) -> Pooled:
-        """Pools views with given weights; every example was asked about under one of them."""
+        """Pools views with given weights; judged by the examples that one of them was asked about.
+
+        A view that shows examples, or was tuned on them, may answer alone.
+        """
         shares = weights / weights.sum()
         mean = _pooled(seen, shares)
-        sharpness = fit_sharpness(mean, labels)
-        held_out = pool([mean], [1.0], sharpness)
-        truth = held_out[np.arange(len(labels)), labels]
-        accuracy = float((held_out.argmax(axis=1) == labels).mean())
+        known = np.flatnonzero(np.isfinite(mean[:, 0]))
+        sharpness = fit_sharpness(mean[known], labels[known])
+        held_out = np.full_like(mean, np.nan)
+        held_out[known] = pool([mean[known]], [1.0], sharpness)
+        truth = held_out[known, labels[known]]
+        accuracy = float((held_out[known].argmax(axis=1) == labels[known]).mean())
         return cls(tuple(seen), shares, sharpness, held_out, accuracy, float(-truth.mean()))
 
 
 def _pooled(seen: Sequence[Seen], shares: Vector) -> Vector:
-    """(n, c) weighted means over the views that were asked about an example."""
+    """(n, c) weighted means over the views that were asked about an example; NaN where none was."""
     stacked = np.stack([each.held_out for each in seen])
     known = np.isfinite(stacked[:, :, 0])
     weight = shares[:, None] * known
     total = weight.sum(axis=0)
     # Where only views of no weight know an example, they share its answer equally.
-    alone = known / known.sum(axis=0)
+    asked = known.sum(axis=0)
+    alone = known / np.where(asked > 0, asked, 1)
     weight = np.where(total > 0, weight / np.where(total > 0, total, 1.0), alone)
     result: Vector = np.einsum("mn,mnc->nc", weight, np.where(known[:, :, None], stacked, 0.0))
+    result[asked == 0] = np.nan
     return result
 
 
 def weigh(seen: Sequence[Seen], labels: IntArray) -> Vector:
     """(m,) weights with sum 1."""
     losses = np.array([each.loss(labels) for each in seen])
-    weights = np.exp(-TEMPER * len(labels) * (losses - losses.min()))
+    weights = np.exp(-np.sqrt(len(labels)) * (losses - losses.min()))
     result: Vector = weights / weights.sum()
     return result
 
@@ -96,9 +105,4 @@ def steps(seen: Sequence[Seen], labels: IntArray, most: int) -> list[Pooled]:
     return [
         Pooled.of([seen[i] for i in kept[:m]], weights[kept[:m]], labels)
         for m in range(1, len(kept) + 1)
-        if _all_known([seen[i] for i in kept[:m]])
     ]
-
-
-def _all_known(seen: Sequence[Seen]) -> bool:
-    return bool(np.isfinite([each.held_out for each in seen]).any(axis=0).all())

@@ -74,8 +74,12 @@ class Auto:
         budget.exact_tokens = backend.capabilities.exact_tokens
         budget.call_size = len(problem.train)
         head = make_head(settings.head_name, backend.capabilities.max_top_k)
-        self._asker = Asker(backend, problem, head, budget)
-        self._views = pool_of_views(backend, problem, settings.seed)
+        self._left_out = settings.left_out
+        self._asker = Asker(
+            backend, problem, head, budget, references="anchors" not in self._left_out
+        )
+        shown = "demonstrations" not in self._left_out
+        self._views = pool_of_views(backend, problem, settings.seed, demonstrations=shown)
         self._finished: list[Seen] = []
         self._ledger = Ledger(budget)
         first = self._views[0]
@@ -141,7 +145,8 @@ class Auto:
 
     def _ask_more_demonstrations(self) -> None:
         """Round after round, other examples before the texts, and the words that did best."""
-        for number in range(1, MOST_ROUNDS + 1):
+        rounds = 0 if "demonstrations" in self._left_out else MOST_ROUNDS
+        for number in range(1, rounds + 1):
             views = self._next_round(number)
             if not self._payable(views[:1]):
                 return
@@ -161,7 +166,7 @@ class Auto:
 
     def _search_prompts(self) -> None:
         """Soft prompts around the best view that has a slot, as long as what they find pays."""
-        search = self._prompt_search()
+        search = None if "search" in self._left_out else self._prompt_search()
         if search is None:
             return
         looks = search.looks()

@@ -67,16 +67,20 @@ class View:
         return Member(self.name, self.reader, head, weight, self.frame, self.z)
 
 
-def pool_of_views(backend: Backend, problem: Problem, seed: int) -> list[View]:
+def pool_of_views(
+    backend: Backend, problem: Problem, seed: int, *, demonstrations: bool = True
+) -> list[View]:
     """The pool, the default view first; asks nothing of the model.
 
     Args:
         backend: Counts the tokens of demonstrations.
         problem: The task, its rivals being the same with other words.
         seed: Determines who is shown.
+        demonstrations: Whether views may show examples.
     """
     plain = [_bare(start) for start in (problem, *problem.rivals)]
-    shown = demonstrated(backend, problem, np.random.default_rng([seed, 2]), DRAWS)
+    draws = DRAWS if demonstrations else 0
+    shown = demonstrated(backend, problem, np.random.default_rng([seed, 2]), draws)
     turns = zip_longest(plain[1:], shown)
     # Demonstrations and other words take turns: nobody knows beforehand which the task needs.
     rest = chain.from_iterable((later, sooner) for sooner, later in turns)
