@@ -14,7 +14,7 @@ from blackbox_delta.types import Usage
 
 
 def foretell(asker: Asker, views: Sequence[View], problem: Problem, most: int) -> Forecast:
-    """What a run with these views will spend if none drops out early.
+    """What a run will spend: if nothing pays beyond the pool, and if everything does.
 
     Args:
         asker: Knows what views cost.
@@ -31,26 +31,34 @@ def foretell(asker: Asker, views: Sequence[View], problem: Problem, most: int) -
             f"what a budget of {budget} buys cannot be predicted: it depends on how fast the "
             "model answers; give a budget in calls, queries, tokens or dollars"
         )
-    entered = 0
+    needs = _needs_of_pool(asker, views, budget)
+    pool = Cost.of(round(budget.calls), budget.usage, budget.prices)
+    dearest = max(needs, key=lambda need: need.tokens)
+    while budget.affords(dearest):  # rounds and searches that all pay
+        budget.charge(dearest.usage, dearest.calls)
+    everything = Cost.of(round(budget.calls), budget.usage, budget.prices)
+    baseline = _test(asker, views[0], problem)
+    tests = [_test(asker, view, problem) for view in views[1 : len(needs)]]
+    largest = sorted(tests, key=lambda need: need.tokens)[-most:]
+    least, most_tested = _cost([baseline], budget), _cost([baseline, *largest], budget)
+    starts = (
+        StartForecast(problem.words, spent, least, most_tested) for spent in (pool, everything)
+    )
+    return Forecast(tuple(starts), budget.exact_tokens)
+
+
+def _needs_of_pool(asker: Asker, views: Sequence[View], budget: Budget) -> list[Need]:
+    """What the views take that can enter if none drops out, charged to the budget."""
+    needs: list[Need] = []
     for number, view in enumerate(views):
         need = asker.need(view, view.rows, references=number > 0)
         if not budget.affords(need):
             break
         budget.charge(need.usage, need.calls)
-        entered += 1
+        needs.append(need)
         if number == 0:
             _charge_if_payable(budget, asker.need(view, view.rows[:0], references=True))
-    search = Cost.of(round(budget.calls), budget.usage, budget.prices)
-    tests = sorted(
-        (_test(asker, view, problem) for view in views[:entered]), key=lambda need: need.tokens
-    )
-    baseline = _test(asker, views[0], problem)
-    least = _cost([baseline], budget)
-    largest = [need for need in tests if need is not baseline][-most:]
-    return Forecast(
-        (StartForecast(problem.words, search, least, _cost([baseline, *largest], budget)),),
-        budget.exact_tokens,
-    )
+    return needs
 
 
 def _charge_if_payable(budget: Budget, need: Need) -> None:

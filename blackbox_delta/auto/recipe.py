@@ -79,7 +79,11 @@ class Auto:
             backend, problem, head, budget, references="anchors" not in self._left_out
         )
         shown = "demonstrations" not in self._left_out
-        self._views = pool_of_views(backend, problem, settings.seed, demonstrations=shown)
+        views = pool_of_views(backend, problem, settings.seed, demonstrations=shown)
+        if budget.unit in ("tokens", "usd"):
+            # Where tokens are paid for, demonstrations cost many times what other words do.
+            views[1:] = sorted(views[1:], key=lambda view: view.start is None)
+        self._views = views
         self._finished: list[Seen] = []
         self._ledger = Ledger(budget)
         first = self._views[0]
