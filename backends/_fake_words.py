@@ -74,6 +74,11 @@ class FakeEmbeddings:
         """Token ids of ``text``; case does not matter."""
         return [token for word in _WORD.findall(text.lower()) for token in self._tokens(word)]
 
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Known words, each with a space before it; pieces of others stand for no text."""
+        known = list(self._ids)
+        return "".join(f" {known[token]}" for token in token_ids if token < len(known))
+
     def _tokens(self, word: str) -> list[int]:
         if word in self._ids:
             return [self._ids[word]]

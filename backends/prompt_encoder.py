@@ -90,6 +90,20 @@ class PromptEncoder:
             return anchored[len(alone) :]
         return self.tokenize(text)
 
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of token ids in the middle of a sequence; special tokens stand for none.
+
+        Some tokenizers drop the space that opens a text, so it is read behind an anchor too.
+        """
+        anchor = self.tokenize("a")
+        alone, whole = (
+            self._tokenizer.decode(
+                some, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            for some in (anchor, [*anchor, *map(int, ids)])
+        )
+        return str(whole[len(alone) :])
+
     def choices(self, choices: Sequence[str]) -> list[Ids]:
         """Token ids of each label word.
 

@@ -141,7 +141,7 @@ def main() -> None:
     """Runs the benchmark."""
     options, console = parse_arguments(), Console()
     if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise SystemExit(f"error: install {', '.join(missing)}: pip install '.[local,bench]'")
+        raise SystemExit(f"error: install {', '.join(missing)}: pip install '.[local,compare]'")
     workloads: dict[str, Workload] = {}
     notes = opening_notes(options)
     for name in options.shapes:

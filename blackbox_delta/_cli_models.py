@@ -125,7 +125,11 @@ def loaded(
     from blackbox_delta.runs import read_result
     from blackbox_delta.tuned_model import TunedModel
 
-    artifact, result = Artifact.load(run), read_result(run)
+    result = read_result(run)
+    if result is not None and "recommended" in result:
+        best = run / result["recommended"]["folder"]
+        raise RunError(f"{run} holds runs with several seeds; name one of them, such as {best}")
+    artifact = Artifact.load(run)
     with Source.saved(artifact, model, place, url).opened(console) as backend:
         yield TunedModel(artifact, backend, result)
 

@@ -60,6 +60,14 @@ DataOption: TypeAlias = Annotated[
     str,
     typer.Option(help="A folder with train.jsonl (dev.jsonl, test.jsonl), a file, or hub:NAME."),
 ]
+UnlabeledOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Texts without labels for auto to learn from besides, with what the budget leaves.",
+        show_default=False,
+    ),
+]
 OutOption: TypeAlias = Annotated[
     Path | None,
     typer.Option(help="Run folder to write; without one nothing is kept.", show_default=False),
@@ -109,12 +117,11 @@ SeedsOption: TypeAlias = Annotated[
 ]
 
 _TASK, _RECIPE = "The task", "The recipe"
-_SEARCH, _SOFT = "The search, with --recipe search", "The soft prompt"
+_SEARCH, _SOFT = "The search", "The soft prompt"
 _SETTINGS = {
     "recipe": (
         _RECIPE,
-        "auto pools several views of every example, as many as the budget pays for; search looks "
-        "for one soft prompt.",
+        "auto pools several views of every example; search tunes one soft prompt.",
     ),
     "shots": (_TASK, "k: examples per class for training; as many more for development."),
     "seed": (_TASK, "Determines the examples drawn, and all else that is drawn."),
@@ -132,17 +139,23 @@ _SETTINGS = {
     "subspace": (_SEARCH, "How they become a soft prompt: gaussian or uniform."),
     "scale": (_SEARCH, "α: size of the first steps, relative to the embeddings' deviation."),
     "optimizer": (_SEARCH, "cma-diagonal, cma, random or nevergrad:NAME."),
-    "population": (_SEARCH, "λ: candidates per generation."),
+    "population": (_SEARCH, "λ: candidates per generation of --recipe search."),
     "head": (
         _RECIPE,
-        "Output side: anchored, discriminant, ridge, logistic, prototypes, nearest, calibrated, "
-        "contextual or plain; anchored for auto, ridge for search.",
+        (
+            "Output side: anchored, discriminant, ridge, logistic, prototypes, nearest, "
+            "calibrated, contextual or plain; by default anchored for auto, ridge for search."
+        ),
+    ),
+    "without": (
+        _RECIPE,
+        "Parts that auto leaves out: words, anchors, demonstrations, search; commas between them.",
     ),
     "max_queries_per_example": (
         _RECIPE,
         "The most views that auto may ask about a text that it answers.",
     ),
-    "objective": (_SEARCH, "What is minimised: cross-entropy, hinge or error-rate."),
+    "objective": (_SEARCH, "What --recipe search minimises: cross-entropy, hinge or error-rate."),
     "max_test": (_TASK, "Score a seeded sample of this many test examples; otherwise all."),
 }
 _AS_TEXT: dict[str, Any] = {"label_words": str | None, "recipe": str}

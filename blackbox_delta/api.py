@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,18 @@ from blackbox_delta.problem import build_problem
 from blackbox_delta.report import build_result, score_test
 from blackbox_delta.runs import RunFolder, open_run
 from blackbox_delta.settings import Settings
-from blackbox_delta.tasks import Columns, FewShotSplit, TaskData, draw_split, load_task
+from blackbox_delta.tasks import (
+    Columns,
+    FewShotSplit,
+    TaskData,
+    digest_of,
+    draw_split,
+    load_task,
+    unlabelled_texts,
+)
 from blackbox_delta.tuned_model import TunedModel
 from blackbox_delta.tuner import Observer, Tuner
-from blackbox_delta.types import Backend, Json
+from blackbox_delta.types import Backend, Example, Json
 
 #: What goes by the setting ``recipe``.
 RECIPES: dict[str, type[Auto] | type[Tuner]] = {"auto": Auto, "search": Tuner}
@@ -36,6 +45,7 @@ def tune(
     resume: bool = False,
     cache: str | Path | None = None,
     columns: Columns | None = None,
+    unlabeled: str | Path | Sequence[str | Example] | None = None,
     observer: Observer | None = None,
     **settings: Any,
 ) -> TunedModel:
@@ -51,6 +61,8 @@ def tune(
         cache: A file of replies that several runs share, also at the same time; made if it is not
             there. What it holds is not asked again.
         columns: Names of the columns in the data.
+        unlabeled: Texts without labels that ``auto`` may learn from besides: a file as for
+            :func:`blackbox_delta.tasks.read_texts`, or the texts themselves.
         observer: Called after every generation and while the test part is scored, for progress
             displays.
         **settings: See :class:`blackbox_delta.settings.Settings`: ``shots``, ``seed``,
@@ -68,11 +80,13 @@ def tune(
         what = "resume" if resume else "cache"
         raise ConfigError(f"{what} needs a run folder: give out=FOLDER")
     split, chosen = _split(data, columns, chosen)
+    texts = _texts(unlabeled, split, columns, chosen)
     budget = Budget.parse(chosen.budget, chosen.prices)
     backend = open_backend(model) if isinstance(model, str) else model
-    problem = build_problem(backend, split, chosen)
+    problem = replace(build_problem(backend, split, chosen), texts=texts)
     tuner = RECIPES[chosen.recipe](backend, problem, chosen, budget, observer)
-    with _recorded(backend, describe(backend, split, chosen), out, resume, cache) as (asked, run):
+    description = describe(backend, split, chosen, texts)
+    with _recorded(backend, description, out, resume, cache) as (asked, run):
         began = time.perf_counter()
         found = tuner.run(asked, run.history if run else None).found
         test = score_test(asked, found, split.test, tuner.tell_tested)
@@ -90,6 +104,7 @@ def forecast(
     data: str | Path | TaskData | FewShotSplit,
     *,
     columns: Columns | None = None,
+    unlabeled: str | Path | Sequence[str | Example] | None = None,
     **settings: Any,
 ) -> Forecast:
     """What :func:`tune` would spend with the same arguments. Nothing is sent, nothing written.
@@ -98,6 +113,7 @@ def forecast(
         model: As for :func:`tune`.
         data: As for :func:`tune`.
         columns: Names of the columns in the data.
+        unlabeled: As for :func:`tune`.
         **settings: As for :func:`tune`.
 
     Raises:
@@ -106,9 +122,10 @@ def forecast(
     """
     chosen = Settings.of(settings)
     split, chosen = _split(data, columns, chosen)
+    texts = _texts(unlabeled, split, columns, chosen)
     budget = Budget.parse(chosen.budget, chosen.prices)
     backend = open_backend(model) if isinstance(model, str) else model
-    problem = build_problem(backend, split, chosen)
+    problem = replace(build_problem(backend, split, chosen), texts=texts)
     return RECIPES[chosen.recipe](backend, problem, chosen, budget).forecast()
 
 
@@ -119,6 +136,22 @@ def _split(
         return data, settings.model_copy(update={"shots": data.shots})
     task = load_task(data, columns)
     return draw_split(task, settings.shots, settings.seed, settings.max_test), settings
+
+
+def _texts(
+    unlabeled: str | Path | Sequence[str | Example] | None,
+    split: FewShotSplit,
+    columns: Columns | None,
+    settings: Settings,
+) -> tuple[Example, ...]:
+    if unlabeled is None:
+        return ()
+    if settings.recipe != "auto":
+        raise ConfigError(
+            f"the recipe '{settings.recipe}' learns from labelled examples alone; leave unlabeled "
+            "out, or use the recipe 'auto'"
+        )
+    return unlabelled_texts(unlabeled, split, columns)
 
 
 @contextmanager
@@ -144,7 +177,9 @@ def _recorded(
         yield JournaledBackend(backend, run.journal, shared), run
 
 
-def describe(backend: Backend, split: FewShotSplit, settings: Settings) -> Json:
+def describe(
+    backend: Backend, split: FewShotSplit, settings: Settings, texts: Sequence[Example] = ()
+) -> Json:
     """Everything that determines a run; two runs with the same description end the same."""
     return {
         "settings": settings.model_dump(),
@@ -153,4 +188,5 @@ def describe(backend: Backend, split: FewShotSplit, settings: Settings) -> Json:
         # How a server was found to be used: a resumed run need not ask again.
         "access": backend.address.get("access"),
         "data": split.digest(),
+        **({"unlabeled": digest_of(texts)} if texts else {}),
     }

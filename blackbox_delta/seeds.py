@@ -19,7 +19,7 @@ from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import FewShotSplit, TaskData, draw_split, load_task, verdict_over_seeds
 from blackbox_delta.tuned_model import TunedModel
 from blackbox_delta.tuner import Observer
-from blackbox_delta.types import Backend, IntArray, Json
+from blackbox_delta.types import Backend, Example, IntArray, Json
 
 _SCORES = tuple(
     f"{who}_{score}"
@@ -53,6 +53,7 @@ def tune_over_seeds(
     out: str | Path | None = None,
     resume: bool = False,
     cache: str | Path | None = None,
+    unlabeled: str | Path | Sequence[str | Example] | None = None,
     observers: Callable[[int], Observer] | None = None,
     **settings: Any,
 ) -> SeedsResult:
@@ -62,10 +63,11 @@ def tune_over_seeds(
     the first, so that the seeds can be compared. Each run is what
     :func:`blackbox_delta.api.tune` makes of such a split; the models are not combined.
 
-    The result holds ``runs`` (scores and verdict of each seed), ``mean`` and ``deviation`` of the
-    scores (the deviation with S - 1; ``None`` for one seed), the total of every cost, with that
-    of the test part apart, ``verdict`` and ``comparison`` over all seeds, and ``recommended``
-    (which seed's model to use, and why; test accuracy has no say in it).
+    The result holds ``runs`` (scores and verdict of each seed, with its ``estimate`` on the
+    training examples where the recipe makes one), ``mean`` and ``deviation`` of the scores (the
+    deviation with S - 1; ``None`` for one seed), the total of every cost, with that of the test
+    part apart, ``verdict`` and ``comparison`` over all seeds, and ``recommended`` (which seed's
+    model to use, and why; test accuracy has no say in it).
 
     Args:
         model: A model's name or an open backend.
@@ -74,6 +76,7 @@ def tune_over_seeds(
         out: Folder to be written: a run folder ``seed-N`` for each seed N, and ``result.json``.
         resume: Go on with the runs in ``out``; there may be more seeds than before.
         cache: A file of replies that all seeds (and other runs) share.
+        unlabeled: As for :func:`blackbox_delta.api.tune`, for all seeds.
         observers: Given a seed when its run begins, makes the observer of that run.
         **settings: See :class:`blackbox_delta.settings.Settings`.
 
@@ -82,7 +85,7 @@ def tune_over_seeds(
             :mod:`blackbox_delta.errors`.
     """
     chosen = Settings.of(settings)
-    splits = _splits(load_task(data), chosen, seeds)
+    splits = draw_splits(load_task(data), chosen, seeds)
     if out is not None:
         _check_folder(Path(out), resume)
     backend = open_backend(model) if isinstance(model, str) else model
@@ -90,9 +93,10 @@ def tune_over_seeds(
         tune(
             backend,
             split,
-            out=None if out is None else Path(out) / _folder(split.seed),
+            out=None if out is None else Path(out) / folder_name(split.seed),
             resume=resume,
             cache=cache,
+            unlabeled=unlabeled,
             observer=observers(split.seed) if observers else None,
             **{**settings, "seed": split.seed},
         )
@@ -100,15 +104,20 @@ def tune_over_seeds(
     )
     runs = [model.result for model in models]
     best, why = _recommended(runs)
-    advice = {"seed": runs[best]["seed"], "folder": _folder(runs[best]["seed"]), "why": why}
+    advice = {"seed": runs[best]["seed"], "folder": folder_name(runs[best]["seed"]), "why": why}
     result = {**_summary(runs), "recommended": advice, **_verdict(runs)}
     if out is not None:
         _write(Path(out) / RESULT_NAME, result)
     return SeedsResult(models, models[best], result)
 
 
-def _splits(task: TaskData, settings: Settings, seeds: int) -> list[FewShotSplit]:
-    """One split a seed, all with the first one's test part."""
+def draw_splits(task: TaskData, settings: Settings, seeds: int) -> list[FewShotSplit]:
+    """One split for each of the seeds from the settings' own on, all with its test part.
+
+    Raises:
+        ConfigError: There is no seed, or a setting is out of range.
+        DataError: A class has too few different examples.
+    """
     if seeds < 1:
         raise ConfigError(f"the number of seeds must be at least 1, not {seeds}")
     drawn = [
@@ -118,7 +127,8 @@ def _splits(task: TaskData, settings: Settings, seeds: int) -> list[FewShotSplit
     return [replace(split, test=drawn[0].test) for split in drawn]
 
 
-def _folder(seed: int) -> str:
+def folder_name(seed: int) -> str:
+    """Of a seed's own run."""
     return f"seed-{seed}"
 
 
@@ -139,8 +149,8 @@ def _summary(runs: Sequence[Json]) -> Json:
     first = runs[0]
     found: Json = {name: first[name] for name in ("model", "shots", "labels", "budget", "test_n")}
     found["seeds"] = [run["seed"] for run in runs]
-    names = ("seed", *_SCORES, "verdict")
-    found["runs"] = [{name: run[name] for name in names} for run in runs]
+    names = ("seed", "estimate", *_SCORES, "verdict")
+    found["runs"] = [{name: run.get(name) for name in names} for run in runs]
     found["mean"] = {name: _over(np.mean, runs, name) for name in _SCORES}
     several = len(runs) > 1
     found["deviation"] = {

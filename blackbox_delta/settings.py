@@ -12,7 +12,7 @@ from blackbox_delta.errors import ConfigError
 from blackbox_delta.prices import Prices
 
 #: What ``auto`` can do without.
-PARTS = ("words", "anchors", "demonstrations", "search")
+PARTS = ("words", "anchors", "demonstrations", "search", "rewritings")
 
 
 class Settings(BaseModel):
@@ -44,7 +44,8 @@ class Settings(BaseModel):
             ``"nearest"``, ``"calibrated"``, ``"contextual"`` or ``"plain"``; ``None`` for the
             recipe's own, ``anchored`` for ``auto`` and ``ridge`` for ``search``.
         without: Parts that ``auto`` leaves out, separated by commas: ``words`` (other words than
-            the template's or the default's), ``anchors``, ``demonstrations``, ``search``.
+            the template's or the default's), ``anchors``, ``demonstrations``, ``search``,
+            ``rewritings`` (words that the model proposes).
         max_queries_per_example: The most views that ``auto`` may ask about a text it answers.
         objective: ``"cross-entropy"``, ``"hinge"`` or ``"error-rate"``, taken through the head on
             held-out predictions.

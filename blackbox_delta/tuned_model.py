@@ -87,7 +87,7 @@ class TunedModel:
     def predict(
         self, texts: Sequence[str | Example], text_pairs: Sequence[str] | None = None
     ) -> list[str]:
-        """The likeliest label of each text; as many queries each as there are members."""
+        """The likeliest label of each text; a query each for every way of asking."""
         return [self.labels[i] for i in self.log_proba(texts, text_pairs).argmax(axis=1)]
 
     def predict_proba(
@@ -125,7 +125,9 @@ class TunedModel:
 
     def _pooled(self, examples: Sequence[Example]) -> Vector:
         """Members take turns on the same few texts, whose beginnings a local model then reuses."""
-        said = [member.head.log_proba(self._evidence(member, examples)) for member in self.members]
+        ways = {member.source: member for member in self.members}
+        seen = {source: self._evidence(member, examples) for source, member in ways.items()}
+        said = [member.head.log_proba(seen[member.source]) for member in self.members]
         weights = [member.weight for member in self.members]
         return pool(said, weights, self.artifact.sharpness)
 

@@ -134,6 +134,10 @@ class EmbeddingTable(Protocol):
         """Token ids of ``text`` without special tokens."""
         ...
 
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The text of tokens inside a sequence; special tokens stand for none."""
+        ...
+
 
 class Delta(Protocol):
     """What is tuned: how a flat vector θ of size D becomes tensors that a backend applies."""

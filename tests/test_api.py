@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import blackbox_delta
 from blackbox_delta.api import describe, forecast, tune
@@ -41,19 +43,23 @@ from blackbox_delta.types import Prompt, ScoreRequest, Scores, Sink, SoftSlot, W
 SUPPORT = str(files("blackbox_delta.data") / "support")
 TASK = load_task(SUPPORT)
 SPLIT = draw_split(TASK, shots=2, seed=0, max_test=10)
-SMALL: dict[str, Any] = {
-    "shots": 2,
+SMALL: dict[str, Any] = {"shots": 2, "budget": "6 calls", "max_test": 10}
+SEARCH: dict[str, Any] = {
+    **SMALL,
+    "recipe": "search",
     "dimension": 20,
     "soft_tokens": 3,
     "population": 4,
     "budget": "12 calls",
-    "max_test": 10,
 }
+BOTH = pytest.mark.parametrize("given", [SEARCH, SMALL], ids=["search", "auto"])
 
 
+RECIPE_AUTO = {"recipe": "auto"}
 FILMS = ["this film with the blue door was", "the story of a big cold city is", "we found it"]
 FILMS += ["all the songs in it were", "my friends and I think that it was"]
 MOODS = {"a joy": "good", "a bore": "bad"}
+FILM_WORDS = {"good": "great", "bad": "terrible"}
 
 
 class Recording(FakeBackend):
@@ -66,6 +72,12 @@ class Recording(FakeBackend):
     def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
         self.asked.append(list(request.prompts))
         return super().score(request, sink)
+
+
+def texts_of(asked: list[list[Prompt]]) -> set[str]:
+    """The users' texts in some requests."""
+    segments = [part for prompts in asked for prompt in prompts for part in prompt.segments]
+    return {part.text for part in segments if isinstance(part, Words) and part.truncatable}
 
 
 def test_the_package_offers_it() -> None:
@@ -98,9 +110,25 @@ def test_a_split_says_how_many_shots_it_has() -> None:
     assert model.result["shots"] == 2
 
 
-def test_a_folder_changes_nothing_but_what_is_kept(tmp_path: Path) -> None:
-    kept = tune(FakeBackend(), SPLIT, out=tmp_path / "run", **SMALL)
-    lost = tune(FakeBackend(), SPLIT, **SMALL)
+def test_auto_is_the_default() -> None:
+    default, named = (tune(FakeBackend(), SPLIT, **SMALL, **own) for own in ({}, RECIPE_AUTO))
+    assert default.result["recipe"] == Settings().recipe == "auto"
+    assert time_free(default.result) == time_free(named.result)
+    assert tune(FakeBackend(), SPLIT, **SEARCH).result["recipe"] == "search"
+
+
+def test_auto_looks_at_no_development_example() -> None:
+    backend = Recording()
+    result = tune(backend, SPLIT, **SMALL).result
+    without = tune(FakeBackend(), replace(SPLIT, dev=()), **SMALL).result
+    assert time_free(result) == time_free(without)
+    assert not {example.text for example in SPLIT.dev} & texts_of(backend.asked)
+
+
+@BOTH
+def test_a_folder_changes_nothing_but_what_is_kept(given: dict[str, Any], tmp_path: Path) -> None:
+    kept = tune(FakeBackend(), SPLIT, out=tmp_path / "run", **given)
+    lost = tune(FakeBackend(), SPLIT, **given)
     assert time_free(kept.result) == time_free(lost.result)
     texts = [example.text for example in SPLIT.test]
     np.testing.assert_array_equal(kept.log_proba(texts), lost.log_proba(texts))
@@ -113,7 +141,7 @@ def test_what_is_kept_is_that_of_the_start_that_won(
 ) -> None:
     """The same, to the bit, as had the user named its words and spared the other start's call."""
     monkeypatch.setattr("blackbox_delta._problem_starts.DEFAULT_STARTS", starts)
-    open_choice = {**SMALL, "head": "calibrated", "budget": "101 calls"}
+    open_choice = {**SEARCH, "head": "calibrated", "budget": "101 calls"}
     tuned = tune(FakeBackend(), SPLIT, out=tmp_path / "open", **open_choice)
     own_words = {**open_choice, "soft_init": f"text:{tuned.result['start']}", "budget": "100 calls"}
     own = tune(FakeBackend(), SPLIT, out=tmp_path / "own", **own_words)
@@ -130,18 +158,19 @@ def test_what_is_kept_is_that_of_the_start_that_won(
 
 @pytest.mark.parametrize("budget", ["60 calls", "600 queries"])
 def test_an_optimizer_that_must_know_the_budget_is_told(budget: str) -> None:
-    settings = {**SMALL, "optimizer": "nevergrad:NGOpt", "budget": budget}
+    settings = {**SEARCH, "optimizer": "nevergrad:NGOpt", "budget": budget}
     result = tune(FakeBackend(), SPLIT, **settings).result
     assert result["generations"] > 4
     assert result["calls"] <= 60
 
 
-def test_the_test_part_is_sent_last() -> None:
+@BOTH
+def test_the_test_part_is_sent_last(given: dict[str, Any]) -> None:
     backend = Recording()
     told: list[Progress] = []
-    model = tune(backend, SPLIT, observer=told.append, **SMALL)
-    tests = {prompt for prompt in backend.asked[-1] if len(backend.asked[-1]) == 10}
-    about_tests = [bool(tests & set(prompts)) for prompts in backend.asked]
+    model = tune(backend, SPLIT, observer=told.append, **given)
+    tests = {example.text for example in SPLIT.test}
+    about_tests = [bool(tests & texts_of([prompts])) for prompts in backend.asked]
     first = about_tests.index(True)
     assert all(about_tests[first:])
     assert not any(about_tests[:first])
@@ -149,11 +178,16 @@ def test_the_test_part_is_sent_last() -> None:
     assert queries == model.result["test_queries"]
     searching = [progress for progress in told if not progress.to_test]
     testing = told[len(searching) :]
-    assert len(searching) == model.result["generations"]
+    if given is SEARCH:
+        assert len(searching) == model.result["generations"]
+    assert {progress.what for progress in told} == {"generations" if given is SEARCH else "views"}
+    spent = [progress.budget.fraction_spent for progress in searching]
+    assert spent == sorted(spent) != []
     assert testing[-1].tested == testing[-1].to_test == model.result["test_queries"]
 
 
 @pytest.mark.parametrize("out", [False, True])
+@pytest.mark.parametrize("recipe", ["search", "auto"])
 @pytest.mark.parametrize(
     ("change", "error"),
     [
@@ -162,13 +196,13 @@ def test_the_test_part_is_sent_last() -> None:
         ({"template": "{text} {label} and more"}, UnsupportedError),
         ({"label_words": {"account": "a"}}, VerbalizerError),
         ({"label_words": dict.fromkeys(TASK.labels, "same")}, VerbalizerError),
-        ({"budget": "7 calls"}, BudgetError),
-        ({"budget": "79 queries"}, BudgetError),
+        ({"budget": "9 queries"}, BudgetError),
+        ({"budget": "20 tokens"}, BudgetError),
         ({"budget": "many"}, ConfigError),
         ({"dimension": 49}, ConfigError),
         ({"head": "tail"}, ConfigError),
         ({"optimizer": "sgd"}, ConfigError),
-        ({"objective": "glory"}, ConfigError),
+        ({"optimizer": "nevergrad:sgd"}, ConfigError),
         ({"soft_init": "none"}, ConfigError),
         ({"subspace": "sparse"}, ConfigError),
         ({"nonsense": 1}, ConfigError),
@@ -176,23 +210,58 @@ def test_the_test_part_is_sent_last() -> None:
     ],
 )
 def test_what_cannot_work_costs_nothing_and_leaves_nothing(
-    change: dict[str, Any], error: type[BlackBoxDeltaError], out: bool, tmp_path: Path
+    change: dict[str, Any],
+    error: type[BlackBoxDeltaError],
+    recipe: str,
+    out: bool,
+    tmp_path: Path,
 ) -> None:
     backend = FakeBackend()
     folder = tmp_path / "run" if out else None
     with pytest.raises(error):
-        tune(backend, TASK, out=folder, **{**SMALL, **change})
+        tune(backend, TASK, out=folder, **{**SEARCH, "recipe": recipe, **change})
     assert backend.calls == 0
     assert not list(tmp_path.iterdir()), "the same folder can be used once the mistake is mended"
 
 
-def test_a_text_only_backend_is_asked_nothing_about_soft_prompts(tmp_path: Path) -> None:
-    backend = Recording(accepts=frozenset())
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"budget": "7 calls"}, BudgetError),
+        ({"budget": "79 queries"}, BudgetError),
+        ({"objective": "glory"}, ConfigError),
+    ],
+)
+def test_what_a_search_cannot_do_costs_nothing(
+    change: dict[str, Any], error: type[BlackBoxDeltaError]
+) -> None:
+    backend = FakeBackend()
+    with pytest.raises(error):
+        tune(backend, TASK, **{**SEARCH, **change})
+    assert backend.calls == 0
+
+
+@BOTH
+def test_a_text_only_backend_refuses_soft_prompts(given: dict[str, Any], tmp_path: Path) -> None:
+    backend = FakeBackend(accepts=frozenset())
     for soft in ({"template": "{text}{soft} It is {label}"}, {"soft_init": "zero"}):
         with pytest.raises(UnsupportedError, match="takes no soft"):
-            tune(backend, SPLIT, out=tmp_path / "run", **SMALL, **soft)
+            tune(backend, SPLIT, out=tmp_path / "run", **given, **soft)
         assert backend.calls == 0
-    model = tune(backend, SPLIT, out=tmp_path / "run", **SMALL)
+
+
+def test_auto_asks_a_text_only_backend_about_words_alone() -> None:
+    backend = Recording(accepts=frozenset())
+    model = tune(backend, SPLIT, **SMALL)
+    assert all(member.delta is None for member in model.members)
+    prompts = [prompt for asked in backend.asked for prompt in asked]
+    assert not any(isinstance(part, SoftSlot) for prompt in prompts for part in prompt.segments)
+    assert any(DEFAULT_STARTS[0] in getattr(prompt.segments[-2], "text", "") for prompt in prompts)
+
+
+def test_a_text_only_backend_is_asked_nothing_about_soft_prompts(tmp_path: Path) -> None:
+    backend = Recording(accepts=frozenset())
+    model = tune(backend, SPLIT, out=tmp_path / "run", **SEARCH)
     # Each start's words stand in the template; the better one's development examples.
     assert model.result["calls"] == len(DEFAULT_STARTS) + 1
     assert model.result["generations"] == 0
@@ -203,22 +272,23 @@ def test_a_text_only_backend_is_asked_nothing_about_soft_prompts(tmp_path: Path)
     assert not any(isinstance(segment, SoftSlot) for segment in asked)
     words = "".join(segment.text for segment in asked if isinstance(segment, Words))
     assert all(start in words for start in DEFAULT_STARTS)
-    own = tune(backend, SPLIT, template="{text} It is {label}", **SMALL)
+    own = tune(backend, SPLIT, template="{text} It is {label}", **SEARCH)
     assert own.result["calls"] == 2
 
 
 @pytest.mark.parametrize(
-    ("data", "error"),
+    ("data", "given"),
     [
-        ("/no/such/folder", DataError),
-        (replace(SPLIT, dev=()), DataError),
-        (replace(SPLIT, train=SPLIT.train[:1]), DataError),
+        ("/no/such/folder", SMALL),
+        (replace(SPLIT, dev=()), SEARCH),
+        (replace(SPLIT, train=SPLIT.train[:1]), SMALL),
+        (replace(SPLIT, train=()), SMALL),
     ],
 )
-def test_data_that_cannot_be_used_cost_nothing(data: Any, error: type[BlackBoxDeltaError]) -> None:
+def test_data_that_cannot_be_used_cost_nothing(data: Any, given: dict[str, Any]) -> None:
     backend = FakeBackend()
-    with pytest.raises(error):
-        tune(backend, data, **SMALL)
+    with pytest.raises(DataError):
+        tune(backend, data, **given)
     assert backend.calls == 0
 
 
@@ -245,7 +315,8 @@ def test_a_used_folder_costs_nothing(tmp_path: Path) -> None:
     ("change", "named"),
     [
         ({"seed": 5}, r"settings\.seed: 0 then, 5 now"),
-        ({"budget": "13 calls"}, r"settings\.budget: '12 calls' then, '13 calls' now"),
+        ({"budget": "7 calls"}, r"settings\.budget: '6 calls' then, '7 calls' now"),
+        ({"recipe": "search"}, r"settings\.recipe: 'auto' then, 'search' now"),
         ({"model": FakeBackend("fake:other")}, "model: 'fake' then, 'fake:other' now"),
         ({"data": replace(SPLIT, test=SPLIT.test[1:])}, "data: "),
     ],
@@ -270,17 +341,18 @@ def test_resuming_and_sharing_need_a_folder(tmp_path: Path) -> None:
 def test_resuming_may_be_the_first_start(tmp_path: Path) -> None:
     started = tune(FakeBackend(), SPLIT, out=tmp_path / "run", resume=True, **SMALL)
     assert (tmp_path / "run" / RUN_NAME).exists()
-    assert started.result["generations"] >= 1
+    assert started.result["calls"] == 6
 
 
 # ------------------------------------------------------------------ the shared cache
 
 
-def test_runs_share_what_was_paid(tmp_path: Path) -> None:
+@BOTH
+def test_runs_share_what_was_paid(given: dict[str, Any], tmp_path: Path) -> None:
     cache = tmp_path / "cache.sqlite"
     first, second = Recording(), Recording()
-    one = tune(first, SPLIT, out=tmp_path / "one", cache=cache, **SMALL)
-    two = tune(second, SPLIT, out=tmp_path / "two", cache=str(cache), **SMALL)
+    one = tune(first, SPLIT, out=tmp_path / "one", cache=cache, **given)
+    two = tune(second, SPLIT, out=tmp_path / "two", cache=str(cache), **given)
     assert first.asked
     assert not second.asked
     # Times too: they are those that were paid for.
@@ -293,11 +365,14 @@ def test_runs_share_what_was_paid(tmp_path: Path) -> None:
     assert paid.replies == shared.replies == shared.cached == first.queries
 
 
-def test_a_cache_serves_what_another_search_asked_too(tmp_path: Path) -> None:
-    """Another budget is another run, whose first generations are the same."""
+@BOTH
+def test_a_cache_serves_what_another_search_asked_too(
+    given: dict[str, Any], tmp_path: Path
+) -> None:
+    """Another budget is another run, whose first steps are the same."""
     cache, longer = tmp_path / "cache.sqlite", Recording()
-    tune(FakeBackend(), SPLIT, out=tmp_path / "short", cache=cache, **SMALL)
-    tune(longer, SPLIT, out=tmp_path / "long", cache=cache, **{**SMALL, "budget": "24 calls"})
+    tune(FakeBackend(), SPLIT, out=tmp_path / "short", cache=cache, **given)
+    tune(longer, SPLIT, out=tmp_path / "long", cache=cache, **{**given, "budget": "24 calls"})
     total = summarise(tmp_path / "long" / JOURNAL_NAME).total
     assert total.cached
     assert total.usage.queries == longer.queries > 0
@@ -340,8 +415,10 @@ PRICES = {"price_in": 0.5, "price_out": 2.0}
     ],
     ids=str,
 )
-def test_a_forecast_is_what_the_run_then_spends(change: dict[str, Any], data: Any) -> None:
-    settings = {**SMALL, **change}
+def test_a_forecast_of_a_search_is_what_the_run_then_spends(
+    change: dict[str, Any], data: Any
+) -> None:
+    settings = {**SEARCH, **change}
     asked = Recording()
     told = forecast(asked, data, **settings)
     assert not asked.asked
@@ -365,7 +442,7 @@ def test_a_forecast_through_an_api_is_close(change: dict[str, str], toy_server: 
     data = task_from_lists(texts, [*MOODS.values()] * len(FILMS))
     endpoint = Endpoint.of({"base_url": toy_server.url, **change})
     backend = open_backend(None, endpoint=endpoint)
-    settings = {"shots": 2, "label_words": {"good": "great", "bad": "terrible"}, **PRICES}
+    settings = {"recipe": "search", "shots": 2, "label_words": FILM_WORDS, **PRICES}
     before = toy_server.received.total()
     told = forecast(backend, data, **settings)
     assert toy_server.received.total() == before
@@ -379,13 +456,68 @@ def test_a_forecast_through_an_api_is_close(change: dict[str, str], toy_server: 
     assert start.search.output_tokens >= result["output_tokens"]
 
 
-def test_what_cannot_run_cannot_be_foretold() -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"budget": "1 call"},
+        {"budget": "30 queries"},
+        {"budget": "4k tokens", **PRICES},
+        {"budget": "$0.002", **PRICES},
+        {"template": "{text} It is {label}", "without": "words"},
+        {"shots": 4, "budget": "40 calls"},
+    ],
+    ids=str,
+)
+def test_a_forecast_of_auto_is_never_exceeded(change: dict[str, Any]) -> None:
+    settings = {**SMALL, **change}
+    asked = Recording()
+    told = forecast(asked, SUPPORT, **settings)
+    assert not asked.asked
+    result = tune(FakeBackend(), SUPPORT, **settings).result
+    for name in ("queries", "tokens", "output_tokens"):
+        most = max(getattr(start.search, name) for start in told.starts)
+        assert result[name] <= most, name
+        assert result[f"test_{name}"] <= max(
+            getattr(start.test_most, name) for start in told.starts
+        )
+    # What is sure to be spent: the first view, and the baseline's answers on the test part.
+    assert min(start.search.queries for start in told.starts) >= 10
+    assert min(start.test_least.queries for start in told.starts) == 10
+
+
+@BOTH
+def test_what_cannot_run_cannot_be_foretold(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="how fast the model answers"):
-        forecast(FakeBackend(), SPLIT, **{**SMALL, "budget": "10 min"})
+        forecast(FakeBackend(), SPLIT, **{**given, "budget": "10 min"})
     with pytest.raises(BudgetError, match="too small"):
-        forecast(FakeBackend(), SPLIT, **{**SMALL, "budget": "7 calls"})
+        forecast(FakeBackend(), SPLIT, **{**given, "budget": "9 queries"})
     with pytest.raises(ConfigError, match="price_out is missing"):
-        forecast(FakeBackend(), SPLIT, **SMALL, price_in=1.0)
+        forecast(FakeBackend(), SPLIT, **given, price_in=1.0)
+
+
+# ------------------------------------------------------------------ budgets
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    share=st.floats(0.04, 1),
+    unit=st.sampled_from(["calls", "queries", "tokens"]),
+    seed=st.integers(0, 3),
+    kind=st.sampled_from([{}, {"head": "calibrated"}, {"template": "{text} It is {label}"}]),
+)
+def test_auto_never_exceeds_its_budget(
+    share: float, unit: str, seed: int, kind: dict[str, Any]
+) -> None:
+    limit = int(share * {"calls": 50, "queries": 600, "tokens": 20_000}[unit])
+    backend = Recording()
+    model = tune(backend, TASK, shots=3, seed=seed, max_test=1, budget=f"{limit} {unit}", **kind)
+    result = model.result
+    tests = result["test_queries"]
+    assert backend.queries - tests == result["queries"]
+    spent = {**result, "calls": result["queries"] / 15}  # a call is all training examples once
+    assert spent[unit] <= limit
+    assert result["calls"] == pytest.approx(spent["calls"])
 
 
 # ------------------------------------------------------------------ descriptions

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save
 
 import blackbox_delta
 from blackbox_delta.api import tune
@@ -24,15 +24,17 @@ from blackbox_delta.artifact import (
     JSON_NAME,
     VERSION,
     Artifact,
+    SavedMember,
     scratch_path,
     write_whole,
 )
 from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.errors import ArtifactError, FingerprintError
 from blackbox_delta.heads import make_head
+from blackbox_delta.members import Member
 from blackbox_delta.problem import build_problem
 from blackbox_delta.settings import Settings
-from blackbox_delta.tasks import draw_split, load_task
+from blackbox_delta.tasks import Template, draw_split, load_task
 from blackbox_delta.tuned_model import TunedModel
 from blackbox_delta.types import Json, Vector
 
@@ -51,8 +53,10 @@ class Saved:
     expected: Vector
 
 
-def made(head: str, template: str | None, dimension: int = 20) -> Artifact:
-    """An artifact with a delta in it, whatever a search would have chosen."""
+def member(
+    head: str, template: str | None = None, dimension: int = 20, weight: float = 1.0
+) -> Member:
+    """A member whatever a search would have chosen; with a delta if the template has a slot."""
     soft_tokens = -(-dimension // 16)
     given = Settings.of(
         {"dimension": dimension, "soft_tokens": soft_tokens, "head": head, "template": template}
@@ -62,15 +66,44 @@ def made(head: str, template: str | None, dimension: int = 20) -> Artifact:
     scores = BACKEND.score(problem.request(problem.train.prompts, problem.delta(z), 100))
     free = BACKEND.score(problem.request(problem.dev.prompts, None, 100)).candidate(0)
     fitted = make_head(head).fit(scores.candidate(0), problem.train.labels, free)
-    return Artifact.of(BACKEND, problem.reader, fitted, problem.frame, z)
+    return Member(f"{head} on {template}", problem.reader, fitted, weight, problem.frame, z)
+
+
+def made(head: str, template: str | None = None, dimension: int = 20) -> Artifact:
+    """An artifact of one member."""
+    return Artifact.of(BACKEND, [member(head, template, dimension)])
+
+
+def crowd() -> Artifact:
+    """An artifact of several members: two deltas of different size, and none."""
+    members = [
+        member("ridge", weight=0.5),
+        member("prototypes", dimension=10, weight=0.3),
+        member("logistic", WITHOUT_SLOT, weight=0.2),
+    ]
+    return Artifact.of(BACKEND, members, sharpness=1.7)
+
+
+def kept(artifact: Artifact, folder: Path) -> Saved:
+    model = TunedModel(artifact, BACKEND)
+    model.save(folder)
+    return Saved(folder, model.log_proba(TEXTS))
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
-    folder = tmp_path_factory.mktemp("saved")
-    model = TunedModel(made("ridge", None), BACKEND)
-    model.save(folder)
-    return Saved(folder, model.log_proba(TEXTS))
+    return kept(made("ridge"), tmp_path_factory.mktemp("saved"))
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    return kept(crowd(), tmp_path_factory.mktemp("several"))
+
+
+@pytest.fixture(params=["saved", "several"])
+def either(request: pytest.FixtureRequest) -> Saved:
+    found: Saved = request.getfixturevalue(request.param)
+    return found
 
 
 def copied(saved: Saved, folder: Path) -> Path:
@@ -98,7 +131,53 @@ def test_what_is_loaded_answers_to_the_bit(head: str, template: str | None, tmp_
     assert after.labels == before.labels
     assert after.result == {}
     np.testing.assert_array_equal(after.log_proba(TEXTS), before.log_proba(TEXTS))
-    assert (after.artifact.z is None) == (template is not None)
+    assert (after.artifact.members[0].z is None) == (template is not None)
+
+
+def test_several_members_answer_to_the_bit(several: Saved) -> None:
+    after = TunedModel.load(several.folder, backend=BACKEND)
+    assert [each.name for each in after.members] == [each.name for each in crowd().members]
+    assert [each.weight for each in after.members] == [0.5, 0.3, 0.2]
+    assert [each.delta is None for each in after.members] == [False, False, True]
+    assert [each.head.kind for each in after.members] == ["ridge", "prototypes", "logistic"]
+    assert after.artifact.sharpness == 1.7
+    np.testing.assert_array_equal(after.log_proba(TEXTS), several.expected)
+
+
+def test_pooling_is_of_the_members_alone(several: Saved) -> None:
+    """Against each member saved by itself: weighted in log-probability, sharpened, normalised."""
+    whole = crowd()
+    mean = np.zeros_like(several.expected)
+    for each in whole.members:
+        alone = TunedModel(replace(whole, members=(each,), sharpness=1.0), BACKEND)
+        mean += each.weight * alone.log_proba(TEXTS)
+    powered = np.exp(1.7 * mean)
+    expected = powered / powered.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(np.exp(several.expected), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 12])
+def test_every_member_is_kept_with_arrays_of_its_own(count: int, tmp_path: Path) -> None:
+    """More than ten too, whose numbers begin alike."""
+    one = crowd().members[0]
+    assert one.z is not None
+    zs = [one.z / 2.0**number for number in range(count)]
+    members = tuple(replace(one, name=str(number), z=z) for number, z in enumerate(zs))
+    replace(crowd(), members=members).save(tmp_path)
+    loaded = Artifact.load(tmp_path)
+    assert [each.name for each in loaded.members] == [str(number) for number in range(count)]
+    for each, z in zip(loaded.members, zs, strict=True):
+        np.testing.assert_array_equal(each.z, z)
+
+
+def test_what_is_said_of_all_members_is_that_of_the_first() -> None:
+    artifact = crowd()
+    assert artifact.labels == TASK.labels
+    assert not artifact.uses_pairs
+    paired = Template.parse("{text} and {text_pair} {label}")
+    first = artifact.members[0]
+    first = replace(first, reader=replace(first.reader, template=paired))
+    assert replace(artifact, members=(first,)).uses_pairs
 
 
 ANSWER = """
@@ -109,18 +188,27 @@ numpy.save(sys.argv[3], TunedModel.load(sys.argv[1]).log_proba(texts))
 """
 
 
-def test_another_process_answers_to_the_bit(saved: Saved, tmp_path: Path) -> None:
+def test_another_process_answers_to_the_bit(either: Saved, tmp_path: Path) -> None:
     (tmp_path / "texts").write_text("\0".join(TEXTS), encoding="utf-8")
     answers = tmp_path / "answers.npy"
-    command = [sys.executable, "-c", ANSWER, saved.folder, tmp_path / "texts", answers]
+    command = [sys.executable, "-c", ANSWER, either.folder, tmp_path / "texts", answers]
     subprocess.run(command, check=True, timeout=120)
-    np.testing.assert_array_equal(np.load(answers), saved.expected)
+    np.testing.assert_array_equal(np.load(answers), either.expected)
 
 
 def test_a_delta_really_acts(saved: Saved) -> None:
     whole = Artifact.load(saved.folder)
-    bare = Artifact(whole.model, whole.fingerprint, whole.reader, whole.head)
+    [one] = whole.members
+    bare = replace(whole, members=(SavedMember(one.name, one.reader, one.head),))
     assert not np.array_equal(TunedModel(bare, BACKEND).log_proba(TEXTS), saved.expected)
+
+
+def test_every_member_really_acts(several: Saved) -> None:
+    whole = Artifact.load(several.folder)
+    for number in range(3):
+        others = whole.members[:number] + whole.members[number + 1 :]
+        without = TunedModel(replace(whole, members=others), BACKEND)
+        assert not np.allclose(without.log_proba(TEXTS), several.expected)
 
 
 def test_another_model_is_refused(saved: Saved) -> None:
@@ -150,15 +238,15 @@ def flipped(saved: Saved, folder: Path, name: str, position: int, bit: int) -> P
     bit=st.integers(0, 7),
 )
 def test_a_damaged_byte_is_noticed_or_makes_no_difference(
-    saved: Saved, tmp_path: Path, name: str, position: int, bit: int
+    several: Saved, tmp_path: Path, name: str, position: int, bit: int
 ) -> None:
-    folder = flipped(saved, tmp_path, name, position, bit)
+    folder = flipped(several, tmp_path, name, position, bit)
     try:
         model = TunedModel.load(folder, backend=BACKEND)
     except ArtifactError:
         return
     assert name == JSON_NAME  # white space between its words
-    np.testing.assert_array_equal(model.log_proba(TEXTS), saved.expected)
+    np.testing.assert_array_equal(model.log_proba(TEXTS), several.expected)
 
 
 @settings(
@@ -201,11 +289,12 @@ def test_a_newer_version_is_refused_as_such(saved: Saved, tmp_path: Path) -> Non
 
 def test_an_older_version_is_refused_as_such(saved: Saved, tmp_path: Path) -> None:
     def older(value: Json) -> None:
-        value.update(version=1)
-        del value["address"]
+        value.update(value.pop("members")[0], version=VERSION - 1)
 
     described(copied(saved, tmp_path), older)
-    with pytest.raises(ArtifactError, match="of version 1, this package reads version 2; use"):
+    with pytest.raises(
+        ArtifactError, match=f"of version {VERSION - 1}, this package reads version {VERSION}; use"
+    ):
         Artifact.load(tmp_path)
 
 
@@ -220,8 +309,8 @@ class Remote(FakeBackend):
 def test_the_address_is_kept_and_given_to_whoever_opens_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend, made_here = Remote(), made("plain", None)
-    artifact = Artifact.of(backend, made_here.reader, made_here.head, None, None)
+    backend = Remote()
+    artifact = Artifact.of(backend, [member("plain", WITHOUT_SLOT)])
     artifact.save(tmp_path)
     assert Artifact.load(tmp_path).address == backend.address
     asked: list[tuple[str, Json]] = []
@@ -244,15 +333,23 @@ def test_an_edited_label_is_noticed(saved: Saved, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda value: value.pop("template"),
-        lambda value: value.update(template="{text}"),
+        lambda value: value["members"][0].pop("template"),
+        lambda value: value["members"][0].update(template="{text}"),
+        lambda value: value["members"][0].update(label_words=["only one"]),
+        lambda value: value["members"][0].update(weight="heavy"),
+        lambda value: value["members"].clear(),
+        lambda value: value["members"].append(value["members"][0]),
+        lambda value: value["members"].append("another"),
+        lambda value: value.update(members=3),
+        lambda value: value.pop("sharpness"),
+        lambda value: value.update(sharpness=None),
         lambda value: value.update(labels=["a", "a"]),
         lambda value: value.update(labels=3),
         lambda value: value.pop("address"),
         lambda value: value.update(address="http://127.0.0.1"),
         lambda value: value.update(address=None),
-        lambda value: value.update(head="tail"),
-        lambda value: value.update(head="calibrated"),
+        lambda value: value["members"][0].update(head="tail"),
+        lambda value: value["members"][0].update(head="calibrated"),
     ],
 )
 def test_a_sealed_file_with_nonsense_in_it_is_refused(
@@ -266,25 +363,47 @@ def test_a_sealed_file_with_nonsense_in_it_is_refused(
 @pytest.mark.parametrize(
     "change",
     [
-        lambda value: value["subspace"].update(seed=7),
-        lambda value: value["delta"].update(slots=[]),
-        lambda value: value["delta"].update(hidden=17),
-        lambda value: value["subspace"].pop("seed"),
-        lambda value: value.update(checksum="00"),
+        lambda one: one["subspace"].update(seed=7),
+        lambda one: one["delta"].update(slots=[]),
+        lambda one: one["delta"].update(hidden=17),
+        lambda one: one["subspace"].pop("seed"),
+        lambda one: one.update(checksum="00"),
     ],
 )
+@pytest.mark.parametrize("number", [0, 1])
 def test_a_delta_that_cannot_be_rebuilt_is_refused(
-    change: Callable[[Json], Any], saved: Saved, tmp_path: Path
+    number: int, change: Callable[[Json], Any], several: Saved, tmp_path: Path
 ) -> None:
-    described(copied(saved, tmp_path), change)
+    described(copied(several, tmp_path), lambda value: change(value["members"][number]))
+    with pytest.raises(ArtifactError):
+        TunedModel.load(tmp_path, backend=BACKEND)
+
+
+@pytest.mark.parametrize("change", ["drop", "rename", "shape", "nan"])
+def test_arrays_that_do_not_belong_to_their_member_are_refused(
+    change: str, several: Saved, tmp_path: Path
+) -> None:
+    """With checksums that fit, as whoever writes such a file by hand would make them."""
+    arrays = load_file(copied(several, tmp_path) / ARRAYS_NAME)
+    z = arrays.pop("1.z")
+    if change == "rename":
+        arrays["7.z"] = z
+    elif change == "shape":
+        arrays["1.z"] = z[:-1]
+    elif change == "nan":
+        arrays["1.z"] = np.full_like(z, np.nan)
+    blob = save(arrays)
+    (tmp_path / ARRAYS_NAME).write_bytes(blob)
+    digest = hashlib.sha256(blob).hexdigest()
+    described(tmp_path, lambda value: value.update(arrays_sha256=digest))
     with pytest.raises(ArtifactError):
         TunedModel.load(tmp_path, backend=BACKEND)
 
 
 def test_it_takes_a_few_kilobytes_at_the_default_dimension(tmp_path: Path) -> None:
-    made("ridge", None, dimension=500).save(tmp_path)
+    made("ridge", dimension=500).save(tmp_path)
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 16 * 1024
-    assert load_file(tmp_path / ARRAYS_NAME)["z"].nbytes == 2000
+    assert load_file(tmp_path / ARRAYS_NAME)["0.z"].nbytes == 2000
 
 
 def test_nothing_in_the_package_unpickles() -> None:
@@ -296,7 +415,7 @@ def test_nothing_in_the_package_unpickles() -> None:
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("here already")
     with pytest.raises(ArtifactError, match="cannot be written into"):
-        made("plain", None).save(tmp_path / "file")
+        made("plain").save(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "here already"
 
 
@@ -311,8 +430,10 @@ def test_writing_replaces_a_file_whole_and_leaves_no_scratch(tmp_path: Path) -> 
 
 def test_labels_and_words_of_any_script_survive(tmp_path: Path) -> None:
     words = {label: f"{label} — «{number}» 語" for number, label in enumerate(TASK.labels)}
-    given: dict[str, Any] = {"shots": 2, "label_words": words, "budget": "2 calls"}
-    model = tune(BACKEND, SPLIT, out=tmp_path / "run", template="{{{text}}} 📦 {label}", **given)
+    given: dict[str, Any] = {"shots": 4, "label_words": words, "budget": "9 calls"}
+    given["template"] = "{{{text}}} 📦 {label}"
+    model = tune(BACKEND, TASK, out=tmp_path / "run", max_test=4, **given)
     again = TunedModel.load(tmp_path / "run", backend=BACKEND)
-    assert again.artifact.reader == model.artifact.reader
+    assert [each.reader for each in again.members] == [each.reader for each in model.members]
+    assert any("📦 account — «0» 語" in view.reader.template.source for view in again.members)
     np.testing.assert_array_equal(again.log_proba(TEXTS), model.log_proba(TEXTS))

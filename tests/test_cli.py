@@ -66,7 +66,7 @@ def run(*arguments: object, stdin: str | None = None) -> Result:
 
 def tune(data: Path, *more: object, words: str = WORDS) -> Result:
     """A small run; what stands in ``more`` counts if an option is given twice."""
-    small = ["--dimension", 20, "--soft-tokens", 3, "--shots", 4, "--budget", 64, "--seed", 13]
+    small = ["--dimension", 20, "--soft-tokens", 3, "--shots", 4, "--budget", 6, "--seed", 13]
     return run("tune", "--model", "fake", "--data", data, "--label-words", words, *small, *more)
 
 
@@ -82,6 +82,10 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = tune(data, "--out", folder)
     assert done.exit_code == 0, done.output
     return folder
+
+
+def spend(*_: object, **__: object) -> Scores:
+    raise AssertionError("a query was spent")
 
 
 def failed(done: Result) -> str:
@@ -102,11 +106,12 @@ def test_every_command_explains_itself_without_loading_torch() -> None:
 import sys
 from typer.testing import CliRunner
 from blackbox_delta.cli import app
-for command in ([], ["tune"], ["eval"], ["predict"], ["demo"]):
+for command in ([], ["tune"], ["compare"], ["eval"], ["predict"], ["demo"]):
     done = CliRunner().invoke(app, [*command, "--help"])
     assert done.exit_code == 0, done.output
     assert "Usage: " in done.output, done.output
-print(sorted({"torch", "transformers", "sklearn", "scipy", "cma", "nevergrad"} & set(sys.modules)))
+heavy = {"torch", "transformers", "sklearn", "scipy", "cma", "nevergrad", "matplotlib"}
+print(sorted(heavy & set(sys.modules)))
 """
     assert subprocess.check_output([sys.executable, "-c", script], text=True) == "[]\n"
 
@@ -129,6 +134,7 @@ def test_the_version_is_the_package_s() -> None:
 def test_a_line_that_cannot_be_read_is_a_usage_error() -> None:
     assert run("tune", "--model", "fake").exit_code == 2
     assert run("tune", "--model", "fake", "--data", ".", "--shots", "many").exit_code == 2
+    assert run("tune", "--model", "fake", "--data", ".", "--seeds", 0).exit_code == 2
 
 
 # ------------------------------------------------------------------ the round trip
@@ -147,6 +153,9 @@ def test_tune_reports_what_it_wrote_down(data: Path, tmp_path: Path) -> None:
 
 def test_tune_passes_every_setting_on(data: Path, tmp_path: Path) -> None:
     given = {
+        "recipe": "search",
+        "without": "search, anchors",
+        "max_queries_per_example": 3,
         "shots": 5,
         "seed": 7,
         "budget": "40 calls",
@@ -243,11 +252,137 @@ def test_pairs_keep_both_texts(tmp_path: Path) -> None:
     columns = ["--text-column", "first", "--pair-column", "second"]
     done = tune(file, "--out", tmp_path / "run", *columns)
     assert done.exit_code == 0, done.output
-    assert "examples, which the choice was made on" in done.stdout
+    assert re.search(r"Estimated accuracy: [01]\.\d{3}, on the 8 training examples", done.stdout)
     answers = run("predict", tmp_path / "run", file, *columns).stdout.splitlines()
     first = json.loads(answers[0])
     assert list(first) == ["text", "text_pair", "label", "probabilities"]
     assert first["text_pair"] == "a review"
+
+
+def test_auto_is_the_default_and_says_what_each_part_gave(data: Path, finished: Path) -> None:
+    report = result_of(finished)
+    assert report["recipe"] == "auto"
+    assert report["chosen"] == "views"
+    done = tune(data, "--out", finished, "--resume")
+    shown = done.stdout.split("Cost: ")[0]
+    assert re.search(
+        rf"Kept: {len(report['views'])} views? behind an anchored head; an answer takes "
+        rf"{report['queries_per_answer']} quer(y|ies)\.",
+        shown,
+    )
+    for part in report["parts"]:
+        assert part["part"] in shown
+    queries = [int(number) for number in re.findall(r" (\d+) +[\d,]+ +[01]\.\d+ +\d", shown)]
+    assert sum(queries) == report["queries"]
+    assert "what each further query of an answer buys".lower() in shown.lower()
+
+
+def test_an_answer_takes_no_more_queries_than_allowed(data: Path, tmp_path: Path) -> None:
+    done = tune(data, "--out", tmp_path / "run", "--max-queries-per-example", 1)
+    assert done.exit_code == 0, done.output
+    assert "Kept: 1 view behind an anchored head; an answer takes 1 query." in done.stdout
+    assert "further query" not in done.stdout
+    rows = [json.loads(line) for line in (data / "test.jsonl").read_text().splitlines()]
+    said = run("predict", tmp_path / "run", stdin="".join(f"{row['text']}\n" for row in rows))
+    truth = [row["label"] for row in rows]
+    found = [json.loads(line)["label"] for line in said.stdout.splitlines()]
+    assert accuracy_score(truth, found) == result_of(tmp_path / "run")["test_accuracy"]
+
+
+def test_the_former_recipe_is_there_by_name(data: Path, tmp_path: Path) -> None:
+    done = tune(data, "--recipe", "search", "--budget", 65, "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    report = result_of(tmp_path / "run")
+    assert report["recipe"] == "search"
+    assert report["generations"] == 3
+    assert "λ = 20, d = 20, cma-diagonal" in done.stderr
+    assert "generation 3: best loss" in done.stderr
+    assert "views" not in done.output
+
+
+def test_a_dry_run_bounds_what_auto_spends(data: Path, finished: Path) -> None:
+    done = tune(data, "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "the run costs at most:" in done.stdout
+    found, bound = result_of(finished), re.search(r"tuning +\d+ +(\d+) ", done.stdout)
+    assert bound is not None
+    assert found["queries"] <= int(bound[1]) <= 6 * 8
+    together = re.search(r"together +\d+ +([\d,]+) ", done.stdout)
+    assert together is not None
+    most = int(together[1].replace(",", ""))
+    assert found["queries"] + found["test_queries"] <= most
+    assert "Nothing was sent." in done.stdout
+
+
+# ------------------------------------------------------------------ several seeds
+
+
+@pytest.fixture(scope="module")
+def over_seeds(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    out = tmp_path_factory.mktemp("seeds") / "out"
+    done = tune(data, "--seeds", 2, "--max-test", 20, "--out", out)
+    assert done.exit_code == 0, done.output
+    return out, done
+
+
+def test_several_seeds_are_judged_together(over_seeds: tuple[Path, Result]) -> None:
+    out, done = over_seeds
+    report = json.loads((out / "result.json").read_text())
+    assert report["seeds"] == [13, 14]
+    assert "fake, 4-shot, seeds 13, 14" in done.stdout
+    for seed in (13, 14):
+        own = result_of(out / f"seed-{seed}")
+        scores = [own[f"{key}_accuracy"] for key in ("untuned", "baseline", "test")]
+        row = r"\s+".join(f"{score:.3f}" for score in scores)
+        assert re.search(rf"seed {seed}\s+{row}\s", done.stdout)
+        assert own["test_n"] == 20
+    assert re.search(rf"mean\s.*\s{report['mean']['test_accuracy']:.3f}\s", done.stdout)
+    assert f"Verdict: {report['verdict']}" in done.stdout
+    assert "Seed 13, 1 of 2:" in done.stderr
+    assert "Seed 14, 2 of 2:" in done.stderr
+
+
+def test_the_recommended_seed_is_the_one_to_predict_with(over_seeds: tuple[Path, Result]) -> None:
+    out, done = over_seeds
+    folder = out / json.loads((out / "result.json").read_text())["recommended"]["folder"]
+    assert f"Recommended: {folder.name}, " in done.stdout
+    assert f"Next: blackbox-delta predict {folder} FILE" in done.stdout
+    assert run("predict", folder, stdin="a great film").exit_code == 0
+    message = failed(run("predict", out, stdin="a great film"))
+    assert f"several seeds; name one of them, such as {folder}" in message
+
+
+def test_seeds_are_resumed_and_may_become_more(
+    data: Path, over_seeds: tuple[Path, Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, first = over_seeds
+    assert "add --resume" in failed(tune(data, "--seeds", 2, "--max-test", 20, "--out", out))
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeBackend, "score", spend)
+        again = tune(data, "--seeds", 2, "--max-test", 20, "--out", out, "--resume")
+    assert again.exit_code == 0, again.output
+    assert again.stdout.splitlines()[:11] == first.stdout.splitlines()[:11]
+    more = tune(data, "--seeds", 3, "--max-test", 20, "--out", out, "--resume")
+    assert more.exit_code == 0, more.output
+    assert "seeds 13, 14, 15" in more.stdout
+
+
+def test_a_dry_run_forecasts_every_seed(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = tune(data, "--seeds", 3, "--dry-run", "--out", out)
+    assert done.exit_code == 0, done.output
+    assert not out.exists()
+    assert "the runs cost at most:" in done.stdout
+    rows = dict(re.findall(r"(seed \d+|together) +\d+ – (\d+) ", done.stdout))
+    assert list(rows) == ["seed 13", "seed 14", "seed 15", "together"]
+    *each, total = map(int, rows.values())
+    assert total == sum(each)
+
+
+def test_several_seeds_keep_nothing_without_a_folder(data: Path) -> None:
+    done = tune(data, "--seeds", 2, "--max-test", 8, "--without", "words,demonstrations,search")
+    assert done.exit_code == 0, done.output
+    assert "Nothing was kept; add --out RUN" in done.stdout
 
 
 # ------------------------------------------------------------------ resuming
@@ -264,17 +399,17 @@ def test_a_finished_run_is_resumed_to_the_same_report(data: Path, tmp_path: Path
 
 
 class Interrupted(FakeBackend):
-    """Presses Ctrl-C after four requests."""
+    """Presses Ctrl-C after three requests."""
 
     def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
-        if self.calls == 4:
+        if self.calls == 3:
             raise KeyboardInterrupt
         return super().score(request, sink)
 
 
 class Failing(FakeBackend):
     def __init__(self, name: str) -> None:
-        super().__init__(name, fail_at={5})
+        super().__init__(name, fail_at={4})
 
 
 @pytest.mark.parametrize(("broken", "code"), [(Interrupted, 130), (Failing, 1)])
@@ -305,7 +440,7 @@ def test_a_stopped_run_goes_on_to_the_same_report(
 
 
 def started(data: Path, *more: object) -> subprocess.Popen[str]:
-    options = ["--dimension", 20, "--soft-tokens", 3, "--shots", 4, *more]
+    options = ["--dimension", 20, "--soft-tokens", 3, "--shots", 4, "--recipe", "search", *more]
     command = [*PROGRAM, "tune", "--model", "fake", "--data", data, *options]
     return subprocess.Popen(
         [str(part) for part in command],
@@ -325,6 +460,18 @@ def test_a_pipe_gets_one_plain_line_a_generation(data: Path) -> None:
     assert test.startswith("test: ")
     assert plan.startswith("fake: 65 calls at most, 8 training and 8 development examples")
     assert [line.split(":")[0] for line in generations] == [f"generation {n}" for n in (1, 2, 3)]
+    assert all(line.isprintable() for line in (stdout + stderr).splitlines())
+
+
+def test_a_pipe_gets_plain_lines_about_views(data: Path) -> None:
+    process = started(data, "--recipe", "auto", "--budget", 4, "--max-test", 10)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    plan, *steps = stderr.splitlines()
+    assert plan.startswith("fake: 4 calls at most, 8 training examples of 2 classes; several views")
+    assert steps[0].startswith("1 view: held-out loss ")
+    assert " of 4 calls, " in steps[0]
+    assert steps[-1].endswith("queries answered")
     assert all(line.isprintable() for line in (stdout + stderr).splitlines())
 
 
@@ -369,6 +516,7 @@ def test_verbose_says_more(data: Path) -> None:
 
 # ------------------------------------------------------------------ bad input
 
+SEARCH: list[object] = ["--recipe", "search", "--budget", 64]
 BAD_OPTIONS: dict[str, tuple[list[object], str]] = {
     "no such data": (["--data", "nowhere"], "no such file or folder: nowhere"),
     "no such model": (["--model", "./nowhere"], "no such model folder"),
@@ -381,11 +529,20 @@ BAD_OPTIONS: dict[str, tuple[list[object], str]] = {
     "no text field": (["--template", "{soft} It was {label}"], "{text}"),
     "no label field": (["--template", "{text}{soft}"], "{label}"),
     "unknown field": (["--template", "{text} {mood} {label}"], "{mood}"),
-    "small budget": (["--budget", 10], "budget of 10 calls is too small"),
+    "small budget": ([*SEARCH, "--budget", 10], "budget of 10 calls is too small"),
+    "small budget of auto": (["--budget", "7 queries"], "budget of 7 queries is too small"),
     "garbled budget": (["--budget", "much"], "budget 'much' cannot be read"),
-    "unknown optimizer": (["--optimizer", "adam"], "'adam'"),
+    "unknown optimizer": ([*SEARCH, "--optimizer", "adam"], "'adam'"),
+    "unknown optimizer of auto": (["--optimizer", "adam"], "'adam'"),
     "unknown head": (["--head", "neck"], "'neck'"),
-    "unknown objective": (["--objective", "fun"], "'fun'"),
+    "unknown objective": ([*SEARCH, "--objective", "fun"], "'fun'"),
+    "unknown recipe": (
+        ["--recipe", "magic"],
+        "recipe = 'magic': input should be 'auto' or 'search",
+    ),
+    "unknown part": (["--without", "luck"], "there is no part 'luck'"),
+    "no queries": (["--max-queries-per-example", 0], "max_queries_per_example = 0"),
+    "too few examples for all seeds": (["--seeds", 3, "--shots", 11], "largest --shots"),
     "unknown subspace": (["--subspace", "cauchy"], "'cauchy'"),
     "no shots": (["--shots", 0], "shots = 0"),
     "resume without out": (["--resume"], "add --out RUN"),
@@ -416,6 +573,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(data: Path, finished: Path
     message = failed(tune(data, "--out", finished, "--resume", "--seed", 14))
     assert "another run" in message
     assert "seed" in message
+    assert "run of one seed" in failed(tune(data, "--out", finished, "--resume", "--seeds", 2))
     assert {path: path.read_bytes() for path in finished.iterdir()} == before
 
 
@@ -462,9 +620,6 @@ def test_bad_texts_are_refused(finished: Path, tmp_path: Path) -> None:
 def test_an_output_that_cannot_be_written_costs_no_query(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spend(*_: object) -> Scores:
-        raise AssertionError("a query was spent")
-
     monkeypatch.setattr(FakeBackend, "score", spend)
     done = run("predict", finished, "--output", tmp_path / "no" / "answers.jsonl", stdin="a film")
     assert "cannot be written" in failed(done)

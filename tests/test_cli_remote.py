@@ -24,6 +24,7 @@ from blackbox_delta._cli_options import Place
 from blackbox_delta.backends.remote import Endpoint
 from blackbox_delta.cli import app
 from blackbox_delta.journal import Journal, summarise
+from blackbox_delta.report import ASKED_AGAIN
 from blackbox_delta.runs import JOURNAL_NAME
 from blackbox_delta.types import Json
 
@@ -34,7 +35,12 @@ MOODS = {
 }
 OTHER = ["the", "a", "is", "was", "it", "this", "movie", "film", "story", "and", "with", "you"]
 WORDS = "positive=great,negative=terrible"
-SMALL = ["--shots", 4, "--seed", 13, "--label-words", WORDS]
+#: Two starts on 8 training examples, the better one on 8 development examples; then 20 test
+#: examples, some of them twice.
+SEARCHED, TESTED = 24, 20 + ASKED_AGAIN
+ALL = SEARCHED + TESTED
+#: The recipe of which it is known beforehand what it asks: nothing is searched through text alone.
+SMALL = ["--recipe", "search", "--shots", 4, "--seed", 13, "--label-words", WORDS]
 PRICED = ["--price-in", 10, "--price-out", 40]
 KEY = "sk-toy-5f0e1d2c3b4a"
 
@@ -159,14 +165,62 @@ def test_tune_shows_the_access_the_plan_and_the_money(
         "toy: 300 calls at most, 8 training and 8 development examples of 2 classes; "
         "the model takes text only, so the output side alone is tuned"
     )
-    assert lines[2:] == ["test: 20 of 20 examples scored"]
-    # Two starts, then the better one's development examples.
-    assert (found["calls"], found["queries"], found["test_queries"]) == (3, 24, 20)
+    assert lines[2:] == ["test: 20 of 20 queries answered"]
+    assert (found["calls"], found["queries"], found["test_queries"]) == (3, SEARCHED, TESTED)
     assert found["cost_usd"] == (found["tokens"] * 10 + found["output_tokens"] * 40) / 1e6
     assert f"= {found['tokens']:,} tokens = $0.0" in done.stdout
     assert found["head"] in {"ridge", "calibrated"}
     assert "lost" not in done.stdout
     assert f"Next: blackbox-delta predict {folder} FILE" in done.stdout
+
+
+def test_auto_works_through_a_server(data: Path, toy_server: FaultyServer, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    more = ["--recipe", "auto", "--budget", "40 queries", *PRICED, "--out", folder]
+    foretold = tune(toy_server.url, data, *more, "--model", "toy", "--dry-run")
+    assert foretold.exit_code == 0, foretold.output
+    assert not toy_server.requests
+    bound = re.search(r"tuning +\d+ +(\d+) .*\$0\.\d+", foretold.stdout)
+    assert bound is not None
+    run("probe", toy_server.url)
+    probing = asked(toy_server)
+    done = tune(toy_server.url, data, *more)
+    assert done.exit_code == 0, done.output
+    assert "; several views of each, an answer takes at most 16 queries" in done.stderr
+    found = report(folder)
+    assert 8 < found["queries"] <= int(bound[1]) <= 40
+    assert asked(toy_server) == 2 * probing + found["queries"] + found["test_queries"]
+    assert f"an answer takes {found['queries_per_answer']} quer" in done.stdout
+    before = len(toy_server.requests)
+    again = tune(toy_server.url, data, *more, "--resume")
+    assert again.exit_code == 0, again.output
+    assert report(folder) == found
+    assert len(toy_server.requests) == before
+    queries = asked(toy_server)
+    assert run("predict", folder, stdin="a great film\n").exit_code == 0
+    assert asked(toy_server) - queries == found["queries_per_answer"]
+    shown = run("journal", folder).stdout
+    assert re.search(rf"views\s+{found['queries']}\s", shown)
+    assert re.search(rf"test\s+{found['test_queries']}\s", shown)
+
+
+def test_seeds_are_resumed_without_probing(
+    data: Path, toy_server: FaultyServer, tmp_path: Path
+) -> None:
+    more = ["--seeds", 2, "--out", tmp_path / "out"]
+    first = tune(toy_server.url, data, *more)
+    assert first.exit_code == 0, first.output
+    before = len(toy_server.requests)
+    again = tune(toy_server.url, data, *more, "--resume")
+    assert again.exit_code == 0, again.output
+    assert len(toy_server.requests) == before
+    verdicts = [
+        next(line for line in done.stdout.splitlines() if line.startswith("Verdict: "))
+        for done in (first, again)
+    ]
+    assert verdicts[0] == verdicts[1]
+    message = failed(tune(toy_server.url, data, *more, "--resume", "--tier", "text"))
+    assert "seed-13 was started with --tier top-tokens, not text" in message
 
 
 def test_a_terminal_is_told_that_the_server_is_asked(server: FaultyServer) -> None:
@@ -231,9 +285,9 @@ def test_a_run_is_resumed_in_the_way_it_was_started(
 def test_the_text_tier_counts_what_it_cannot_read(data: Path, server: FaultyServer) -> None:
     done = tune(server.url, data, "--tier", "text")
     assert done.exit_code == 0, done.output
-    found = re.search(r"([\d,]+) of 44 replies named no label", done.stdout)
+    found = re.search(rf"([\d,]+) of {ALL} replies named no label", done.stdout)
     assert found is not None
-    assert int(found[1]) > 22, "the toy model says one of fifty words"
+    assert int(found[1]) > ALL / 2, "the toy model says one of fifty words"
 
 
 def test_a_lost_reply_is_asked_again_and_mentioned(
@@ -264,11 +318,11 @@ def test_runs_share_what_they_paid(data: Path, toy_server: FaultyServer, tmp_pat
         reports.append((report(tmp_path / name), asked(toy_server) - probed))
     (first, paid), (second, probe_alone) = reports
     assert second == first
-    assert paid - probe_alone == first["queries"] + first["test_queries"] == 44
+    assert paid - probe_alone == first["queries"] + first["test_queries"] == ALL
     shown = run("journal", tmp_path / "two").stdout
-    assert "44 replies came from a shared cache and cost nothing." in shown
-    assert re.search(r"total\s+0\s+44\s+0", shown)
-    assert re.search(r"total\s+44\s+0\s+0", run("journal", cache).stdout)
+    assert f"{ALL} replies came from a shared cache and cost nothing." in shown
+    assert re.search(rf"total\s+0\s+{ALL}\s+0", shown)
+    assert re.search(rf"total\s+{ALL}\s+0\s+0", run("journal", cache).stdout)
 
 
 # ------------------------------------------------------------------ money
@@ -323,9 +377,9 @@ def test_the_journal_shows_what_was_spent_on_what(finished: tuple[Path, Result])
     shown, found = run("journal", folder).stdout, report(folder)
     assert re.search(r"start\s+16\s+0\s+0\s", shown)
     assert re.search(r"development\s+8\s+0\s+0\s", shown)
-    assert re.search(r"test\s+20\s+0\s+0\s", shown)
+    assert re.search(rf"test\s+{TESTED}\s+0\s+0\s", shown)
     tokens = found["tokens"] + found["test_tokens"]
-    assert re.search(rf"total\s+44\s+0\s+0\s+{tokens:,}\s", shown)
+    assert re.search(rf"total\s+{ALL}\s+0\s+0\s+{tokens:,}\s", shown)
     assert run("journal", folder / JOURNAL_NAME).stdout == shown
 
 
@@ -333,7 +387,7 @@ def test_the_journal_is_exported(finished: tuple[Path, Result], tmp_path: Path) 
     folder, _ = finished
     printed = run("journal", folder, "--export", "-")
     lines = [json.loads(line) for line in printed.stdout.splitlines()]
-    assert len({line["key"] for line in lines}) == 44
+    assert len({line["key"] for line in lines}) == ALL
     assert {line["purpose"] for line in lines} == {"start", "development", "test"}
     done = run("journal", folder, "--export", tmp_path / "replies.jsonl")
     assert not done.stdout
@@ -391,11 +445,11 @@ def test_ctrl_c_ends_with_one_sentence_and_pays_nothing_twice(
         assert "Traceback" not in stderr
         assert stderr.splitlines()[-1] == "Stopped; go on with the same command and --resume."
         kept = summarise(folder / JOURNAL_NAME).total.replies
-        assert 0 < kept < 44
+        assert 0 < kept < ALL
         slow.hold, before = 0.0, asked(slow)
         resumed = run("tune", *options, "--resume")
         assert resumed.exit_code == 0, resumed.output
-        assert asked(slow) - before == 44 - kept, "answered queries are not repeated"
+        assert asked(slow) - before == ALL - kept, "answered queries are not repeated"
     # The server is another one, but it says the same.
     assert report(folder) == report(finished[0])
 
@@ -510,7 +564,9 @@ def test_a_local_run_has_no_url(data: Path, tmp_path: Path, server: FaultyServer
 # ------------------------------------------------------------------ help
 
 
-@pytest.mark.parametrize("command", ["tune", "probe", "journal", "eval", "predict", "demo"])
+@pytest.mark.parametrize(
+    "command", ["tune", "compare", "probe", "journal", "eval", "predict", "demo"]
+)
 def test_every_option_is_explained_on_an_ordinary_terminal(command: str) -> None:
     done = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "80"})
     assert done.exit_code == 0, done.output

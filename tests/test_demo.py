@@ -11,18 +11,16 @@ from typer.testing import CliRunner
 from blackbox_delta import demo
 from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.cli import app
-from blackbox_delta.tasks import DEFAULT_STARTS
 from blackbox_delta.types import ScoreRequest, Scores, Sink
 
 
 @pytest.fixture(autouse=True)
 def toy_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Runs the demo in an empty folder on the toy model, whose soft prompts are small."""
+    """Runs the demo in an empty folder on the toy model."""
     monkeypatch.chdir(tmp_path)
     # Some build servers make every stream look like a terminal, where lines are broken.
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     monkeypatch.setattr(demo, "MODEL", "fake")
-    monkeypatch.setattr(demo, "SETTINGS", demo.SETTINGS.model_copy(update={"dimension": 20}))
 
 
 def refuse(*_: object, **__: object) -> FakeBackend:
@@ -41,7 +39,7 @@ class Interrupted(FakeBackend):
 def test_the_demo_shows_scores_costs_and_where_to_look_next() -> None:
     done = CliRunner().invoke(app, ["demo"])
     assert done.exit_code == 0, done.output
-    for part in ("200 test examples", "untuned", "calibrated", "tuned", "Cost: ", "Verdict: "):
+    for part in ("200 test examples", "untuned", "calibrated", "tuned", "Kept: ", "Verdict: "):
         assert part in done.stdout
     assert done.stdout.endswith(demo.NEXT + "\n")
     for file in ("result.json", "history.jsonl"):
@@ -49,13 +47,17 @@ def test_the_demo_shows_scores_costs_and_where_to_look_next() -> None:
         assert f"{demo.RUN}/{file}" in demo.NEXT
 
 
-def test_the_demo_spends_its_budget_to_the_last_call() -> None:
+def test_the_demo_stays_within_what_a_few_minutes_allow() -> None:
     CliRunner().invoke(app, ["demo"])
     result = json.loads((demo.RUN / "result.json").read_text())
-    # Every start once and the better one's development examples; the last look takes two calls.
-    starts = len(DEFAULT_STARTS)
-    assert result["calls"] == starts + 1 + 3 * demo.SETTINGS.population + 2 == 65
-    assert result["budget"] == "65 calls"
+    assert result["recipe"] == "auto"
+    assert result["budget"] == demo.SETTINGS.budget == "8 calls"
+    # Less than the next view would have taken is left.
+    assert 7 < result["calls"] <= 8
+    assert {part["part"] for part in result["parts"]} >= {"the default view", "further views"}
+    most = demo.SETTINGS.max_queries_per_example
+    assert 1 < result["queries_per_answer"] <= most
+    assert result["test_queries"] <= (most + 1) * result["test_n"]
 
 
 def test_a_finished_demo_is_shown_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

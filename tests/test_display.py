@@ -20,9 +20,10 @@ from blackbox_delta.display import (
     say,
     search_display,
     seconds_left,
-    show_forecast,
+    show_forecasts,
     show_metrics,
     show_result,
+    show_seeds_result,
 )
 from blackbox_delta.errors import ConfigError, TemplateError
 from blackbox_delta.forecast import Cost, Forecast, StartForecast
@@ -142,6 +143,29 @@ def test_hours_are_written_as_hours() -> None:
     assert progress_line(after(Budget(164), seconds=3725)).endswith(", 1:02:05 left")
 
 
+def test_views_are_counted_as_views_and_time_is_a_bound() -> None:
+    budget = Budget(300)
+    budget.call_size = 80
+    budget.charge(Usage(queries=100, tokens=3000, seconds=5.0), calls=0)
+    progress = Progress(1, 0.52134, 0.8125, budget, what="views")
+    assert progress_line(progress) == (
+        "1 view: held-out loss 0.5213, held-out accuracy 0.812, 1 of 300 calls, 100 queries, "
+        "3,000 tokens, at most 19:55 left"
+    )
+    assert progress_line(replace(progress, generation=6)).startswith("6 views: ")
+    display, console = LiveDisplay(clock=lambda: 0.0), terminal()
+    display.update(progress)
+    console.print(display)
+    assert "at most 19:55 left" in shown(console)
+    tokens = Budget(9000, "tokens")
+    tokens.call_size = 80
+    tokens.charge(budget.usage, calls=0)
+    # Parts of calls are no whole numbers.
+    assert "3,000 of 9000 tokens, 1.2 calls, 100 queries, " in progress_line(
+        replace(progress, budget=tokens)
+    )
+
+
 def test_a_pipe_gets_plain_lines_of_any_length() -> None:
     console, budget = pipe(), Budget(300)
     with search_display(console) as observer:
@@ -191,22 +215,34 @@ def test_the_live_display_counts_down_between_generations() -> None:
 
 
 def test_the_plan_names_model_budget_examples_and_search_space() -> None:
-    line = plan_line("fake", SPLIT, Settings(budget="2M tokens", population=7, dimension=30))
+    settings = Settings(recipe="search", budget="2M tokens", population=7, dimension=30)
+    line = plan_line("fake", SPLIT, settings)
     for part in ("fake:", "2000000 tokens", "4 training", "3 development", "2 classes"):
         assert part in line
     assert "λ = 7, d = 30, cma-diagonal" in line
 
 
+def test_the_plan_of_auto_speaks_of_views() -> None:
+    settings = Settings(budget="2M tokens", max_queries_per_example=4)
+    assert plan_line("fake", SPLIT, settings) == (
+        "fake: 2000000 tokens at most, 4 training examples of 2 classes; several views of each, "
+        "an answer takes at most 4 queries"
+    )
+    alone = settings.model_copy(update={"max_queries_per_example": 1})
+    assert plan_line("fake", SPLIT, alone).endswith("an answer takes at most 1 query")
+
+
 def test_the_plan_says_when_nothing_is_searched() -> None:
-    line = plan_line("fake", SPLIT, Settings(template="{text} It was {label}"))
+    line = plan_line("fake", SPLIT, Settings(recipe="search", template="{text} It was {label}"))
     assert "output side alone" in line
     assert "λ" not in line
 
 
 def test_the_plan_says_what_a_text_only_model_leaves_to_search() -> None:
     able = FakeBackend(accepts=()).capabilities
-    assert "takes text only, so the output side" in plan_line("fake", SPLIT, Settings(), able)
-    assert "λ = 20" in plan_line("fake", SPLIT, Settings(), FakeBackend().capabilities)
+    search = Settings(recipe="search")
+    assert "takes text only, so the output side" in plan_line("fake", SPLIT, search, able)
+    assert "λ = 20" in plan_line("fake", SPLIT, search, FakeBackend().capabilities)
 
 
 def test_the_plan_knows_money() -> None:
@@ -216,9 +252,10 @@ def test_the_plan_knows_money() -> None:
         plan_line("fake", SPLIT, Settings(budget="$2.50"))
 
 
-def test_the_plan_refuses_a_template_that_cannot_be_read() -> None:
+@pytest.mark.parametrize("recipe", ["auto", "search"])
+def test_the_plan_refuses_a_template_that_cannot_be_read(recipe: str) -> None:
     with pytest.raises(TemplateError):
-        plan_line("fake", SPLIT, Settings(template="{text}"))
+        plan_line("fake", SPLIT, Settings.of({"recipe": recipe, "template": "{text}"}))
 
 
 def test_text_is_never_read_as_markup() -> None:
@@ -279,7 +316,7 @@ def test_a_result_shows_money_where_it_is_known() -> None:
     console = pipe()
     show_result(console, result(cost_usd=0.1234, test_cost_usd=0.01234))
     text = shown(console)
-    assert "= 21,504 tokens = $0.12 for the search, 240 queries = $0.0123 for the test;" in text
+    assert "= 21,504 tokens = $0.12 for tuning, 240 queries = $0.0123 for the test;" in text
     without = pipe()
     show_result(without, result(cost_usd=None, test_cost_usd=None))
     assert "$" not in shown(without)
@@ -315,14 +352,197 @@ def test_a_sound_result_says_no_more_than_it_must(zeros: dict[str, int]) -> None
         assert word not in shown(console)
 
 
+# ------------------------------------------------------------------ results of auto
+
+
+def part(name: str, finished: int, queries: int, accuracy: float, dropped: int = 0) -> Json:
+    return {
+        "part": name,
+        "finished": [f"{name} {n}" for n in range(finished)],
+        "dropped": [f"{name} out {n}" for n in range(dropped)],
+        "queries": queries,
+        "tokens": 30 * queries,
+        "held_out_accuracy": accuracy,
+        "held_out_loss": 1 - accuracy,
+    }
+
+
+PARTS = [
+    part("the default view", 1, 80, 0.7),
+    part("anchors of its label words", 0, 5, 0.725),
+    part("further views", 3, 900, 0.8, dropped=2),
+    part("further views", 1, 60, 0.75, dropped=1),
+    part("search of soft prompts", 2, 1200, 0.775),
+]
+
+
+def steps(count: int) -> list[Json]:
+    return [
+        {"queries_per_answer": n, "held_out_accuracy": 0.7 + n / 100, "held_out_loss": 1 / n}
+        for n in range(1, count + 1)
+    ]
+
+
+def views_result(count: int = 6, **changes: object) -> Json:
+    views = [{"name": f"[view {n}]", "weight": 1 / count, "loss": 0.5} for n in range(count)]
+    found = result(
+        recipe="auto",
+        chosen="views",
+        head="anchored",
+        train_n=80,
+        estimate=0.8125,
+        views=views,
+        parts=PARTS,
+        steps=steps(count),
+        queries_per_answer=count,
+        calls=28.0625,
+    )
+    for name in ("dev_n", "dev_accuracy", "baseline_dev_accuracy"):
+        del found[name]
+    return found | changes
+
+
+def shown_result(found: Json, width: int = 80) -> tuple[dict[str, list[str]], str]:
+    console = Console(force_terminal=False, file=io.StringIO(), width=width, _environ={})
+    show_result(console, found)
+    return rows_of(console), shown(console)
+
+
+def test_a_result_of_auto_says_what_was_kept_and_what_it_cost() -> None:
+    rows, text = shown_result(views_result())
+    assert "Kept: 6 views behind an anchored head; an answer takes 6 queries." in text
+    assert rows["tuned"] == ["0.958", "0.957"]
+    assert "Cost: 28.1 calls = 1,344 queries = 21,504 tokens for tuning, 240 queries" in text
+    assert "Verdict: Tuned is better [by 3.3 points]." in text
+    _, alone = shown_result(views_result(1))
+    assert "Kept: 1 view behind an anchored head; an answer takes 1 query." in alone
+
+
+def test_parts_show_what_they_cost_and_gave() -> None:
+    rows, _ = shown_result(views_result())
+    assert rows["part"] == ["views", "dropped", "queries", "tokens", "accuracy", "loss"]
+    assert rows["the default view"] == ["1", "0", "80", "2,400", "0.700", "0.300"]
+    assert rows["anchors of its label words"] == ["0", "0", "5", "150", "0.725", "0.275"]
+    # Both times together, and what stood after the second.
+    assert rows["further views"] == ["4", "3", "960", "28,800", "0.750", "0.250"]
+    assert rows["search of soft prompts"] == ["2", "0", "1,200", "36,000", "0.775", "0.225"]
+
+
+def test_steps_show_what_each_further_query_buys() -> None:
+    rows, text = shown_result(views_result(3))
+    assert rows["queries an answer"] == ["accuracy", "loss"]
+    assert [rows[str(n)] for n in (1, 2, 3)] == [
+        ["0.710", "1.000"],
+        ["0.720", "0.500"],
+        ["0.730", "0.333"],
+    ]
+    assert "4" not in rows
+    _, alone = shown_result(views_result(1))
+    assert "queries an answer" in text
+    assert "queries an answer" not in alone
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(8, [*range(1, 9)]), (13, [1, 2, 4, 8, 13]), (16, [1, 2, 4, 8, 16])]
+)
+def test_many_steps_are_thinned_out(count: int, expected: list[int]) -> None:
+    rows, _ = shown_result(views_result(count))
+    assert [int(name) for name in rows if name.isdecimal()] == expected
+
+
+def test_a_result_of_auto_fits_an_ordinary_terminal_and_is_plain_in_a_pipe() -> None:
+    large = [{**each, "queries": 1_234_567, "tokens": 123_456_789} for each in PARTS]
+    _, text = shown_result(views_result(16, parts=large))
+    tables = [line for line in text.splitlines() if re.match(r"\s", line) or "  " in line]
+    assert max(map(len, tables)) <= 80
+    assert "…" not in text
+    assert "1,234,567" in text
+    assert all(line.isprintable() for line in text.splitlines())
+    console = terminal()
+    show_result(console, views_result(16, parts=large))
+    assert all(len(line) <= 80 for line in ESCAPES.sub("", shown(console)).splitlines())
+
+
+def test_without_a_test_part_auto_gives_its_estimate_as_an_estimate() -> None:
+    _, text = shown_result(views_result(test_n=0, test_accuracy=None))
+    assert "Estimated accuracy: 0.812, on the 80 training examples" in text
+    assert "no test" in text
+    assert "development" not in text
+
+
+def seeds_result(**changes: object) -> Json:
+    runs: list[Json] = [
+        {
+            "seed": seed,
+            "estimate": 0.7 + n / 10,
+            "untuned_accuracy": 0.5,
+            "baseline_accuracy": 0.6 + n / 10,
+            "test_accuracy": 0.8 - n / 100,
+            "test_macro_f1": 0.75,
+            "verdict": "…",
+        }
+        for n, seed in enumerate((13, 14))
+    ]
+    names = ("untuned_accuracy", "baseline_accuracy", "test_accuracy", "test_macro_f1")
+    values: Json = {
+        "model": "fake",
+        "shots": 8,
+        "seeds": [13, 14],
+        "test_n": 120,
+        "runs": runs,
+        "mean": dict(zip(names, (0.5, 0.65, 0.795, 0.75), strict=True)),
+        "deviation": dict(zip(names, (0.0, 0.0707, 0.0071, 0.0), strict=True)),
+        "calls": 16.5,
+        "queries": 264,
+        "tokens": 9000,
+        "test_queries": 480,
+        "seconds": 12.34,
+        "recommended": {"seed": 14, "folder": "seed-14", "why": "the best estimate"},
+        "verdict": "Tuned is better on average over 2 seeds.",
+    }
+    return values | changes
+
+
+def test_several_seeds_show_each_and_their_mean() -> None:
+    console = pipe()
+    show_seeds_result(console, seeds_result(cost_usd=0.5))
+    rows, text = rows_of(console), shown(console)
+    assert "fake, 8-shot, seeds 13, 14" in text
+    assert "Accuracy on 120 test examples:" in text
+    assert rows["untuned"] == ["calibrated", "tuned", "tuned, macro-F1"]
+    assert rows["seed 13"] == ["0.500", "0.600", "0.800", "0.750"]
+    assert rows["seed 14"] == ["0.500", "0.700", "0.790", "0.750"]
+    assert rows["mean"] == ["0.500", "0.650", "0.795", "0.750"]
+    assert rows["deviation"] == ["0.000", "0.071", "0.007", "0.000"]
+    assert "16.5 calls = 264 queries = 9,000 tokens = $0.50 for tuning, 480 queries for" in text
+    assert "Recommended: seed-14, the best estimate." in text
+    assert "Verdict: Tuned is better on average over 2 seeds." in text
+
+
+def test_several_seeds_without_a_test_part_show_estimates_where_there_are_any() -> None:
+    console, unknown = pipe(), pipe()
+    show_seeds_result(console, seeds_result(test_n=0))
+    assert rows_of(console)["seed 14"] == ["0.800"]
+    runs = [{**run, "estimate": None} for run in seeds_result()["runs"]]
+    show_seeds_result(unknown, seeds_result(test_n=0, runs=runs))
+    assert "Verdict: " in shown(unknown)
+    assert "estimated" not in shown(unknown)
+
+
+# ------------------------------------------------------------------ forecasts
+
+
 SEARCH = Cost(49, 490, 21_000, 980, 0.01246, generations=10)
 DEARER = Cost(49, 490, 22_000, 980, 0.01296, generations=10)
 TEST = Cost(1, 60, 2400, 120, 0.00144)
 
 
-def forecast_rows(*starts: StartForecast, exact: bool = True) -> tuple[dict[str, list[str]], str]:
+def forecast_rows(
+    *starts: StartForecast, exact: bool = True, recipe: str = "search", seeds: int = 1
+) -> tuple[dict[str, list[str]], str]:
     console = Console(force_terminal=False, file=io.StringIO(), width=140, _environ={})
-    show_forecast(console, Forecast(starts, exact))
+    forecasts = dict.fromkeys(range(13, 13 + seeds), Forecast(starts, exact))
+    show_forecasts(console, forecasts, recipe)
     return rows_of(console), shown(console)
 
 
@@ -358,13 +578,37 @@ def test_a_forecast_leaves_out_what_is_not_there() -> None:
     assert rows["together"] == ["50", "550", "23,400", "1,100"]
 
 
+def test_a_forecast_of_auto_is_a_bound() -> None:
+    tests = replace(TEST, calls=5, queries=300)
+    start = StartForecast("one", replace(SEARCH, generations=0), TEST, tests)
+    rows, text = forecast_rows(start, recipe="auto")
+    assert "the run costs at most:" in text
+    assert "generations" not in text
+    assert rows["tuning"] == ["49", "490", "21,000", "980", "$0.0125"]
+    assert rows["test, 5 queries each"] == ["5", "300", "2,400", "120", "$0.00144"]
+    assert rows["together"] == ["54", "790", "23,400", "1,100", "$0.0139"]
+    rows, _ = forecast_rows(StartForecast("one", SEARCH, TEST, TEST), recipe="auto")
+    assert rows["test"][0] == "1"
+
+
+@pytest.mark.parametrize("recipe", ["auto", "search"])
+def test_a_forecast_of_several_seeds_adds_them_up(recipe: str) -> None:
+    start = StartForecast("one", SEARCH, TEST, TEST + TEST)
+    rows, text = forecast_rows(start, recipe=recipe, seeds=3)
+    assert list(rows)[1:] == ["seed 13", "seed 14", "seed 15", "together"]
+    assert rows["seed 14"][:2] == ["50 – 51", "550 – 610"]
+    assert rows["together"][:3] == ["150 – 153", "1,650 – 1,830", "70,200 – 77,400"]
+    assert ("each run takes 10 generations" in text) == (recipe == "search")
+    assert ("the runs cost at most" in text) == (recipe == "auto")
+
+
 def test_a_narrow_terminal_cuts_no_forecast_off() -> None:
     large = Cost(1377, 110_160, 4_978_070, 123_456, 2.49, 67)
     larger = Cost(1541, 123_280, 4_988_070, 234_567, 2.5, 75)
     test = Cost(1, 200, 8051, 400, 0.004)
     console = Console(force_terminal=False, file=io.StringIO(), width=80, _environ={})
     starts = (StartForecast("a", large, test, test), StartForecast("b", larger, test, test))
-    show_forecast(console, Forecast(starts, exact=True))
+    show_forecasts(console, {0: Forecast(starts, exact=True)}, "search")
     assert "…" not in shown(console)
     for number in ("1,377", "1,541", "4,978,070", "4,988,070", "123,456", "234,567", "$2.49"):
         assert number in shown(console)

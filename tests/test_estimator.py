@@ -32,10 +32,12 @@ from blackbox_delta.backends.remote import Endpoint
 from blackbox_delta.errors import ConfigError, DataError, FingerprintError, VerbalizerError
 from blackbox_delta.report import time_free
 from blackbox_delta.settings import Settings
-from blackbox_delta.tasks import split_by_share, task_from_lists
+from blackbox_delta.tasks import split_by_share, task_from_lists, train_on_all
 
+# The default view, and one or two more.
+QUICK = {"model": "fake", "dimension": 5, "budget": "4 calls"}
 # The untuned model, one generation, and a look at its mean.
-QUICK = {"model": "fake", "dimension": 5, "budget": "25 calls"}
+SEARCH = {"recipe": "search", "budget": "25 calls"}
 TOPICS = {
     "sports": "sports game team match player coach season league goal football",
     "money": "business market stock bank price shares profit company trade sales",
@@ -99,7 +101,7 @@ class NumericRows(BlackBoxClassifier):
         return tags
 
 
-@parametrize_with_checks([NumericRows(**QUICK)])
+@parametrize_with_checks([NumericRows(**{**QUICK, "budget": "2 calls"})])
 def test_scikit_learns_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
@@ -124,17 +126,39 @@ def test_the_defaults_are_those_of_the_settings() -> None:
 
 
 def test_it_answers_as_tune_does_on_the_same_split() -> None:
-    split = split_by_share(task_from_lists(TEXTS, LABELS), 0.25, seed=7)
-    tuned = tune("fake", split, shots=6, seed=7, dimension=5, budget="25 calls", head="calibrated")
-    found = quick(validation_fraction=0.25, random_state=7, head="calibrated").fit(TEXTS, LABELS)
-    assert (len(split.train), len(split.dev)) == (18, 6)
+    split = train_on_all(task_from_lists(TEXTS, LABELS), seed=7)
+    more: dict[str, Any] = {"budget": "5 calls", "head": "ridge", "max_queries_per_example": 2}
+    tuned = tune("fake", split, seed=7, dimension=5, **more)
+    found = quick(random_state=7, **more).fit(TEXTS, LABELS)
+    assert (len(split.train), len(split.dev)) == (24, 0)
+    assert found.result_["queries_per_answer"] == 2
     assert time_free(found.result_) == time_free(tuned.result)
     assert found.predict(FRESH).tolist() == tuned.predict(FRESH)
     np.testing.assert_array_equal(found.predict_proba(FRESH), tuned.predict_proba(FRESH))
 
 
-def test_it_learns() -> None:
-    assert quick().fit(TEXTS, LABELS).score(FRESH, ANSWERS) > 0.8
+def test_searching_keeps_a_share_to_choose_by() -> None:
+    split = split_by_share(task_from_lists(TEXTS, LABELS), 0.25, seed=7)
+    more: dict[str, Any] = {**SEARCH, "head": "calibrated"}
+    tuned = tune("fake", split, seed=7, dimension=5, **more)
+    found = quick(validation_fraction=0.25, random_state=7, **more).fit(TEXTS, LABELS)
+    assert (len(split.train), len(split.dev)) == (18, 6)
+    assert time_free(found.result_) == time_free(tuned.result)
+    np.testing.assert_array_equal(found.predict_proba(FRESH), tuned.predict_proba(FRESH))
+
+
+def test_auto_learns_from_every_example() -> None:
+    shares = [quick(validation_fraction=share).fit(TEXTS, LABELS) for share in (0.25, 0.75)]
+    for found in shares:
+        assert found.result_["recipe"] == "auto"
+        assert found.result_["train_n"] == len(TEXTS)
+        assert 0 < found.result_["estimate"] <= 1
+    np.testing.assert_array_equal(*(found.predict_proba(FRESH) for found in shares))
+
+
+@pytest.mark.parametrize("parameters", [{}, SEARCH], ids=["auto", "search"])
+def test_it_learns(parameters: dict[str, Any]) -> None:
+    assert quick(**parameters).fit(TEXTS, LABELS).score(FRESH, ANSWERS) > 0.8
 
 
 @pytest.mark.parametrize(
@@ -194,15 +218,25 @@ def test_pairs(convert: Any) -> None:
 def test_a_text_that_occurs_twice_counts_once() -> None:
     once = quick().fit(TEXTS, LABELS)
     twice = quick().fit(TEXTS * 2, LABELS * 2)
-    assert twice.result_["train_n"] + twice.result_["dev_n"] == len(TEXTS)
+    assert twice.result_["train_n"] == len(TEXTS)
     np.testing.assert_array_equal(twice.predict_proba(FRESH), once.predict_proba(FRESH))
 
 
-def test_two_examples_of_a_class_are_enough() -> None:
+def test_two_examples_of_a_class_are_enough_to_search() -> None:
     texts, labels = messages({"sports": 2, "money": 2})
-    found = quick().fit(texts, labels)
+    found = quick(**SEARCH).fit(texts, labels)
     assert (found.result_["train_n"], found.result_["dev_n"]) == (2, 2)
     assert set(found.predict(FRESH)) <= {"sports", "money"}
+
+
+@pytest.mark.parametrize("counts", [{"sports": 1, "money": 1}, {"sports": 9, "money": 1}])
+def test_one_example_of_a_class_is_enough_for_auto(counts: dict[str, int]) -> None:
+    texts, labels = messages(counts)
+    found = quick().fit(texts, labels)
+    assert found.result_["train_n"] == len(texts)
+    probabilities = found.predict_proba(FRESH)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0)
+    assert set(found.predict(FRESH)) <= set(counts)
 
 
 def test_the_random_state_determines_the_result() -> None:
@@ -251,13 +285,14 @@ def test_cross_validation_opens_the_model_once(opened: list[str]) -> None:
 def test_a_grid_search_over_heads_in_a_pipeline(opened: list[str]) -> None:
     lowered = FunctionTransformer(lambda texts: [text.lower() for text in texts])
     pipeline = Pipeline([("lower", lowered), ("classifier", quick())])
-    grid = {"classifier__head": ["plain", "ridge"], "classifier__dimension": np.array([3, 4])}
+    most = np.array([1, 2])
+    grid = {"classifier__head": ["plain", "ridge"], "classifier__max_queries_per_example": most}
     search = GridSearchCV(pipeline, grid, cv=3, error_score="raise", scoring="neg_log_loss")
     search.fit([text.upper() for text in TEXTS], LABELS)
     means = search.cv_results_["mean_test_score"]
     assert len(means) == 4
     assert search.best_params_["classifier__head"] == "ridge"
-    assert search.best_estimator_[-1].result_["head"] in {"ridge", "calibrated"}
+    assert search.best_estimator_[-1].result_["head"] == "ridge"
     assert search.score(FRESH, ANSWERS) == pytest.approx(means.max(), abs=0.6)
     assert opened == ["fake"]
 
@@ -302,6 +337,7 @@ def test_clones_keep_their_metadata_requests() -> None:
 
 def test_a_pickle_answers_the_same_and_holds_no_model(opened: list[str]) -> None:
     fitted = quick().fit(TEXTS, LABELS)
+    assert len(fitted.tuned_model_.members) > 1
     blackbox_delta.estimator._opened.cache_clear()
     copied = pickle.loads(pickle.dumps(fitted))  # noqa: S301
     assert copied.result_ == fitted.result_
@@ -344,7 +380,9 @@ def remote(
     endpoint = Endpoint(base_url=toy_server.url, key_env="TOY_KEY")
     words = {"sports": "sports", "money": "business", "science": "science"}
     with closing(open_backend(None, endpoint=endpoint)) as backend:
-        classifier = BlackBoxClassifier(backend, label_words=words, budget="99 calls")
+        classifier = BlackBoxClassifier(
+            backend, label_words=words, recipe="search", budget="99 calls"
+        )
         yield toy_server, classifier.fit(TEXTS, LABELS)
 
 
@@ -421,7 +459,6 @@ def test_texts_that_cannot_be_used(X: Any, message: str) -> None:
     ("y", "message"),
     [
         (["a"] * 24, "one class"),
-        (["a"] * 23 + ["b"], "class 'b': 1, and 2 are needed"),
         ([*LABELS[:-1], ""], "position 23: the label .* is empty"),
         (np.array([*LABELS[:-1], None], dtype=object), "Unknown label type: y holds objects"),
         (np.linspace(0, 1, 24), "Unknown label type: continuous"),
@@ -435,6 +472,11 @@ def test_labels_that_cannot_be_used(y: Any, message: str) -> None:
         quick().fit(TEXTS, y)
 
 
+def test_searching_needs_two_examples_of_a_class() -> None:
+    with pytest.raises(DataError, match="class 'b': 1, and 2 are needed"):
+        quick(**SEARCH).fit(TEXTS, ["a"] * 23 + ["b"])
+
+
 def test_no_examples_at_all() -> None:
     with pytest.raises(DataError, match="no class"):
         quick().fit([], [])
@@ -443,8 +485,10 @@ def test_no_examples_at_all() -> None:
 @pytest.mark.parametrize(
     ("parameters", "error", "message"),
     [
-        ({"validation_fraction": 1.0}, ConfigError, "more than 0 and less than 1"),
-        ({"validation_fraction": "half"}, ConfigError, "validation_fraction"),
+        ({**SEARCH, "validation_fraction": 1.0}, ConfigError, "more than 0 and less than 1"),
+        ({**SEARCH, "validation_fraction": "half"}, ConfigError, "validation_fraction"),
+        ({"recipe": "magic"}, ConfigError, "recipe = 'magic'"),
+        ({"max_queries_per_example": 0}, ConfigError, "max_queries_per_example = 0"),
         ({"random_state": -1}, ConfigError, "seed"),
         ({"random_state": "today"}, ConfigError, "random_state"),
         ({"model": 3}, ConfigError, "model"),

@@ -32,6 +32,7 @@ from blackbox_delta.types import (
 
 TASK = load_task(str(files("blackbox_delta.data") / "support"))
 SMALL: dict[str, Any] = {
+    "recipe": "search",
     "dimension": 20,
     "population": 4,
     "head": "calibrated",
@@ -103,8 +104,8 @@ class Run:
         self.settings = Settings.of({**SMALL, **given})
         self.backend = backend
         self.budget = Budget.parse(self.settings.budget, self.settings.prices)
-        split = draw_split(TASK, shots=shots, seed=0, max_test=max_test)
-        self.problem = build_problem(backend, split, self.settings)
+        self.split = draw_split(TASK, shots=shots, seed=0, max_test=max_test)
+        self.problem = build_problem(backend, self.split, self.settings)
         self.tuner = Tuner(backend, self.problem, self.settings, self.budget)
 
     def forecast(self) -> Forecast:
@@ -177,7 +178,10 @@ def test_a_run_spends_what_was_foretold(
     for index, cost in ((0, told.test_least), (-1, told.test_most)):
         before = run.backend.queries
         test = score_test(
-            run.backend, replace(outcome, chosen=outcome.options[index]), lambda *_: None
+            run.backend,
+            replace(outcome, chosen=outcome.options[index]).found,
+            run.split.test,
+            lambda *_: None,
         )
         assert test is not None
         assert cost.queries == test.usage.queries == run.backend.queries - before
@@ -258,7 +262,8 @@ def test_every_request_says_what_it_is_for() -> None:
     assert outcome.generations == CHECK_EVERY + 1
     assert purposes == ["start", "start", "development", *searches, "search", *look]
     del run.backend.requests[:]
-    score_test(run.backend, replace(outcome, chosen=outcome.options[-1]), lambda *_: None)
+    tuned = replace(outcome, chosen=outcome.options[-1]).found
+    score_test(run.backend, tuned, run.split.test, lambda *_: None)
     assert [request.purpose for request in run.backend.requests] == ["test", "test"]
     assert {request.max_sent for request in run.backend.requests} == {None}
 

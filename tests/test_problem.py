@@ -22,7 +22,11 @@ from blackbox_delta.problem import Problem, Reader, ask, build_problem
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import (
     DEFAULT_STARTS,
+    VIEW_STARTS,
+    VIEW_STARTS_PAIR,
+    FewShotSplit,
     Template,
+    Verbalizer,
     default_template,
     draw_split,
     load_task,
@@ -40,7 +44,8 @@ from blackbox_delta.types import (
 
 TASK = load_task(str(files("blackbox_delta.data") / "support"))
 SPLIT = draw_split(TASK, shots=2, seed=0, max_test=7)
-SMALL = {"dimension": 20, "soft_tokens": 3}
+SMALL = {"recipe": "search", "dimension": 20, "soft_tokens": 3}
+AUTO = {"recipe": "auto"}
 HIDDEN = 16
 
 
@@ -117,9 +122,71 @@ def test_each_default_start_is_the_words_themselves() -> None:
         np.testing.assert_array_equal(delta.tensors["soft.0"][0], words)
 
 
-def test_words_of_ones_own_leave_no_other_start() -> None:
-    assert build(soft_init="text:It was").rivals == ()
+@pytest.mark.parametrize("recipe", ["search", "auto"])
+def test_words_of_ones_own_leave_no_other_start(recipe: str) -> None:
+    assert build(recipe=recipe, soft_init="text:It was").rivals == ()
+    own = {"recipe": recipe, "template": "{text} {soft} It was {label}"}
+    assert build(**own, soft_init="zero").rivals == ()
+
+
+def test_a_template_of_ones_own_is_the_only_start_of_a_search() -> None:
     assert build(template="{text} {soft} It was {label}").rivals == ()
+
+
+# ------------------------------------------------------------------ the views of auto
+
+OPTIONS = "account, billing, delivery, sales, technical"
+VIEWS = [words.replace("{options}", OPTIONS) for words in VIEW_STARTS]
+
+
+def test_auto_starts_from_the_words_of_every_view() -> None:
+    """The first two are those of a search, so that both have the same untuned model."""
+    problem = build(**AUTO)
+    starts = (problem, *problem.rivals)
+    assert [start.words for start in starts] == VIEWS
+    assert VIEWS[: len(DEFAULT_STARTS)] == list(DEFAULT_STARTS)
+    table = FakeBackend().embedding_table
+    assert table is not None
+    for start in starts:
+        delta = start.delta(start.start)
+        assert delta is not None
+        first = table.rows(table.tokenize(str(start.words)))[:3]
+        np.testing.assert_array_equal(delta.tensors["soft.0"][0][: len(first)], first)
+
+
+def test_pairs_have_views_of_their_own() -> None:
+    pairs = [Example(f"{n} one", f"{n} two", label) for n in range(4) for label in ("yes", "no")]
+    split = FewShotSplit(tuple(pairs), (), (), 4, 0)
+    problem = build_problem(FakeBackend(), split, Settings.of(AUTO))
+    words = [words.replace("{options}", "no, yes") for words in VIEW_STARTS_PAIR]
+    assert [start.words for start in (problem, *problem.rivals)] == words
+    for start in (problem, *problem.rivals):
+        assert start.reader.template.uses_pair
+
+
+def test_a_template_of_ones_own_comes_first_among_the_views() -> None:
+    own = "{text} It was {label}"
+    problem = build(**AUTO, template=own)
+    assert problem.reader.template.source == own
+    assert (problem.frame, problem.words) == (None, None)
+    assert [start.words for start in problem.rivals] == VIEWS
+    assert all(start.frame is not None for start in problem.rivals)
+    assert build(**AUTO, template=own, without="words").rivals == ()
+
+
+def test_without_other_words_the_first_of_the_defaults_is_left() -> None:
+    problem = build(**AUTO, without="words")
+    assert (problem.words, problem.rivals) == (DEFAULT_STARTS[0], ())
+
+
+def test_all_starts_share_their_search_dimension() -> None:
+    problem = build(recipe="auto", dimension=None, soft_tokens=None)
+    frames = [start.frame for start in (problem, *problem.rivals)]
+    assert all(frame is not None for frame in frames)
+    sizes = {frame.delta.size for frame in frames if frame is not None}
+    assert len(sizes) > 1
+    dimensions = {frame.subspace.dimension for frame in frames if frame is not None}
+    assert dimensions == {min(sizes)}
 
 
 def test_soft_tokens_cut_the_default_start() -> None:
@@ -232,12 +299,17 @@ def words_of(problem: Problem, part: str) -> list[str]:
     return ["".join(s.text for s in p.segments if isinstance(s, Words)) for p in prompts]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "words"), [("search", list(DEFAULT_STARTS)), ("auto", VIEWS)], ids=["search", "auto"]
+)
 @pytest.mark.parametrize("part", ["train", "dev", "test"])
-def test_a_text_only_backend_reads_the_default_starts_as_words(part: str) -> None:
-    problem = build(FakeBackend(accepts=frozenset()))
+def test_a_text_only_backend_reads_the_default_starts_as_words(
+    part: str, recipe: str, words: list[str]
+) -> None:
+    problem = build(FakeBackend(accepts=frozenset()), recipe=recipe)
     soft = build()
     starts = (problem, *problem.rivals)
-    assert [start.words for start in starts] == list(DEFAULT_STARTS)
+    assert [start.words for start in starts] == words
     for start in starts:
         assert start.frame is None
         assert start.start is None
@@ -264,14 +336,14 @@ class Chatty(FakeBackend):
         return replace(super().capabilities, chat=True)
 
 
-def test_a_chat_is_asked_a_question() -> None:
-    problem = build(Chatty(accepts=frozenset()))
+@pytest.mark.parametrize("recipe", ["search", "auto"])
+def test_a_chat_is_asked_a_question(recipe: str) -> None:
+    problem = build(Chatty(accepts=frozenset()), recipe=recipe)
     assert problem.reader.template.source == default_template(pairs=False, chat=True)
     assert problem.rivals == ()
     assert (problem.frame, problem.words) == (None, None)
     [text, *_] = words_of(problem, "train")
-    options = "account, billing, delivery, sales, technical"
-    assert text.endswith(f"\nWhich of these is it: {options}? Answer with that word alone.")
+    assert text.endswith(f"\nWhich of these is it: {OPTIONS}? Answer with that word alone.")
     assert problem.reader.choices[0] == " account"
     with pytest.raises(UnsupportedError, match="nothing can start from 'text:It is'"):
         build(Chatty(accepts=frozenset()), soft_init="text:It is")
@@ -294,6 +366,68 @@ def test_content_free_texts_stand_alone_in_templates_of_pairs() -> None:
     assert prompt.segments == (Words("N/A", truncatable=True), Words(" /  ="), AnswerSlot())
 
 
+# ------------------------------------------------------------------ demonstrations
+
+AWKWARD = ["{text}", "a {label} }} b", "{{", "}", "{soft:3} and {options}", " {decoder}\n\n"]
+WORDS = Verbalizer(("+", "-"), ("very good", "so {bad}"))
+
+
+def as_read(reader: Reader, example: Example) -> str:
+    """All that a model reads before it answers."""
+    [prompt] = reader.prompts([example])
+    assert prompt.segments[-1] == AnswerSlot()
+    assert not any(isinstance(segment, SoftSlot) for segment in prompt.segments)
+    return "".join(segment.text for segment in prompt.segments[:-1] if isinstance(segment, Words))
+
+
+@pytest.mark.parametrize("shown", AWKWARD)
+@pytest.mark.parametrize("asked", AWKWARD)
+def test_a_demonstration_reads_as_its_text_and_label_do(shown: str, asked: str) -> None:
+    """Braces in texts and label words are no fields; a label word may hold a space."""
+    reader = Reader(Template.parse("{options}? Text: {text} {{it}} is {label}"), WORDS)
+    lead = reader.demonstrating([Example(shown, label="-"), Example("fine", label="+")])
+    head = "very good, so {bad}? Text: "
+    assert as_read(lead, Example(asked)) == (
+        f"{head}{shown.strip()} {{it}} is so {{bad}}\n\n"
+        f"{head}fine {{it}} is very good\n\n"
+        f"{head}{asked.strip()} {{it}} is"
+    )
+    assert lead.choices == reader.choices == (" very good", " so {bad}")
+
+
+def test_a_demonstration_survives_being_written_down() -> None:
+    reader = Reader(Template.parse("Text: {text} is {label}"), WORDS)
+    lead = reader.demonstrating([Example(text, label="-") for text in AWKWARD])
+    again = replace(lead, template=Template.parse(lead.template.source))
+    assert again == lead
+    assert as_read(again, Example("a")) == as_read(lead, Example("a"))
+
+
+def test_demonstrations_of_pairs_show_both_texts() -> None:
+    reader = Reader(Template.parse("{text} / {text_pair} = {label}"), WORDS)
+    lead = reader.demonstrating([Example("one", "two {3}", "+")])
+    assert lead.template.uses_pair
+    assert as_read(lead, Example("four", "five")) == ("one / two {3} = very good\n\nfour / five =")
+
+
+def test_a_label_that_follows_its_words_at_once_is_shown_so() -> None:
+    reader = Reader(Template.parse("{text}->{label}"), WORDS)
+    lead = reader.demonstrating([Example("one", label="+")])
+    assert as_read(lead, Example("two")) == "one->very good\n\ntwo->"
+
+
+def test_nothing_shown_changes_nothing() -> None:
+    reader = build().reader
+    assert reader.demonstrating([]) == reader
+
+
+def test_where_a_decoder_answers_demonstrations_show_the_label_once() -> None:
+    reader = Reader(Template.parse("{text} It is {decoder} {label}"), WORDS)
+    lead = reader.demonstrating([Example("one", label="+")])
+    [prompt] = lead.prompts([Example("two")])
+    assert prompt.segments[0] == Words("one It is very good\n\n")
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [
@@ -306,6 +440,13 @@ def test_content_free_texts_stand_alone_in_templates_of_pairs() -> None:
 def test_a_split_that_cannot_be_learnt_from_is_refused(change: Any, what: str) -> None:
     with pytest.raises(DataError, match=what):
         build_problem(FakeBackend(), replace(SPLIT, **change), Settings.of(SMALL))
+
+
+def test_auto_can_do_without_development_examples() -> None:
+    problem = build_problem(FakeBackend(), replace(SPLIT, dev=()), Settings.of(AUTO))
+    assert (len(problem.train), len(problem.dev)) == (10, 0)
+    with pytest.raises(DataError, match="lacks one"):
+        build_problem(FakeBackend(), replace(SPLIT, train=()), Settings.of(AUTO))
 
 
 class Broken(FakeBackend):

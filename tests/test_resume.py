@@ -22,26 +22,32 @@ from blackbox_delta.errors import BackendError
 from blackbox_delta.history import read_history
 from blackbox_delta.report import time_free
 from blackbox_delta.runs import HISTORY_NAME, JOURNAL_NAME, RESULT_NAME, read_result
-from blackbox_delta.tasks import DEFAULT_STARTS
 from blackbox_delta.types import Json
 
 SUPPORT = str(files("blackbox_delta.data") / "support")
-GIVEN: dict[str, Any] = {
-    "shots": 2,
-    "dimension": 20,
-    "soft_tokens": 3,
-    "population": 4,
-    "budget": "27 calls",
-    "max_test": 10,
+GIVEN: dict[str, dict[str, Any]] = {
+    "search": {
+        "shots": 2,
+        "dimension": 20,
+        "soft_tokens": 3,
+        "population": 4,
+        "budget": "27 calls",
+    },
+    # Enough for other words and for demonstrations.
+    "auto": {"shots": 4, "budget": "12 calls"},
 }
 
 
-def run(folder: Path, *, resume: bool = False, budget: str | None = None, **knobs: Any) -> int:
-    """Runs or goes on; returns the pairs that the model answered."""
+def run(
+    folder: Path, recipe: str, *, resume: bool = False, budget: str | None = None, **knobs: Any
+) -> FakeBackend:
+    """Runs or goes on; returns the model, which knows what it answered."""
     backend = FakeBackend(**knobs)
-    given = GIVEN if budget is None else {**GIVEN, "budget": budget}
+    given = {**GIVEN[recipe], "recipe": recipe, "max_test": 10}
+    if budget is not None:
+        given["budget"] = budget
     tune(backend, SUPPORT, out=folder, resume=resume, **given)
-    return backend.queries
+    return backend
 
 
 def rows(folder: Path) -> int:
@@ -73,23 +79,41 @@ class Ending:
         return cls(time_free(result), history, artifact, rows(folder))
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Ending:
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run that nothing went wrong with.
+
+    Attributes:
+        recipe: Which it was.
+        ending: What it left behind.
+        calls: Requests that the model answered.
+    """
+
+    recipe: str
+    ending: Ending
+    calls: int
+
+    def go_on(self, folder: Path) -> Ending:
+        """Resumes to the end, and sees to it that no answered pair is paid again."""
+        before = rows(folder)
+        paid = run(folder, self.recipe, resume=True).queries
+        ending = Ending.of(folder)
+        assert before + paid == ending.rows
+        return ending
+
+
+@pytest.fixture(scope="module", params=list(GIVEN))
+def undisturbed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Undisturbed:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    paid = run(folder)
+    backend = run(folder, request.param)
     ending = Ending.of(folder)
-    assert ending.rows == paid == ending.result["queries"] + ending.result["test_queries"]
-    assert ending.result["generations"] > 4
-    return ending
-
-
-def go_on(folder: Path) -> Ending:
-    """Resumes to the end, and sees to it that no answered pair is paid again."""
-    before = rows(folder)
-    paid = run(folder, resume=True)
-    ending = Ending.of(folder)
-    assert before + paid == ending.rows
-    return ending
+    result = ending.result
+    assert ending.rows == backend.queries == result["queries"] + result["test_queries"]
+    assert len(ending.history) > (4 if request.param == "search" else 2)
+    assert backend.calls > 9
+    return Undisturbed(request.param, ending, backend.calls)
 
 
 # ------------------------------------------------------------------------- failing models
@@ -98,38 +122,35 @@ def go_on(folder: Path) -> Ending:
 @pytest.mark.parametrize("fault", ["fail_at", "nan_at"])
 @pytest.mark.parametrize("call", [1, 2, 3, 6, 7, 9, "last"])
 def test_a_failed_call_stops_the_run_and_resuming_ends_it_alike(
-    call: int | str, fault: str, undisturbed: Ending, tmp_path: Path
+    call: int | str, fault: str, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    generations = undisturbed.result["generations"]
-    looks = sum("mean_dev_loss" in record for record in undisturbed.history)
-    tests = undisturbed.result["test_queries"] // 10
-    number = len(DEFAULT_STARTS) + 1 + generations + 2 * looks + tests if call == "last" else call
+    number = undisturbed.calls if call == "last" else call
     with pytest.raises(BackendError):
-        run(tmp_path, **{fault: [number]})
+        run(tmp_path, undisturbed.recipe, **{fault: [number]})
     assert not (tmp_path / RESULT_NAME).exists()
     assert (rows(tmp_path) > 0) == (number != 1)
-    assert go_on(tmp_path) == undisturbed
+    assert undisturbed.go_on(tmp_path) == undisturbed.ending
 
 
 def test_a_model_that_fails_again_and_again_gets_there_in_the_end(
-    undisturbed: Ending, tmp_path: Path
+    undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     counts = [0]
     for _ in range(3):
         with pytest.raises(BackendError):
-            run(tmp_path, resume=True, fail_at=[3])
+            run(tmp_path, undisturbed.recipe, resume=True, fail_at=[3])
         counts.append(rows(tmp_path))
     assert counts == sorted(set(counts)), "every start went further than the one before"
-    assert go_on(tmp_path) == undisturbed
+    assert undisturbed.go_on(tmp_path) == undisturbed.ending
 
 
 def test_a_finished_run_asks_nothing_and_reports_the_same(
-    undisturbed: Ending, tmp_path: Path
+    undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    run(tmp_path)
+    run(tmp_path, undisturbed.recipe)
     result = read_result(tmp_path)
-    assert run(tmp_path, resume=True) == 0
-    assert Ending.of(tmp_path) == undisturbed
+    assert run(tmp_path, undisturbed.recipe, resume=True).calls == 0
+    assert Ending.of(tmp_path) == undisturbed.ending
     again = read_result(tmp_path)
     assert result is not None
     assert again is not None
@@ -137,34 +158,36 @@ def test_a_finished_run_asks_nothing_and_reports_the_same(
         assert again[name] == result[name], "the recorded times, not those of the replay"
 
 
-def test_a_budget_in_seconds_is_replayed_as_it_was_spent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", GIVEN)
+def test_a_budget_in_seconds_is_replayed_as_it_was_spent(recipe: str, tmp_path: Path) -> None:
     """How far such a run gets depends on the machine; a replay gets as far as the run did."""
-    run(tmp_path, budget="0.2 s", delay=0.005)
+    run(tmp_path, recipe, budget="0.2 s", delay=0.005)
     ending = Ending.of(tmp_path)
-    assert ending.result["generations"] > 1
-    assert run(tmp_path, resume=True, budget="0.2 s") == 0
+    assert len(ending.history) > 1
+    assert run(tmp_path, recipe, resume=True, budget="0.2 s").calls == 0
     assert Ending.of(tmp_path) == ending
 
 
 # ------------------------------------------------------------------------- SIGKILL
 
 # Loads everything once; then every line "DELAY FOLDER" is a run in a fork that lives so long.
+# The second argument is the recipe.
 NURSERY = """
 import os, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_resume import run
+recipe, warm_up = sys.argv[2:]
+run(Path(warm_up), recipe, delay=0.003)
 start = time.perf_counter()
-run(Path(sys.argv[2]), delay=0.003)
-start = time.perf_counter()
-run(Path(sys.argv[2] + "-again"), delay=0.003)
+run(Path(warm_up + "-again"), recipe, delay=0.003)
 print(time.perf_counter() - start, flush=True)
 for line in sys.stdin:
     delay, folder = line.rstrip("\\n").split(" ", 1)
     child = os.fork()
     if not child:
         try:
-            run(Path(folder), resume=True, delay=0.003)
+            run(Path(folder), recipe, resume=True, delay=0.003)
         finally:
             os._exit(0)
     time.sleep(float(delay))
@@ -192,9 +215,12 @@ class Nursery:
 
 
 @pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    warm_up = tmp_path_factory.mktemp("nursery") / "run"
-    command = [sys.executable, "-c", NURSERY, str(Path(__file__).parent), str(warm_up)]
+def nursery(
+    undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Nursery]:
+    warm_up = str(tmp_path_factory.mktemp("nursery") / "run")
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-c", NURSERY, here, undisturbed.recipe, warm_up]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -205,7 +231,7 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
 
 
 def test_killed_at_any_moment_it_ends_alike(
-    nursery: Nursery, undisturbed: Ending, tmp_path: Path
+    nursery: Nursery, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     rng = random.Random(0)
     killed, counts = 0, set()
@@ -213,13 +239,13 @@ def test_killed_at_any_moment_it_ends_alike(
         folder = tmp_path / str(number)
         killed += nursery.kill_after(rng.uniform(0, 1.05) * nursery.seconds, folder)
         counts.add(rows(folder))
-        assert go_on(folder) == undisturbed
+        assert undisturbed.go_on(folder) == undisturbed.ending
     assert killed >= 6
     assert len(counts) >= 4, "the kills fell into different stages"
 
 
 def test_killed_again_and_again_it_ends_alike(
-    nursery: Nursery, undisturbed: Ending, tmp_path: Path
+    nursery: Nursery, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     rng = random.Random(1)
     counts = []
@@ -227,4 +253,4 @@ def test_killed_again_and_again_it_ends_alike(
         nursery.kill_after(rng.uniform(0, 0.4) * nursery.seconds, tmp_path)
         counts.append(rows(tmp_path))
     assert counts == sorted(counts), "nothing that was paid is ever lost"
-    assert go_on(tmp_path) == undisturbed
+    assert undisturbed.go_on(tmp_path) == undisturbed.ending

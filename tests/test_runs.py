@@ -14,6 +14,7 @@ from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.errors import JournalError, RunError
 from blackbox_delta.heads import make_head
 from blackbox_delta.journal import JournaledBackend
+from blackbox_delta.members import Member
 from blackbox_delta.problem import Reader
 from blackbox_delta.runs import (
     HISTORY_NAME,
@@ -47,7 +48,7 @@ def work(path: Path, *, resume: bool = False, finish: bool = False) -> int:
             )
             evidence = scores.candidate(0)
             head = make_head("plain").fit(evidence, None, None)  # type: ignore[arg-type]
-            run.finish(Artifact.of(backend, reader, head, None, None), {"calls": 1})
+            run.finish(Artifact.of(backend, [Member("it", reader, head)]), {"calls": 1})
         return backend.paid
 
 

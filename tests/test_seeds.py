@@ -29,12 +29,10 @@ TASK = load_task(SUPPORT)
 SMALL: dict[str, Any] = {
     "shots": 2,
     "seed": 7,
-    "dimension": 20,
-    "soft_tokens": 3,
-    "population": 4,
-    "budget": "12 calls",
+    "budget": "6 calls",
     "max_test": 30,
 }
+SEARCH: dict[str, Any] = {"recipe": "search", "population": 4, "budget": "9 calls"}
 SEEDS = [7, 8, 9]
 FIRST = draw_split(TASK, 2, 7, 30)
 
@@ -140,11 +138,13 @@ def test_the_best_estimate_on_training_data_is_recommended(
 
 
 def test_test_accuracy_recommends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search makes no estimate on its training examples."""
     best_last = {7: 0.1, 8: 0.5, 9: 0.9}
     changing(monkeypatch, lambda result: {"test_accuracy": best_last[result["seed"]]})
-    found = tune_over_seeds(FakeBackend(), TASK, 3, **SMALL)
+    found = tune_over_seeds(FakeBackend(), TASK, 3, **{**SMALL, **SEARCH})
     assert found.recommended is found.models[0]
     assert "first seed" in found.result["recommended"]["why"]
+    assert [run["estimate"] for run in found.result["runs"]] == [None] * 3
 
 
 def test_one_unsteady_run_makes_the_verdict_unsteady(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +268,7 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 def test_other_settings_are_another_run(tmp_path: Path) -> None:
     tune_over_seeds(FakeBackend(), TASK, 1, out=tmp_path, **SMALL)
     backend = FakeBackend()
-    other = {**SMALL, "budget": "13 calls"}
+    other = {**SMALL, "budget": "7 calls"}
     with pytest.raises(RunError, match="belongs to another run"):
         tune_over_seeds(backend, TASK, 2, out=tmp_path, resume=True, **other)
     assert backend.calls == 0

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from blackbox_delta.api import RECIPES
 from blackbox_delta.budget import Budget
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.heads import HEADS
 from blackbox_delta.objectives import OBJECTIVES
 from blackbox_delta.optimizers import OPTIMIZERS
 from blackbox_delta.prices import Prices
-from blackbox_delta.settings import Settings
+from blackbox_delta.settings import PARTS, Settings
 
 
 def test_every_setting_is_documented_and_nothing_else() -> None:
@@ -22,8 +23,32 @@ def test_every_setting_is_documented_and_nothing_else() -> None:
 
 
 def test_every_choice_is_documented() -> None:
-    for name in (*HEADS, *OBJECTIVES, *OPTIMIZERS):
+    for name in (*RECIPES, *HEADS, *OBJECTIVES, *OPTIMIZERS):
         assert f'``"{name}"``' in (Settings.__doc__ or "")
+    for part in PARTS:
+        assert f"``{part}``" in (Settings.__doc__ or "")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_has_a_head_of_its_own_unless_one_is_given(recipe: str) -> None:
+    own = Settings.of({"recipe": recipe})
+    assert own.head is None
+    assert f"``{own.head_name}`` for ``{recipe}``" in (Settings.__doc__ or "")
+    assert Settings.of({"recipe": recipe, "head": "plain"}).head_name == "plain"
+
+
+@pytest.mark.parametrize(
+    ("without", "left_out"),
+    [
+        (None, set()),
+        ("", set()),
+        ("anchors", {"anchors"}),
+        (" words , search,", {"words", "search"}),
+        (",".join(PARTS), set(PARTS)),
+    ],
+)
+def test_parts_are_left_out_by_name(without: str | None, left_out: set[str]) -> None:
+    assert Settings.of({"without": without}).left_out == left_out
 
 
 def test_none_stands_for_the_default() -> None:
@@ -32,7 +57,8 @@ def test_none_stands_for_the_default() -> None:
 
 def test_defaults_can_be_used_as_they_are() -> None:
     assert str(Budget.parse(Settings().budget)) == "300 calls"
-    assert Settings().head in HEADS
+    assert Settings().recipe in RECIPES
+    assert Settings().head_name in HEADS
     assert Settings().objective in OBJECTIVES
     assert Settings().optimizer in OPTIMIZERS
 
@@ -49,13 +75,20 @@ def test_numpy_values_are_taken_as_plain_ones() -> None:
 
 
 def test_an_unknown_name_is_refused_and_the_known_ones_are_named() -> None:
-    with pytest.raises(ConfigError, match="no setting 'shot'; the settings are shots, seed,"):
+    with pytest.raises(
+        ConfigError, match="no setting 'shot'; the settings are recipe, shots, seed,"
+    ):
         Settings.of({"shot": 4})
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("recipe", "grandmother's"),
+        ("recipe", 1),
+        ("without", "anchor"),
+        ("without", ["anchors"]),
+        ("max_queries_per_example", 0),
         ("shots", "4"),
         ("shots", 4.0),
         ("shots", True),

@@ -19,20 +19,32 @@ from blackbox_delta.types import Example, ScoreRequest, Scores, Sink
 TASK = load_task(str(files("blackbox_delta.data") / "support"))
 SPLIT = draw_split(TASK, shots=2, seed=0, max_test=20)
 TEXTS = [example.text for example in SPLIT.test]
-SMALL: dict[str, Any] = {"dimension": 20, "soft_tokens": 3, "population": 4, "budget": "12 calls"}
+SEARCH: dict[str, Any] = {
+    "recipe": "search",
+    "dimension": 20,
+    "soft_tokens": 3,
+    "population": 4,
+    "budget": "12 calls",
+}
+AUTO: dict[str, Any] = {"budget": "6 calls"}
 FIRST = ["a great film", "what a bore", "she sings", "the bank is shut", "he won", "no news"]
 SECOND = ["it was good", "it was fun", "she is silent", "no money today", "he lost", "quiet"]
 
 
-@pytest.fixture(scope="module")
-def single() -> TunedModel:
-    return tune(FakeBackend(), SPLIT, **SMALL)
+@pytest.fixture(scope="module", params=[SEARCH, AUTO], ids=["search", "auto"])
+def given(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return dict(request.param)
 
 
 @pytest.fixture(scope="module")
-def paired() -> TunedModel:
+def single(given: dict[str, Any]) -> TunedModel:
+    return tune(FakeBackend(), SPLIT, **given)
+
+
+@pytest.fixture(scope="module")
+def paired(given: dict[str, Any]) -> TunedModel:
     labels = ["yes", "no", "no", "yes", "no", "yes"]
-    return tune(FakeBackend(), task_from_lists(FIRST, labels, SECOND), **SMALL, shots=1)
+    return tune(FakeBackend(), task_from_lists(FIRST, labels, SECOND), **given, shots=1)
 
 
 def test_probabilities_are_those_of_the_labels_in_their_order(single: TunedModel) -> None:
@@ -44,12 +56,24 @@ def test_probabilities_are_those_of_the_labels_in_their_order(single: TunedModel
     assert single.predict(TEXTS) == [TASK.labels[i] for i in proba.argmax(axis=1)]
 
 
-def test_each_text_costs_one_query(single: TunedModel) -> None:
+def test_each_text_costs_one_query_a_member(single: TunedModel) -> None:
     backend = single.backend
     assert isinstance(backend, FakeBackend)
     before = backend.queries
     single.predict(TEXTS)
-    assert backend.queries == before + len(TEXTS)
+    assert backend.queries == before + len(TEXTS) * len(single.members)
+    assert len(single.members) == single.result["queries_per_answer"]
+
+
+def test_members_take_turns_on_a_piece(single: TunedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = single.log_proba(TEXTS)
+    monkeypatch.setattr("blackbox_delta.tuned_model.PIECE", 8)
+    backend = Listening()
+    again = TunedModel(single.artifact, backend).log_proba(TEXTS)
+    np.testing.assert_allclose(again, expected, atol=1e-9)
+    sizes = [len(request.prompts) for request in backend.requests]
+    count = len(single.members)
+    assert sizes == [8] * count + [8] * count + [4] * count
 
 
 def test_no_texts_give_no_answers_and_cost_nothing(single: TunedModel) -> None:
@@ -167,8 +191,8 @@ def test_a_reply_that_is_no_number_is_never_an_answer(single: TunedModel) -> Non
         TunedModel(single.artifact, NotANumber()).predict(TEXTS)
 
 
-def test_a_run_folder_opens_with_its_result(tmp_path: Path) -> None:
-    made = tune("fake", SPLIT, out=tmp_path / "run", **SMALL)
+def test_a_run_folder_opens_with_its_result(given: dict[str, Any], tmp_path: Path) -> None:
+    made = tune("fake", SPLIT, out=tmp_path / "run", **given)
     model = TunedModel.load(tmp_path / "run")
     assert model.result == made.result
     assert model.backend.name == "fake"

@@ -41,6 +41,7 @@ SPLIT = draw_split(TASK, shots=2, seed=0, max_test=10)
 N = M = 10  # training and development examples
 POPULATION = 4
 SMALL: dict[str, Any] = {
+    "recipe": "search",
     "dimension": 20,
     "soft_tokens": 3,
     "population": POPULATION,

@@ -48,3 +48,7 @@ class LocalEmbeddings:
     def tokenize(self, text: str) -> list[int]:
         """Token ids of ``text`` without special tokens."""
         return self._encoder.continuation(text)
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The text of tokens inside a sequence; special tokens stand for none."""
+        return self._encoder.text(token_ids)

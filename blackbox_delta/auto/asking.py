@@ -95,6 +95,17 @@ class Asker:
         with self._timed():
             return (head or self.head).fit(_known(seen), self.labels[seen.rows], seen.reference)
 
+    def as_of(self, seen: Seen, rows: IntArray) -> Seen:
+        """What was known of a view when it had been asked about these of its examples alone."""
+        at = np.flatnonzero(np.isin(seen.rows, rows))
+        if len(at) == len(seen.rows):
+            return seen
+        part = self.fresh(seen.view)
+        part.rows, part.evidence = seen.rows[at], _known(seen).select(at)
+        part.reference = seen.reference
+        self._hold_out(part)
+        return part
+
     # ------------------------------------------------------------------ what it takes
 
     def need(self, view: View, rows: IntArray, *, references: bool, what: str = "a view") -> Need:
@@ -133,6 +144,15 @@ class Asker:
             seen.evidence = Evidence.joined([seen.evidence, fresh]) if seen.evidence else fresh
             seen.rows = np.concatenate([seen.rows, new])
         self._hold_out(seen)
+
+    def evidence_on(self, view: View, prompts: list[Prompt], purpose: str) -> Evidence:
+        """What the model says about other prompts of a view.
+
+        Raises:
+            BackendError: No sound reply could be had.
+            SpentError: Replies were lost, and the budget ran out over it.
+        """
+        return self._asked(self._request(view, prompts, purpose)).candidate(0)
 
     def losses_of(self, view: View, delta: DeltaBatch, reference: Evidence | None) -> Vector:
         """(λ, n) held-out losses of many candidates on all training examples.
@@ -181,11 +201,16 @@ class Asker:
         )
 
     def _asked(self, request: ScoreRequest) -> Scores:
+        tokens = int(self.backend.count_tokens(request).sum()) * request.candidates
+        written = request.queries * self.backend.capabilities.output_tokens
+        need = Need("the next request", 0, request.queries, tokens, written)
+        if self.budget.unit != "seconds" and not self.budget.affords(need):
+            # Lost queries, or tokens beyond their estimate, used up what was kept for it.
+            raise SpentError(f"nothing is left for {need.what}", sent=0)
         try:
             scores = ask(self.backend, request)
         except SpentError as error:
             # Nobody says what the queries cost that were sent in vain; they count as all others.
-            tokens = int(self.backend.count_tokens(request).sum()) * request.candidates
             sent = Usage(error.sent, round(tokens * error.sent / request.queries))
             self.budget.charge(sent, calls=0)
             raise

@@ -28,9 +28,22 @@ class Ledger:
         self.parts: list[Json] = []
 
     def note(
-        self, part: str, finished: Sequence[str], dropped: Sequence[str], pooled: Pooled
+        self,
+        part: str,
+        finished: Sequence[str],
+        dropped: Sequence[str],
+        pooled: Pooled,
+        more: Json | None = None,
     ) -> None:
-        """Writes down what was spent since the last entry, and how good the pool is now."""
+        """Writes down what was spent since the last entry, and how good the pool is now.
+
+        Args:
+            part: Its name.
+            finished: Views that finished in it.
+            dropped: Views that dropped out.
+            pooled: The pool now.
+            more: What else there is to say about the part.
+        """
         usage, before = self._budget.usage, self._before
         self._before = usage
         entry: Json = {
@@ -41,6 +54,7 @@ class Ledger:
             "tokens": usage.tokens - before.tokens,
             "held_out_loss": pooled.loss,
             "held_out_accuracy": pooled.accuracy,
+            **(more or {}),
         }
         self.parts.append(entry)
         if self.history is not None:

@@ -2,7 +2,9 @@
 
 After each part a view is dropped when its held-out losses are clearly worse than those of the best
 view on the same examples: a paired racing test in the spirit of Hoeffding races and F-Race (Maron
-and Moore 1994; Birattari et al. 2002, "A racing algorithm for configuring metaheuristics").
+and Moore 1994; Birattari et al. 2002, "A racing algorithm for configuring metaheuristics"). All
+heads in a comparison learn from the same part: one that has more to learn from would win it by that
+alone.
 """
 
 from __future__ import annotations
@@ -42,6 +44,9 @@ def run_race(
 ) -> tuple[list[Seen], list[Seen]]:
     """Lets views race against one another and against one that has finished.
 
+    A view that shows half of a leg's examples or more sits that leg out: too few are left to judge
+    it by.
+
     Args:
         asker: Asks.
         racers: Views that were asked nothing yet, and can be paid to the end.
@@ -57,24 +62,33 @@ def run_race(
     """
     alive, out = list(racers), []
     for rows in legs(asker.labels):
-        for seen in alive:
+        running = [seen for seen in alive if _is_fit(seen, rows)]
+        for seen in running:
             asker.ask(seen, rows, references=True, purpose="views")
         tell(alive)
-        best = min([leader, *alive], key=lambda seen: _mean_on(seen, rows, asker.labels))
-        dropped = [seen for seen in alive if _clearly_worse(seen, best, asker.labels)]
+        pace = [asker.as_of(leader, rows)] if _is_fit(leader, rows) else []
+        best = _best_on(rows, [*pace, *running], asker.labels)
+        dropped = [seen for seen in running if _clearly_worse(seen, best, asker.labels)]
         alive = [seen for seen in alive if seen not in dropped]
         out += dropped
     return alive, out
 
 
-def _mean_on(seen: Seen, rows: IntArray, labels: IntArray) -> float:
-    return float(np.nanmean(seen.losses(labels)[rows]))
+def _is_fit(seen: Seen, rows: IntArray) -> bool:
+    return 2 * len(np.intersect1d(rows, seen.view.rows)) > len(rows)
 
 
-def _clearly_worse(seen: Seen, best: Seen, labels: IntArray) -> bool:
+def _best_on(rows: IntArray, seen: Sequence[Seen], labels: IntArray) -> Seen | None:
+    means = [float(np.nanmean(each.losses(labels)[rows])) for each in seen]
+    return seen[int(np.argmin(means))] if seen else None
+
+
+def _clearly_worse(seen: Seen, best: Seen | None, labels: IntArray) -> bool:
+    if best is None or seen is best:
+        return False
     difference = seen.losses(labels) - best.losses(labels)
     known = difference[np.isfinite(difference)]
-    if seen is best or len(known) < 2:
+    if len(known) < 2:
         return False
     error = float(known.std(ddof=1)) / np.sqrt(len(known))
     return bool(known.mean() > CLEARLY * error)

@@ -5,8 +5,10 @@
 2. Further views race: other words in the slot, and labelled examples before the text. As many
    enter as the budget is sure to pay for.
 3. Rounds of other demonstrations follow, and a search of soft prompts, each as long as it makes
-   the held-out predictions reliably better.
+   the held-out predictions reliably better; then views with words that the model itself proposes.
 4. The views that finish are pooled, each with a weight by its held-out predictions.
+5. Where there are texts without labels, what is left of the budget goes to these; what they teach
+   is kept if it makes the held-out predictions reliably better.
 
 Everything is decided on the training examples by leave-one-out; development examples are not
 looked at.
@@ -23,7 +25,9 @@ from blackbox_delta.auto.asking import Asker, Seen
 from blackbox_delta.auto.ledger import Ledger
 from blackbox_delta.auto.pooling import Pooled, steps
 from blackbox_delta.auto.race import run_race
-from blackbox_delta.auto.searching import PromptSearch
+from blackbox_delta.auto.rewriting import rewritten_views
+from blackbox_delta.auto.searching import PromptSearch, check_optimizer
+from blackbox_delta.auto.selftraining import SelfTrained, self_train
 from blackbox_delta.auto.views import View, demonstrated, pool_of_views
 from blackbox_delta.budget import Budget
 from blackbox_delta.errors import BudgetError, SpentError
@@ -42,6 +46,9 @@ MOST_ROUNDS = 8
 ROUND_WORDS = 2
 ROUND_DRAWS = 3
 
+#: Views with words of the model's own.
+REWRITINGS = 4
+
 
 class Auto:
     """Tunes one problem on one backend within one budget, once.
@@ -57,7 +64,7 @@ class Auto:
         observer: Told after every step.
 
     Raises:
-        ConfigError: The head or the budget makes no sense.
+        ConfigError: The head, the optimizer or the budget makes no sense.
         BudgetError: The budget cannot pay for the first view.
     """
 
@@ -85,7 +92,11 @@ class Auto:
             views[1:] = sorted(views[1:], key=lambda view: view.start is None)
         self._views = views
         self._finished: list[Seen] = []
+        self._trained: SelfTrained | None = None
         self._ledger = Ledger(budget)
+        frames = [view.frame for view in views if view.frame is not None]
+        if frames and "search" not in self._left_out:
+            check_optimizer(settings.optimizer, frames[0])
         first = self._views[0]
         budget.require(self._asker.need(first, first.rows, references=False, what="the first view"))
 
@@ -117,9 +128,12 @@ class Auto:
         self._asker.backend, self._ledger.history = backend, history
         self._ask_first()
         with suppress(SpentError):  # what finished before stands
+            self._ask_anchors()
             self._ask_others(self._views[1:])
             self._ask_more_demonstrations()
             self._search_prompts()
+            self._ask_rewritings()
+            self._learn_from_unlabelled()
         return self
 
     def _ask_first(self) -> None:
@@ -133,6 +147,9 @@ class Auto:
                 "estimated; give a larger budget"
             ) from None
         self._note("the default view", [first])
+
+    def _ask_anchors(self) -> None:
+        first = self._finished[0]
         need = self._asker.need(first.view, first.view.rows[:0], references=True)
         if need.queries and self._budget.affords(need):
             self._asker.ask(first, first.view.rows, references=True, purpose="views")
@@ -189,6 +206,23 @@ class Auto:
         _, best, frame = min(rated, key=lambda each: each[0])
         return PromptSearch(self._asker, best, frame, settings.optimizer, settings.seed)
 
+    def _learn_from_unlabelled(self) -> None:
+        """Heads of the pool learn from texts without labels, as many as can be paid."""
+        texts, pooled = self._problem.texts, self._steps[-1]
+        if not texts:
+            return
+        self._trained = self_train(self._asker, pooled, texts, self._settings.seed)
+        report = self._trained.report if self._trained else {"texts": 0, "kept": False}
+        self._ledger.note("unlabelled texts", [], [], pooled, report)
+        self._tell([])
+
+    def _ask_rewritings(self) -> None:
+        """Words that the model itself proposes."""
+        if "rewritings" not in self._left_out:
+            seed = self._settings.seed
+            views = rewritten_views(self._asker, self._problem, REWRITINGS, seed)
+            self._ask_others(views, "rewritings")
+
     def _paid(self, before: Pooled) -> bool:
         """Whether what was asked since made the held-out predictions reliably better."""
         return self._steps[-1].gain_over(before, self._asker.labels)
@@ -234,9 +268,12 @@ class Auto:
         """What answers from now on, and how it came about."""
         buys = self._steps
         pooled = buys[-1]
+        trained = self._trained if self._trained and self._trained.kept else None
+        taught = [[head] for head in trained.heads] if trained else [[] for _ in pooled.seen]
         members = tuple(
-            seen.view.member(self._asker.fitted(seen), float(weight))
-            for seen, weight in zip(pooled.seen, pooled.weights, strict=True)
+            seen.view.member(head, float(weight))
+            for seen, weight, more in zip(pooled.seen, pooled.weights, taught, strict=True)
+            for head in (self._asker.fitted(seen), *more)
         )
         first = self._finished[0]
         calibrated = self._asker.fitted(first, make_head("calibrated"))
@@ -244,7 +281,7 @@ class Auto:
             first.view.member(calibrated),
             members,
             {**self._details(pooled), "steps": [_step(each) for each in buys]},
-            pooled.sharpness,
+            trained.trained.sharpness if trained else pooled.sharpness,
             head_seconds=self._asker.head_seconds,
         )
 
@@ -257,11 +294,7 @@ class Auto:
             "head": self._asker.head.kind,
             "estimate": pooled.accuracy,
             "views": [
-                {
-                    "name": seen.view.name,
-                    "weight": float(weight),
-                    "loss": seen.loss(labels),
-                }
+                {"name": seen.view.name, "weight": float(weight), "loss": seen.loss(labels)}
                 for seen, weight in zip(pooled.seen, pooled.weights, strict=True)
             ],
             "parts": self._ledger.parts,

@@ -40,6 +40,15 @@ def halves(labels: IntArray) -> tuple[IntArray, IntArray]:
     return np.sort(order[::2]), np.sort(order[1::2])
 
 
+def check_optimizer(name: str, frame: Frame) -> None:
+    """Checks that the searches' optimizers can be made, before anything is spent.
+
+    Raises:
+        ConfigError: They cannot.
+    """
+    make_optimizer(name, frame.subspace.dimension, seed=0, population=POPULATION)
+
+
 @dataclass(frozen=True)
 class _Search:
     """One of the two searches.

@@ -9,7 +9,13 @@ from blackbox_delta.tasks.data import (
     task_from_lists,
 )
 from blackbox_delta.tasks.metrics import Metrics, evaluate
-from blackbox_delta.tasks.splits import FewShotSplit, draw_split, sample_test, split_by_share
+from blackbox_delta.tasks.splits import (
+    FewShotSplit,
+    draw_split,
+    sample_test,
+    split_by_share,
+    train_on_all,
+)
 from blackbox_delta.tasks.templates import (
     DEFAULT_PAIR,
     DEFAULT_SINGLE,
@@ -20,6 +26,7 @@ from blackbox_delta.tasks.templates import (
     Template,
     default_template,
 )
+from blackbox_delta.tasks.unlabelled import digest_of, unlabelled_texts
 from blackbox_delta.tasks.verbalizers import Verbalizer, parse_words, readable
 from blackbox_delta.tasks.verdicts import Verdict, paired_verdict, verdict_over_seeds
 
@@ -39,6 +46,7 @@ __all__ = [
     "Verbalizer",
     "Verdict",
     "default_template",
+    "digest_of",
     "draw_split",
     "evaluate",
     "load_task",
@@ -49,5 +57,7 @@ __all__ = [
     "sample_test",
     "split_by_share",
     "task_from_lists",
+    "train_on_all",
+    "unlabelled_texts",
     "verdict_over_seeds",
 ]

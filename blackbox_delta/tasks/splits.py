@@ -21,7 +21,8 @@ class FewShotSplit:
 
     Attributes:
         train: c·k examples, class-balanced, the classes taking turns (a, b, c, a, b, c, …).
-        dev: As many others, likewise; fewer where the data's own development part has fewer.
+        dev: As many others, likewise; fewer where the data's own development part has fewer, none
+            where all examples are trained on.
         test: The test part or a sample of it, in its own order; never seen by the search.
         shots: k; where the classes differ in size, that of the smallest.
         seed: What it was drawn with.
@@ -71,6 +72,32 @@ def draw_split(data: TaskData, shots: int, seed: int, max_test: int | None = Non
         dev=_take_turns(dev),
         test=sample_test(data.test, seed, max_test),
         shots=shots,
+        seed=seed,
+    )
+
+
+def train_on_all(data: TaskData, seed: int) -> FewShotSplit:
+    """Uses every example for training, for recipes that look at no development examples.
+
+    A text that occurs several times counts once, for the class of its first occurrence.
+
+    Args:
+        data: The labelled set; its test part is kept whole.
+        seed: At least 0.
+
+    Raises:
+        ConfigError: ``seed`` is out of range.
+        DataError: A class has no example of its own.
+    """
+    _check_settings(1, seed, None)
+    pool = _by_class(data.train, data.labels)
+    _check_sizes(pool, 1, own_dev=True)
+    train = {label: _shuffled(examples, seed, "train", label) for label, examples in pool.items()}
+    return FewShotSplit(
+        train=_take_turns(train),
+        dev=(),
+        test=data.test,
+        shots=min(len(examples) for examples in train.values()),
         seed=seed,
     )
 

@@ -126,6 +126,16 @@ def test_top_tokens_tell_the_topic() -> None:
     assert len(world & set(top[1])) > len(world & set(top[0]))
 
 
+def test_known_words_can_be_read_back() -> None:
+    table = FakeBackend().embedding_table
+    assert table is not None
+    ids = table.tokenize("A great film, Zanzibar!")
+    assert table.detokenize(ids) == " a great film , !"
+    everything = range(table.vocabulary_size)
+    words = [token for token in everything if table.detokenize([token])]
+    assert [table.tokenize(table.detokenize([token])) for token in words] == [[t] for t in words]
+
+
 def test_log_probabilities_sum_to_one_over_the_vocabulary() -> None:
     backend = FakeBackend()
     top = backend.score(ScoreRequest([prompt("a film")], CHOICES, top_k=100)).top_logprobs[0, 0]

@@ -230,6 +230,41 @@ def test_continuations_of_tokenizers_with_marked_spaces(
     assert start + made.continuation(" great") == whole
 
 
+@pytest.mark.parametrize("scheme", ["always", "first", "never"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        " great",
+        "great",
+        " it was: bad.",
+    ],
+)
+def test_text_of_tokenizers_with_marked_spaces(
+    scheme: str, text: str, marked_spaces: Callable[[str], Any]
+) -> None:
+    """The space that opens a text is kept, and special tokens say nothing."""
+    tokenizer = marked_spaces(scheme)
+    made = PromptEncoder(tokenizer, "causal", 100)
+    ids = tokenizer(f"the film was{text}", add_special_tokens=False)["input_ids"]
+    before = made.text(ids[:3])
+
+    assert made.text(made.continuation(text)) == text
+    assert made.text([*ids, tokenizer.eos_token_id]) == made.text(ids)
+    assert made.text(ids).startswith(before)
+    assert made.text(ids).endswith(text)
+    assert made.text([]) == ""
+
+
+@given(st.text(alphabet="abcdefgh ,.'\n\u00e9", max_size=60))
+@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("model", ["gpt2", "llama"])
+def test_text_is_what_was_tokenized(
+    model: str, encoder: Callable[..., PromptEncoder], text: str
+) -> None:
+    made = encoder(model)
+    assert made.text(made.continuation(text)) == text
+
+
 def test_a_causal_prompt_needs_something_before_the_answer(
     encoder: Callable[..., PromptEncoder],
 ) -> None:

@@ -114,6 +114,10 @@ class TableFile:
         """Token ids of ``text`` without special tokens."""
         return self._encoder.continuation(text)
 
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The text of tokens inside a sequence; special tokens stand for none."""
+        return self._encoder.text(token_ids)
+
     def _spaced(self, count: int) -> list[int]:
         spaced = np.linspace(0, self.vocabulary_size - 1, min(count, self.vocabulary_size))
         return [int(row) for row in spaced]

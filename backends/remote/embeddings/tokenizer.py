@@ -55,9 +55,16 @@ class FileTokenizer:
             return {"input_ids": encoding.ids, "offset_mapping": encoding.offsets}
         return {"input_ids": encoding.ids}
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text that token ids stand for, special tokens included."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+    def decode(
+        self,
+        ids: Sequence[int],
+        *,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool = False,
+    ) -> str:
+        """The text that token ids stand for, special tokens included unless they are skipped."""
+        del clean_up_tokenization_spaces  # it never cleans up
+        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def get_vocab(self) -> dict[str, int]:
         """Ids by token, added tokens included."""

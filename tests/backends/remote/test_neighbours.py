@@ -40,6 +40,9 @@ class Table:
     def tokenize(self, text: str) -> list[int]:
         raise NotImplementedError
 
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        raise NotImplementedError
+
 
 def random_table(seed: int, size: int = 30, hidden: int = 5) -> Table:
     rng = np.random.default_rng(seed)

@@ -88,6 +88,8 @@ def test_a_table_is_the_one_of_the_model(
     assert table.std == pytest.approx(expected.std, rel=1e-12)
     for text in (" great", "great", "It was\n", ""):
         assert table.tokenize(text) == expected.tokenize(text)
+        assert table.detokenize(table.tokenize(text)) == text
+    assert table.detokenize(everything) == expected.detokenize(everything)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from blackbox_delta.types import Evidence
+
+
+def evidence(n: int, k: int, seed: int = 0) -> Evidence:
+    """Random replies about n examples: three choices, k top tokens."""
+    rng = np.random.default_rng(seed)
+    return Evidence(
+        rng.normal(size=(n, 3)).astype(np.float32),
+        rng.integers(0, 99, (n, k)),
+        rng.normal(size=(n, k)).astype(np.float32),
+    )
+
+
+@pytest.mark.parametrize("k", [0, 4])
+@pytest.mark.parametrize("sizes", [[5], [2, 3], [0, 5], [1, 1, 3]])
+def test_evidence_in_pieces_is_the_evidence_joined(sizes: list[int], k: int) -> None:
+    whole = evidence(5, k)
+    ends = np.cumsum(sizes)
+    parts = [whole.select(slice(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
+    joined = Evidence.joined(parts)
+    assert len(joined) == 5
+    for name in ("label_logprobs", "top_ids", "top_logprobs"):
+        array = getattr(joined, name)
+        np.testing.assert_array_equal(array, getattr(whole, name))
+        assert array.dtype == getattr(whole, name).dtype
+
+
+def test_parts_keep_their_order() -> None:
+    one, other = evidence(2, 1, seed=1), evidence(3, 1, seed=2)
+    joined = Evidence.joined([other, one])
+    np.testing.assert_array_equal(joined.select([3, 4]).top_ids, one.top_ids)
+    np.testing.assert_array_equal(joined.select([0]).top_ids, other.top_ids[:1])
+
+
+def test_parts_of_different_width_cannot_be_joined() -> None:
+    with pytest.raises(ValueError, match="dimension"):
+        Evidence.joined([evidence(2, 1), evidence(2, 4)])
