@@ -304,10 +304,10 @@ def test_a_model_that_does_not_exist_is_refused_by_name() -> None:
 
 def test_a_used_folder_costs_nothing(tmp_path: Path) -> None:
     tune(FakeBackend(), SPLIT, out=tmp_path, **SMALL)
-    for given in ({}, {"resume": True, "seed": 1}):
+    for more in ({}, {"resume": True, "seed": 1}):
         backend = FakeBackend()
         with pytest.raises(RunError):
-            tune(backend, SPLIT, out=tmp_path, **SMALL, **given)  # type: ignore[arg-type]
+            tune(backend, SPLIT, out=tmp_path, **SMALL, **more)  # type: ignore[arg-type]
         assert backend.calls == 0
 
 
@@ -315,8 +315,8 @@ def test_a_used_folder_costs_nothing(tmp_path: Path) -> None:
     ("change", "named"),
     [
         ({"seed": 5}, r"settings\.seed: 0 then, 5 now"),
-        ({"budget": "7 calls"}, r"settings\.budget: '6 calls' then, '7 calls' now"),
-        ({"recipe": "search"}, r"settings\.recipe: 'auto' then, 'search' now"),
+        ({"budget": "7 calls"}, r"settings\.budget: '9 calls' then, '7 calls' now"),
+        ({"recipe": "search", "population": 4}, r"settings\.recipe: 'auto' then, 'search' now"),
         ({"model": FakeBackend("fake:other")}, "model: 'fake' then, 'fake:other' now"),
         ({"data": replace(SPLIT, test=SPLIT.test[1:])}, "data: "),
     ],
@@ -324,10 +324,10 @@ def test_a_used_folder_costs_nothing(tmp_path: Path) -> None:
 def test_another_run_is_not_resumed_and_the_difference_is_named(
     change: dict[str, Any], named: str, tmp_path: Path
 ) -> None:
-    given: dict[str, Any] = {"model": FakeBackend(), "data": SPLIT, **SMALL}
-    tune(out=tmp_path, **given)
+    before: dict[str, Any] = {"model": FakeBackend(), "data": SPLIT, **SMALL, "budget": "9 calls"}
+    tune(out=tmp_path, **before)
     with pytest.raises(RunError, match=named):
-        tune(out=tmp_path, resume=True, **{**given, **change})
+        tune(out=tmp_path, resume=True, **{**before, **change})
 
 
 def test_resuming_and_sharing_need_a_folder(tmp_path: Path) -> None:
@@ -478,9 +478,6 @@ def test_a_forecast_of_auto_is_never_exceeded(change: dict[str, Any]) -> None:
     for name in ("queries", "tokens", "output_tokens"):
         most = max(getattr(start.search, name) for start in told.starts)
         assert result[name] <= most, name
-        assert result[f"test_{name}"] <= max(
-            getattr(start.test_most, name) for start in told.starts
-        )
     # What is sure to be spent: the first view, and the baseline's answers on the test part.
     assert min(start.search.queries for start in told.starts) >= 10
     assert min(start.test_least.queries for start in told.starts) == 10

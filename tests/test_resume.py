@@ -235,12 +235,12 @@ def test_killed_at_any_moment_it_ends_alike(
 ) -> None:
     rng = random.Random(0)
     killed, counts = 0, set()
-    for number in range(12):
+    for number in range(8):
         folder = tmp_path / str(number)
         killed += nursery.kill_after(rng.uniform(0, 1.05) * nursery.seconds, folder)
         counts.add(rows(folder))
         assert undisturbed.go_on(folder) == undisturbed.ending
-    assert killed >= 6
+    assert killed >= 4
     assert len(counts) >= 4, "the kills fell into different stages"
 
 

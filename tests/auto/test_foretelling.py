@@ -81,7 +81,7 @@ def nobody_drops_out(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         *((f"{calls}", "calibrated") for calls in (1, 2, 5, 11, 40)),
         *((text, "calibrated") for text in ("90 queries", "700 tokens", "4k tokens", "$0.003")),
-        *((text, "anchored") for text in ("2", "70 queries", "700 tokens", "$0.001")),
+        *((text, "anchored") for text in ("2", "70 queries", "700 tokens")),
     ],
 )
 def test_where_nobody_drops_out_the_pool_costs_what_was_foretold(budget: str, head: str) -> None:
@@ -99,7 +99,7 @@ def of_mixed_worth(loud: float) -> Planted:
     return Planted(lambda around: loud * (len(around) % 3))
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=8)
 @given(
     budget=st.one_of(
         st.integers(1, 40).map(lambda calls: (f"{calls} calls", calls * N)),

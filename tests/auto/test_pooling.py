@@ -50,7 +50,7 @@ def mean_by_hand(seen: list[Seen], weights: Vector) -> list[list[float] | None]:
 scenes = st.tuples(st.integers(0, 10_000), st.integers(1, 5), st.integers(2, 12), st.integers(2, 4))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(scene=scenes, missing=st.sampled_from([0.0, 0.3, 0.8]), idle=st.booleans())
 def test_a_pool_is_the_mean_over_those_who_know(
     scene: tuple[int, int, int, int], missing: float, *, idle: bool
@@ -115,7 +115,7 @@ def test_those_who_agree_by_chance_alone_become_surer_together() -> None:
 # ------------------------------------------------------------------------- weights
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(scene=scenes, missing=st.sampled_from([0.0, 0.5]))
 def test_weights_are_likelihoods_to_a_power(
     scene: tuple[int, int, int, int], missing: float
@@ -153,7 +153,7 @@ def test_hopeless_views_do_not_overflow() -> None:
 # ------------------------------------------------------------------------- steps
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(scene=scenes, missing=st.sampled_from([0.0, 0.5]), most=st.integers(1, 7))
 def test_steps_grow_by_the_next_weightiest_view(
     scene: tuple[int, int, int, int], missing: float, most: int

@@ -110,19 +110,20 @@ _TEXT: Json = {"template": "{text} is {label}"}
 EMBEDDINGS = Scene(
     "embeddings",
     access("embeddings", label_ids=True, max_length=2048, exact_tokens=True),
-    {**_COMMON, **_SOFT, "head": "calibrated", "budget": "190 calls"},
+    {**_COMMON, **_SOFT, "recipe": "search", "head": "calibrated", "budget": "190 calls"},
     split(),
 )
+#: A budget that does not bind: lost replies count in it, and fewer views would be asked.
 TOP_TOKENS = Scene(
     "top-tokens",
     access("top-tokens", preset="generic"),
-    {**_COMMON, **_TEXT},
+    {**_COMMON, **_TEXT, "recipe": "auto", "max_queries_per_example": 2, "budget": "900 calls"},
     split(10, 80, 1),
 )
 TEXT = Scene(
     "text",
     access("text", api="chat", max_top_k=0, batch=1),
-    {**_COMMON, **_TEXT, "head": "calibrated"},
+    {**_COMMON, **_TEXT, "recipe": "search", "head": "calibrated"},
     split(5, 20, 2),
 )
 

@@ -20,7 +20,7 @@ from blackbox_delta import tune
 from blackbox_delta.artifact import ARRAYS_NAME, JSON_NAME
 from blackbox_delta.errors import RemoteError
 from blackbox_delta.journal import summarise
-from blackbox_delta.report import time_free
+from blackbox_delta.report import ASKED_AGAIN, time_free
 from blackbox_delta.runs import HISTORY_NAME, JOURNAL_NAME, RESULT_NAME
 from blackbox_delta.types import Json
 
@@ -34,6 +34,8 @@ SCENES = [EMBEDDINGS, TOP_TOKENS, TEXT]
 BEFORE_SEARCH, AT_ONCE = 4, 40
 #: What billing adds for replies that were lost.
 BILLED = ("lost_queries", "tokens", "output_tokens", "cost_usd")
+#: A call of ``auto`` is so many queries, those included whose reply is lost.
+BILLED_TO_AUTO = ("calls", "parts")
 
 
 @dataclass
@@ -123,7 +125,18 @@ def test_the_result_is_the_same_but_for_what_was_lost(each: Ran) -> None:
         for part in ("", "test_"):
             for name in BILLED:
                 del result[part + name]
+        if result["recipe"] == "auto":
+            for name in BILLED_TO_AUTO:
+                del result[name]
     assert ill == well
+
+
+def test_parts_that_were_lost_are_billed_to_the_part_that_lost_them(ran: dict[str, Ran]) -> None:
+    well, ill = (result["parts"] for result in ran["top-tokens"].results())
+    assert len(well) == len(ill) > 1
+    for one, other in zip(well, ill, strict=True):
+        assert other.pop("tokens") >= one.pop("tokens")
+        assert other == one
 
 
 def test_the_artifact_is_the_same_to_the_byte(each: Ran) -> None:
@@ -143,17 +156,25 @@ def test_the_search_took_the_same_course(each: Ran) -> None:
     for record in (*well, *ill):
         record.pop("tokens", None)
     assert ill == well
-    assert bool(well) == (each.scene is EMBEDDINGS)
+    # A search of the output side alone has no generations.
+    assert bool(well) == (each.scene is not TEXT)
 
 
 def test_every_reply_that_was_kept_is_what_the_model_says(each: Ran, table: Path) -> None:
     path = each.folders["ill"] / JOURNAL_NAME
-    assert check_journal(path, each.scene, each.backend, table) == len(each.server.answered)
+    kept = check_journal(path, each.scene, each.backend, table)
+    assert kept == len(each.server.answered) + ASKED_AGAIN
 
 
-def test_nothing_that_was_answered_was_asked_again(each: Ran) -> None:
-    assert set(each.server.answered.values()) == {1}
-    assert each.server.answered.keys() == each.server.received.keys()
+def test_nothing_that_was_answered_was_asked_again_but_on_purpose(each: Ran) -> None:
+    """A few of the test's questions are put twice, to see whether the server is steady."""
+    answered = each.server.answered
+    again = {prompt for prompt, count in answered.items() if count == 2}
+    [repeated] = [request for request in each.backend.asked if request.repeat]
+    assert len(again) == len(repeated.prompts) == ASKED_AGAIN
+    assert {count for prompt, count in answered.items() if prompt not in again} == {1}
+    assert answered.keys() == each.server.received.keys()
+    assert not any(result["comparison"]["unsteady"] for result in each.results())
 
 
 def test_what_was_lost_is_counted_as_the_server_counts_it(each: Ran) -> None:
@@ -172,51 +193,62 @@ def test_what_was_lost_is_counted_as_the_server_counts_it(each: Ran) -> None:
 
 # ------------------------------------------------------------------------ a fault that stays
 
-SHORT = Scene(
-    "embeddings",
-    EMBEDDINGS.access,
-    {**EMBEDDINGS.settings, "budget": "15 calls", "population": 4},
-    split(2, 8, 3),
-)
+_SHORT = {**EMBEDDINGS.settings, "budget": "15 calls", "population": 4}
+SHORT = {
+    recipe: Scene("embeddings", EMBEDDINGS.access, {**_SHORT, "recipe": recipe}, split(2, 8, 3))
+    for recipe in ("search", "auto")
+}
 
 
-@pytest.fixture(scope="module")
+@dataclass
+class Broken:
+    """A server that tests break, a scene, what a run of it asks, and that run's folder."""
+
+    server: FaultyServer
+    scene: Scene
+    asked: Counter[str]
+    folder: Path
+
+
+@pytest.fixture(scope="module", params=list(SHORT))
 def broken(
-    table: Path, tmp_path_factory: pytest.TempPathFactory, no_waiting: None
-) -> Iterator[tuple[FaultyServer, Counter[str], Path]]:
-    """A server that tests break, what a run on it asks, and that run's folder."""
-    folder = tmp_path_factory.mktemp("short")
+    request: pytest.FixtureRequest,
+    table: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    no_waiting: None,
+) -> Iterator[Broken]:
+    scene, folder = SHORT[request.param], tmp_path_factory.mktemp("short")
     with FaultyServer() as server:
-        run(SHORT, server, table, folder)
-        yield server, server.answered.copy(), folder
+        run(scene, server, table, folder)
+        yield Broken(server, scene, server.answered.copy(), folder)
 
 
 @pytest.mark.parametrize(
     "fault", [fault for fault in Fault if fault not in (Fault.PERMUTED, Fault.BOMB)]
 )
 def test_a_fault_that_stays_ends_in_one_clear_error_and_the_run_can_go_on(
-    fault: Fault, broken: tuple[FaultyServer, Counter[str], Path], table: Path, tmp_path: Path
+    fault: Fault, broken: Broken, table: Path, tmp_path: Path
 ) -> None:
-    server, asked, sound = broken
+    server, scene = broken.server, broken.scene
     # With a short time-out from the beginning, for a busy machine is as slow as a silent server.
     first, timeout = (0, 0.2) if fault in SLOW else (12, 30.0)
     forget(server)
     server.plan = lambda number, _prompts: fault if number >= first else None
-    before = SHORT.backend(server, table, timeout=timeout)
+    before = scene.backend(server, table, timeout=timeout)
     with pytest.raises(RemoteError) as caught:
-        tune(before, SHORT.data, out=tmp_path / "run", **SHORT.settings)
+        tune(before, scene.data, out=tmp_path / "run", **scene.settings)
     before.close()
     assert_clear(str(caught.value), fault)
     kept = summarise(tmp_path / "run" / JOURNAL_NAME).total
     assert kept.replies == server.answered.total()
     assert bool(kept.replies) == bool(first)
     server.plan = healthy
-    after = run(SHORT, server, table, tmp_path / "run", resume=True)
+    after = run(scene, server, table, tmp_path / "run", resume=True)
     after.asked += before.asked
-    check_journal(tmp_path / "run" / JOURNAL_NAME, SHORT, after, table)
-    assert server.answered == asked
+    check_journal(tmp_path / "run" / JOURNAL_NAME, scene, after, table)
+    assert server.answered == broken.asked
     for name in (JSON_NAME, ARRAYS_NAME):
-        assert (tmp_path / "run" / name).read_bytes() == (sound / name).read_bytes()
+        assert (tmp_path / "run" / name).read_bytes() == (broken.folder / name).read_bytes()
 
 
 def assert_clear(message: str, fault: Fault) -> None:
