@@ -541,6 +541,7 @@ BAD_OPTIONS: dict[str, tuple[list[object], str]] = {
         "recipe = 'magic': input should be 'auto' or 'search",
     ),
     "unknown part": (["--without", "luck"], "there is no part 'luck'"),
+    "no such texts": (["--unlabeled", "nowhere.jsonl"], "nowhere.jsonl"),
     "no queries": (["--max-queries-per-example", 0], "max_queries_per_example = 0"),
     "too few examples for all seeds": (["--seeds", 3, "--shots", 11], "largest --shots"),
     "unknown subspace": (["--subspace", "cauchy"], "'cauchy'"),

@@ -428,6 +428,19 @@ def test_parts_show_what_they_cost_and_gave() -> None:
     assert rows["search of soft prompts"] == ["2", "0", "1,200", "36,000", "0.775", "0.225"]
 
 
+def test_what_unlabelled_texts_taught_is_said() -> None:
+    lesson = {"texts": 1500, "accuracy_without": 0.7, "accuracy_trained": 0.725, "kept": True}
+    last = part("unlabelled texts", 0, 3000, 0.7)
+    _, text = shown_result(views_result(parts=[*PARTS, last | lesson]))
+    assert "1,500 unlabelled texts: held-out accuracy 0.700 without, 0.725 with" in text
+    assert "by cross-fitting; kept." in text
+    _, text = shown_result(views_result(parts=[*PARTS, last | lesson | {"kept": False}]))
+    assert "not kept" in text
+    # None could be paid for.
+    _, text = shown_result(views_result(parts=[*PARTS, last | {"texts": 0, "kept": False}]))
+    assert "cross-fitting" not in text
+
+
 def test_steps_show_what_each_further_query_buys() -> None:
     rows, text = shown_result(views_result(3))
     assert rows["queries an answer"] == ["accuracy", "loss"]

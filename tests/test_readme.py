@@ -56,7 +56,7 @@ def test_command_line_examples(url: str) -> None:
     commands = [line.replace(URL, url) for line in lines if "blackbox-delta" in line]
     names = [shlex.split(line.split("blackbox-delta ")[1])[0] for line in commands]
     local = ["tune", "eval", "predict"]
-    assert names == [*local, "probe", "tune", "tune", "journal", "predict"]
+    assert names == [*local, "probe", "tune", "tune", "journal", "predict", "compare"]
     for line in commands:
         text, _, command = line.rpartition("blackbox-delta ")
         said = shlex.split(text.removesuffix("| "))[1] if text else None

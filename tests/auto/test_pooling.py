@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -42,7 +43,8 @@ def mean_by_hand(seen: list[Seen], weights: Vector) -> list[list[float] | None]:
         say = [weights[v] for v in known]
         if known and sum(say) == 0:
             say = [1.0 for _ in known]
-        sums = [sum(w * seen[v].held_out[i, k] for w, v in zip(say, known)) for k in range(c)]
+        both = list(zip(say, known, strict=True))
+        sums = [sum(w * seen[v].held_out[i, k] for w, v in both) for k in range(c)]
         rows.append([value / sum(say) for value in sums] if known else None)
     return rows
 
@@ -164,7 +166,7 @@ def test_steps_grow_by_the_next_weightiest_view(
     buys = steps(seen, labels, most)
     assert [len(each.seen) for each in buys] == list(range(1, len(buys) + 1))
     assert len(buys) <= min(most, m)
-    for shorter, longer in zip(buys, buys[1:], strict=False):
+    for shorter, longer in pairwise(buys):
         assert longer.seen[: len(shorter.seen)] == shorter.seen
     mine = [next(i for i in range(m) if seen[i] is each) for each in buys[-1].seen]
     ranked = [weights[i] for i in mine]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def check_legs(labels: IntArray) -> None:
     counts = {int(k): int((labels == k).sum()) for k in np.unique(labels)}
     parts = [set(rows.tolist()) for rows in legs(labels)]
     assert parts[-1] == set(range(len(labels)))
-    assert all(smaller < larger for smaller, larger in zip(parts, parts[1:], strict=False))
+    assert all(smaller < larger for smaller, larger in pairwise(parts))
     wanted = [
         {k: min(count, max(math.ceil(share * count), LEAST_PER_CLASS)) for k, count in all_of}
         for share, all_of in ((share, counts.items()) for share in LEGS)

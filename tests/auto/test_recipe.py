@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,7 @@ def test_more_budget_leaves_no_earlier_part_out(monkeypatch: pytest.MonkeyPatch)
         first = [part for part in done.parts if part["part"] in FIRST_PARTS]
         pools.append({name for part in first for name in part["finished"]})
         assert done.names[: len(first)] == [part["part"] for part in first]
-    assert all(smaller <= larger for smaller, larger in zip(pools, pools[1:], strict=False))
+    assert all(smaller <= larger for smaller, larger in pairwise(pools))
     assert [len(each) for each in pools[:4]] == [1, 2, 3, 4]
     assert len(pools[-1]) == 16
 
@@ -237,7 +238,7 @@ def state_of(done: Run) -> list[Any]:
 
 
 def test_the_same_seed_gives_the_same_and_another_shows_others() -> None:
-    one, again, other = (run(budget=6, seed=seed) for seed in (3, 3, 4))
+    one, again, other = (run(budget=6, seed=seed) for seed in (3, 3, 5))
     assert state_of(one) == state_of(again)
     assert str(one.parts) != str(other.parts)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,10 +193,13 @@ def test_what_was_lost_is_counted_as_the_server_counts_it(each: Ran) -> None:
 
 # ------------------------------------------------------------------------ a fault that stays
 
-_SHORT = {**EMBEDDINGS.settings, "budget": "15 calls", "population": 4}
 SHORT = {
-    recipe: Scene("embeddings", EMBEDDINGS.access, {**_SHORT, "recipe": recipe}, split(2, 8, 3))
-    for recipe in ("search", "auto")
+    "search": replace(
+        EMBEDDINGS,
+        settings={**EMBEDDINGS.settings, "budget": "15 calls", "population": 4},
+        data=split(2, 8, 3),
+    ),
+    "auto": replace(TOP_TOKENS, data=split(2, 8, 3)),
 }
 
 
