@@ -79,11 +79,16 @@ def _seeds_table(result: Json) -> Table:
 
 
 def _without_test(result: Json) -> str:
+    if result["chosen"] == "views" and result["estimate"] is None:
+        return (
+            f"{result['train_n']} training examples are too few to estimate the accuracy from; add "
+            "a test part to measure it."
+        )
     if result["chosen"] == "views":
         return (
             f"Estimated accuracy: {result['estimate']:.3f}, on the {result['train_n']} training "
-            "examples, each answered without what its own label taught. It is an estimate and no "
-            "test: add a test part to measure."
+            "examples, each answered by heads and weights from four fifths of the others. It is an "
+            "estimate and no test: add a test part to measure."
         )
     return (
         f"Accuracy on {result['dev_n']} development examples, which the choice was made on: "

@@ -106,6 +106,18 @@ class Asker:
         self._hold_out(part)
         return part
 
+    def answers(self, part: Seen, whole: Seen, rows: IntArray) -> Vector:
+        """(m, c) what a head that learned from ``part`` alone says of m other examples.
+
+        NaN for those that the whole view was not asked about.
+        """
+        said = np.full((len(rows), part.held_out.shape[1]), np.nan)
+        places = np.flatnonzero(np.isin(rows, whole.rows))
+        if len(places):
+            at = np.array([int(np.flatnonzero(whole.rows == rows[place])[0]) for place in places])
+            said[places] = self.fitted(part).log_proba(_known(whole).select(at))
+        return said
+
     # ------------------------------------------------------------------ what it takes
 
     def need(self, view: View, rows: IntArray, *, references: bool, what: str = "a view") -> Need:

@@ -22,6 +22,7 @@ from contextlib import suppress
 import numpy as np
 
 from blackbox_delta.auto.asking import Asker, Seen
+from blackbox_delta.auto.estimate import cross_fitted_accuracy
 from blackbox_delta.auto.ledger import Ledger
 from blackbox_delta.auto.pooling import Pooled, steps
 from blackbox_delta.auto.race import run_race
@@ -30,7 +31,7 @@ from blackbox_delta.auto.searching import PromptSearch, check_optimizer
 from blackbox_delta.auto.selftraining import SelfTrained, self_train
 from blackbox_delta.auto.views import View, demonstrated, pool_of_views
 from blackbox_delta.budget import Budget
-from blackbox_delta.errors import BudgetError, SpentError
+from blackbox_delta.errors import BudgetError, ConfigError, SpentError
 from blackbox_delta.forecast import Forecast
 from blackbox_delta.heads import make_head
 from blackbox_delta.history import History
@@ -81,6 +82,11 @@ class Auto:
         budget.exact_tokens = backend.capabilities.exact_tokens
         budget.call_size = len(problem.train)
         head = make_head(settings.head_name, backend.capabilities.max_top_k)
+        if head.kind == "contextual":
+            raise ConfigError(
+                "the 'contextual' head learns from texts without content alone, so there is "
+                "nothing to weigh views by; take another head, or recipe = 'search'"
+            )
         self._left_out = settings.left_out
         self._asker = Asker(
             backend, problem, head, budget, references="anchors" not in self._left_out
@@ -287,12 +293,13 @@ class Auto:
 
     def _details(self, pooled: Pooled) -> Json:
         first, labels = self._finished[0].view, self._asker.labels
+        most = self._settings.max_queries_per_example
         return {
             "template": first.reader.template.source,
             "start": self._problem.words,
             "chosen": "views",
             "head": self._asker.head.kind,
-            "estimate": pooled.accuracy,
+            "estimate": cross_fitted_accuracy(self._asker, self._finished, most),
             "views": [
                 {"name": seen.view.name, "weight": float(weight), "loss": seen.loss(labels)}
                 for seen, weight in zip(pooled.seen, pooled.weights, strict=True)

@@ -31,8 +31,8 @@ def bbt(calls: int = 60, **changed: Any) -> Bbt:
     return Bbt(calls, {**SMALL, **changed})
 
 
-def auto(calls: int = 40, **given: Any) -> Auto:
-    return Auto(calls, {"dimension": 12, "soft_tokens": 4, "population": 4, **given})
+def auto(calls: int = 12) -> Auto:
+    return Auto(calls)
 
 
 def time_free(found: Measured) -> dict[str, Any]:
@@ -75,9 +75,10 @@ def test_the_slot_stands_before_the_text(tmp_path: Path, monkeypatch: pytest.Mon
     )
     bbt(20).run(film_trial(tmp_path), ignore)
     [artifact] = kept
-    assert artifact.reader.template.source == "{soft} Text: {text}\nIn one word, it is {label}"
-    assert artifact.head.kind == "plain"
-    assert artifact.delta is not None
+    [member] = artifact.members
+    assert member.reader.template.source == "{soft} Text: {text}\nIn one word, it is {label}"
+    assert member.head.kind == "plain"
+    assert member.delta is not None
 
 
 def test_the_curve_falls_with_the_calls(tmp_path: Path) -> None:
@@ -118,7 +119,9 @@ def test_auto_is_what_tune_finds(tmp_path: Path) -> None:
     trial = film_trial(tmp_path)
     method = auto()
     found = method.run(trial, ignore)
-    expected = tune(FakeBackend(), trial.split, seed=13, budget="40 calls", **dict(method.given))
+    expected = tune(FakeBackend(), trial.split, seed=13, budget="12 calls")
+    assert found.details["recipe"] == expected.result["recipe"] == "auto"
+    assert found.test_queries == expected.result["queries_per_answer"] > 1
     np.testing.assert_array_equal(found.log_proba, expected.log_proba(trial.split.test))
     np.testing.assert_array_equal(found.train_log_proba, expected.log_proba(trial.split.train))
     for name in ("calls", "queries", "tokens"):

@@ -263,10 +263,24 @@ def test_tuning_the_output_side_works_end_to_end(
 
 
 def test_tuning_a_soft_prompt_works_end_to_end(embedded: RemoteBackend) -> None:
-    small = {"population": 4, "soft_tokens": 2, "dimension": 4}
+    small = {"recipe": "search", "population": 4, "soft_tokens": 2, "dimension": 4}
     tuned = tune(embedded, REVIEWS, budget="10 calls", **TINY, **small)
     check_tuned(tuned)
     assert tuned.result["generations"] > 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_several_views_work_end_to_end(way: str, opened: Callable[..., RemoteBackend]) -> None:
+    tuned = tune(opened(**WAYS[way]), REVIEWS, budget="15 calls", **TINY)
+    check_tuned(tuned)
+    assert 4 * 15 >= tuned.result["queries"] > 4
+    assert tuned.result["calls"] == tuned.result["queries"] / 4
+
+
+def test_views_begin_in_the_slot_of_a_soft_prompt(embedded: RemoteBackend) -> None:
+    tuned = tune(embedded, REVIEWS, budget="40 calls", **TINY)
+    check_tuned(tuned)
+    assert any(member.delta is not None for member in tuned.members)
 
 
 def check_tuned(tuned: TunedModel) -> None:

@@ -34,6 +34,10 @@ SEARCH = Scene(
     {**EMBEDDINGS.settings, "population": 4},
     NO_TEST,
 )
+#: Views of 4 training examples, each with 8 texts of the head's own; a call is 4 queries.
+AUTO = replace(TOP_TOKENS, data=NO_TEST)
+CALL = len(NO_TEST.train)
+VIEW = CALL + 8
 #: The least that the search can begin with: the untuned model, a generation and a look.
 LEAST = 8 + 4 * 4 + 8
 #: As many requests as a client may have in flight.
@@ -139,6 +143,48 @@ def test_a_run_that_loses_replies_never_sends_more_than_its_budget(
     assert max(server.answered.values()) == 1
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.4])
+@pytest.mark.parametrize(
+    ("budget", "queries", "seed"),
+    [("1 call", CALL, 0), ("7 calls", 7 * CALL, 1), ("33 queries", 33, 2), ("47 queries", 47, 3)],
+)
+def test_auto_never_sends_more_than_its_budget_whatever_is_lost(
+    budget: str, queries: int, rate: float, seed: int, table: Path
+) -> None:
+    """In calls too: one is as many queries as there are training examples, lost ones included."""
+    faults = seeded(seed, rate, LOST_AT_ONCE | REFUSING, most_in_a_row=6)
+    with FaultyServer(plan=lambda at, prompts: faults(at, prompts) if at >= 1 else None) as server:
+        result = search(server, table, budget, scene=AUTO)
+    sent = taken_in(server)
+    assert sent == result["queries"] + result["lost_queries"] <= queries
+    assert result["calls"] == pytest.approx(sent / CALL)
+    assert max(server.answered.values()) == 1
+    if not rate:
+        assert sent > queries - VIEW, "what pays for a view is spent"
+
+
+def test_auto_that_runs_out_over_lost_replies_answers_with_what_it_has(
+    table: Path, tmp_path: Path
+) -> None:
+    """From some request on every reply is lost; resumed, it pays nothing and ends alike."""
+    with FaultyServer(
+        plan=lambda number, _prompts: Fault.TRUNCATED if number >= 3 else None
+    ) as server:
+        given: Json = {"scene": AUTO, "out": tmp_path / "run"}
+        result = search(server, table, "6 calls", **given)
+        sent = taken_in(server)
+        assert server.answered.total() == VIEW < sent <= 6 * CALL
+        assert result["queries"] + result["lost_queries"] == sent
+        assert [part["part"] for part in result["parts"]] == [
+            "the default view",
+            "anchors of its label words",
+        ]
+        server.plan = healthy
+        again = search(server, table, "6 calls", resume=True, **given)
+        assert taken_in(server) == sent
+    assert time_free(again) == time_free(result)
+
+
 def test_the_budget_may_run_out_in_the_middle_of_a_generation(table: Path, tmp_path: Path) -> None:
     """The result then rests on the generations before, and says what was lost."""
     with FaultyServer() as server:
@@ -203,7 +249,8 @@ def test_where_tokens_are_estimated_a_margin_is_kept_back(table: Path) -> None:
     """The toy server counts words, of which there is one in five bytes or so."""
     estimate = {"tokens_per_byte": 0.19, "overhead": 0.0}
     how = access("top-tokens", preset="generic", **estimate)
-    scene = replace(TOP_TOKENS, access=how, data=NO_TEST)
+    chosen = {**TOP_TOKENS.settings, "recipe": "search"}
+    scene = replace(TOP_TOKENS, access=how, settings=chosen, data=NO_TEST)
     with FaultyServer() as server:
         with closing(scene.backend(server, table)) as backend:
             [start] = forecast(backend, NO_TEST, **{**scene.settings, "budget": "9 calls"}).starts
@@ -214,3 +261,23 @@ def test_where_tokens_are_estimated_a_margin_is_kept_back(table: Path) -> None:
         result = search(server, table, f"{least} tokens", scene=scene)
     assert result["tokens"] == tokens(server.answered) != start.search.tokens
     assert result["tokens"] <= least
+
+
+@pytest.mark.parametrize("per_byte", [0.19, 0.1])
+def test_auto_asks_nothing_more_once_estimates_have_spent_its_budget(
+    per_byte: float, table: Path
+) -> None:
+    """Its tokens are exceeded by one request at most, and by nothing where estimates are good."""
+    how = access("top-tokens", preset="generic", tokens_per_byte=per_byte, overhead=0.0)
+    with FaultyServer() as server:
+        asked: list[int] = []
+
+        def plan(_number: int, prompts: list[str]) -> None:
+            asked.append(sum(len(prompt.split()) for prompt in prompts))
+
+        server.plan = plan
+        result = search(server, table, "260 tokens", scene=replace(AUTO, access=how))
+    assert result["tokens"] == tokens(server.answered) == sum(asked)
+    assert result["tokens"] - asked[-1] <= 260
+    if per_byte == 0.19:
+        assert 130 < result["tokens"] <= 260
