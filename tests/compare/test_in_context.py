@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 
 from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.compare.contract import Trial
-from blackbox_delta.compare.in_context import InContext, demonstrating
+from blackbox_delta.compare.in_context import InContext
 from blackbox_delta.errors import DataError
 from blackbox_delta.problem import Reader
 from blackbox_delta.tasks import Template, Verbalizer
@@ -45,8 +45,8 @@ def test_demonstrations_read_as_the_template_with_its_answer() -> None:
         Template.parse("Text: {text}\nIt is one of {options}: {label}"),
         Verbalizer(("neg", "pos"), ("bad", "good")),
     )
-    told = demonstrating(
-        reader, [Example("dull {so {{far}}", label="neg"), Example("joy", None, "pos")]
+    told = reader.demonstrating(
+        [Example("dull {so {{far}}", label="neg"), Example("joy", None, "pos")]
     )
     [prompt] = told.prompts([Example("and {this}?")])
     assert text_of(prompt) == (
