@@ -1,12 +1,12 @@
 """Labels drawn by lot: no gain may be claimed more often than the verdict's test allows.
 
-The whole way from data to verdict, by the public call alone, so that it holds for whatever recipe
-is the default.
+The whole way from data to verdict, by the public call alone, for every recipe.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +17,11 @@ from blackbox_delta.backends._fake_words import NEUTRAL, TOPICS
 from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.tasks import FewShotSplit, draw_split, task_from_lists
 
-RUNS = 64
-#: A gain is claimed where a two-sided test says p < 0.05, so by luck one time in forty at most.
-#: At that rate more claims than this come up less than once in a thousand times.
-MOST_CLAIMS = int(binom.ppf(0.999, RUNS, 0.025))
+#: How often, and what else a run is given.
+RECIPES: dict[str, tuple[int, dict[str, Any]]] = {
+    "search": (64, {"budget": "16 calls", "population": 4}),
+    "auto": (32, {"budget": "5 calls"}),
+}
 LABELS = ("good", "bad")
 WORDS = " ".join((*TOPICS, NEUTRAL)).split()
 #: Words that tell the classes apart, where they are to be told apart.
@@ -47,25 +48,40 @@ def drawn(seed: int, *, told_apart: bool) -> FewShotSplit:
     return draw_split(task, shots=6, seed=seed)
 
 
-def claims_gain(backend: FakeBackend, split: FewShotSplit) -> bool:
-    result = tune(backend, split, seed=split.seed, budget="16 calls", population=4).result
+def most_by_luck(runs: int) -> int:
+    """More claims than this come up less than once in a thousand times.
+
+    A gain is claimed where a two-sided test says p < 0.05, so by luck one time in forty at most.
+    """
+    return int(binom.ppf(0.999, runs, 0.025))
+
+
+def claims_gain(backend: FakeBackend, recipe: str, split: FewShotSplit) -> bool:
+    _, given = RECIPES[recipe]
+    result = tune(backend, split, recipe=recipe, seed=split.seed, **given).result
     return bool(result["comparison"]["kind"] == "gain")
 
 
-def test_on_labels_drawn_by_lot_gains_are_claimed_by_luck_at_most(backend: FakeBackend) -> None:
-    claims = sum(claims_gain(backend, drawn(seed, told_apart=False)) for seed in range(RUNS))
-    assert claims <= MOST_CLAIMS
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_on_labels_drawn_by_lot_gains_are_claimed_by_luck_at_most(
+    recipe: str, backend: FakeBackend
+) -> None:
+    runs, _ = RECIPES[recipe]
+    splits = (drawn(seed, told_apart=False) for seed in range(runs))
+    assert sum(claims_gain(backend, recipe, split) for split in splits) <= most_by_luck(runs)
 
 
-def test_a_leak_of_test_labels_would_be_noticed(backend: FakeBackend) -> None:
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_leak_of_test_labels_would_be_noticed(recipe: str, backend: FakeBackend) -> None:
     """The same with the test part seen in training: so the test above can fail."""
     claims = 0
     for seed in range(8):
         split = drawn(seed, told_apart=False)
-        claims += claims_gain(backend, replace(split, train=split.test, dev=split.test))
-    # More than luck would allow among 8 runs.
-    assert claims > binom.ppf(0.999, 8, 0.025)
+        leaky = replace(split, train=split.test, dev=split.test)
+        claims += claims_gain(backend, recipe, leaky)
+    assert claims > most_by_luck(8)
 
 
-def test_a_real_gain_is_claimed(backend: FakeBackend) -> None:
-    assert all(claims_gain(backend, drawn(seed, told_apart=True)) for seed in range(4))
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_real_gain_is_claimed(recipe: str, backend: FakeBackend) -> None:
+    assert all(claims_gain(backend, recipe, drawn(seed, told_apart=True)) for seed in range(4))
