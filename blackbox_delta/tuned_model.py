@@ -126,14 +126,15 @@ class TunedModel:
     def _pooled(self, examples: Sequence[Example]) -> Vector:
         """Members take turns on the same few texts, whose beginnings a local model then reuses."""
         ways = {member.source: member for member in self.members}
-        seen = {source: self._evidence(member, examples) for source, member in ways.items()}
+        # As many as the neediest head wants: members that ask alike share their replies.
+        most = max(member.head.top_k for member in self.members)
+        seen = {source: self._evidence(way, examples, most) for source, way in ways.items()}
         said = [member.head.log_proba(seen[member.source]) for member in self.members]
         weights = [member.weight for member in self.members]
         return pool(said, weights, self.artifact.sharpness)
 
-    def _evidence(self, member: Member, examples: Sequence[Example]) -> Evidence:
-        prompts = member.reader.prompts(examples)
-        request = member.request(prompts, member.head.top_k, "prediction")
+    def _evidence(self, member: Member, examples: Sequence[Example], top_k: int) -> Evidence:
+        request = member.request(member.reader.prompts(examples), top_k, "prediction")
         return ask(self.backend, request).candidate(0)
 
     def _examples(

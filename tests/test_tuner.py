@@ -332,7 +332,8 @@ def test_the_search_shares_no_stream_with_its_subspace_and_its_start(
     make_optimizer(optimizer, 20, seed=seed)
     searching = streams[-1]
     assert streams.count(searching) == 2, "the run's own and this one"
-    build_problem(run.backend, SPLIT, run.settings)
+    problem = build_problem(run.backend, SPLIT, run.settings)
+    problem.delta(np.ones(20))  # the subspace is drawn when something moves in it
     assert streams.count(searching) == 2
     assert subspace in streams, "the subspace was watched"
 
