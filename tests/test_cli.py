@@ -252,7 +252,7 @@ def test_pairs_keep_both_texts(tmp_path: Path) -> None:
     columns = ["--text-column", "first", "--pair-column", "second"]
     done = tune(file, "--out", tmp_path / "run", *columns)
     assert done.exit_code == 0, done.output
-    assert re.search(r"Estimated accuracy: [01]\.\d{3}, on the 8 training examples", done.stdout)
+    assert "8 training examples are too few to estimate the accuracy from" in done.stdout
     answers = run("predict", tmp_path / "run", file, *columns).stdout.splitlines()
     first = json.loads(answers[0])
     assert list(first) == ["text", "text_pair", "label", "probabilities"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,14 @@ def test_each_text_costs_one_query_a_member(single: TunedModel) -> None:
     assert len(single.members) == single.result["queries_per_answer"]
 
 
+def test_members_that_ask_alike_share_replies(single: TunedModel) -> None:
+    twice = replace(single.artifact, members=single.artifact.members * 2)
+    backend = FakeBackend()
+    again = TunedModel(twice, backend)
+    np.testing.assert_allclose(again.log_proba(TEXTS), single.log_proba(TEXTS), atol=1e-9)
+    assert backend.queries == len(TEXTS) * len(single.members)
+
+
 def test_members_take_turns_on_a_piece(single: TunedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = single.log_proba(TEXTS)
     monkeypatch.setattr("blackbox_delta.tuned_model.PIECE", 8)
@@ -72,7 +81,7 @@ def test_members_take_turns_on_a_piece(single: TunedModel, monkeypatch: pytest.M
     again = TunedModel(single.artifact, backend).log_proba(TEXTS)
     np.testing.assert_allclose(again, expected, atol=1e-9)
     sizes = [len(request.prompts) for request in backend.requests]
-    count = len(single.members)
+    count = len({member.source for member in single.members})
     assert sizes == [8] * count + [8] * count + [4] * count
 
 
