@@ -48,7 +48,7 @@ class RunFolder:
             RunError: They cannot be written.
         """
         artifact.save(self.path)
-        _write(self.path / RESULT_NAME, result)
+        write_record(self.path / RESULT_NAME, result)
 
 
 @contextmanager
@@ -122,10 +122,15 @@ def _start(path: Path, description: Json) -> None:
             f"{path} is not empty and holds no run; choose an empty or a new folder, so that "
             "nothing in it is overwritten"
         )
-    _write(path / RUN_NAME, description)
+    write_record(path / RUN_NAME, description)
 
 
-def _write(path: Path, value: Json) -> None:
+def write_record(path: Path, value: Json) -> None:
+    """Replaces a JSON file of a run at once.
+
+    Raises:
+        RunError: It cannot be written.
+    """
     try:
         write_json(path, value)
     except OSError as error:

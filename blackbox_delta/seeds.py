@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from blackbox_delta.api import tune
-from blackbox_delta.artifact import write_json
 from blackbox_delta.backends import open_backend
 from blackbox_delta.errors import ConfigError, RunError
 from blackbox_delta.report import UNMEASURED
-from blackbox_delta.runs import RESULT_NAME, RUN_NAME
+from blackbox_delta.runs import RESULT_NAME, RUN_NAME, write_record
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import FewShotSplit, TaskData, draw_split, load_task, verdict_over_seeds
 from blackbox_delta.tuned_model import TunedModel
@@ -107,7 +106,7 @@ def tune_over_seeds(
     advice = {"seed": runs[best]["seed"], "folder": folder_name(runs[best]["seed"]), "why": why}
     result = {**_summary(runs), "recommended": advice, **_verdict(runs)}
     if out is not None:
-        _write(Path(out) / RESULT_NAME, result)
+        write_record(Path(out) / RESULT_NAME, result)
     return SeedsResult(models, models[best], result)
 
 
@@ -196,12 +195,3 @@ def _verdict(runs: Sequence[Json]) -> Json:
 
 def _digits(text: str) -> IntArray:
     return np.array([int(digit) for digit in text], dtype=np.int64)
-
-
-def _write(path: Path, value: Json) -> None:
-    try:
-        write_json(path, value)
-    except OSError as error:
-        raise RunError(
-            f"{path} cannot be written: {error.strerror}; mend that and resume the run"
-        ) from error
