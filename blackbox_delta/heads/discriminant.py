@@ -184,7 +184,7 @@ class Chosen:
         known = design.matrix @ priors
         beside = [scores - held_out_balanced_means(scores, labels) for scores in known]
         alphas = _STRENGTHS * scatter.unit
-        tried = [Weighed.of((scatter.held_out(alpha), *beside), labels) for alpha in alphas]
+        tried = Weighed.of_each([(scatter.held_out(alpha), *beside) for alpha in alphas], labels)
         best = best_of(tried)
         return cls(design, scatter, float(alphas[best]), priors, tried[best])
 

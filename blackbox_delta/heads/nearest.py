@@ -210,7 +210,7 @@ def _choose(evidence: Evidence, labels: IntArray) -> tuple[Neighbourhood, int, W
     words = label_scores(evidence)
     words = words - held_out_balanced_means(words, labels)
     sizes = [size for size in _NEIGHBOURS if size < len(labels)]
-    tried = [Weighed.of((around.held_out(size), words), labels) for size in sizes]
+    tried = Weighed.of_each([(around.held_out(size), words) for size in sizes], labels)
     best = best_of(tried)
     return around, sizes[best], tried[best]
 

@@ -141,7 +141,7 @@ def test_fit_and_held_out_repeat_exactly(name: str, make_evidence) -> None:
 @pytest.fixture
 def nothing_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fixes strengths and factors, the only numbers that may see all labels."""
-    monkeypatch.setattr(weighing, "fit_factors", lambda terms, _: np.ones(len(terms)))
+    monkeypatch.setattr(weighing, "fit_factors", lambda terms, _: np.ones(terms.shape[:-2]))
     monkeypatch.setattr(discriminant, "_STRENGTHS", np.array([0.3]))
     monkeypatch.setattr(nearest, "_NEIGHBOURS", (4,))
 
@@ -167,7 +167,11 @@ def test_a_held_out_label_is_never_seen(name, example, make_evidence) -> None:
 def test_with_all_weight_on_the_label_words_it_is_a_balanced_calibration(
     name, make_evidence, monkeypatch
 ) -> None:
-    monkeypatch.setattr(weighing, "fit_factors", lambda terms, _: np.eye(len(terms))[-1])
+
+    def last_alone(terms, _):
+        return np.broadcast_to(np.eye(terms.shape[-3])[-1], terms.shape[:-2])
+
+    monkeypatch.setattr(weighing, "fit_factors", last_alone)
     evidence, labels = make_evidence(24, 3, 10, words=2.0)
     evidence.label_logprobs[:] += np.array([0.0, -3.0, 2.0], np.float32)
     kept = np.flatnonzero((labels < 2) | (np.arange(24) < 6))
