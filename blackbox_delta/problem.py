@@ -18,6 +18,7 @@ from blackbox_delta.tasks import (
     Template,
     Verbalizer,
 )
+from blackbox_delta.tasks.templates import escaped
 from blackbox_delta.types import (
     AnswerSlot,
     Backend,
@@ -79,7 +80,7 @@ class Reader:
         template, so that an artifact keeps them and a local model reads them once.
         """
         filled = "".join(self._filled(example) + "\n\n" for example in examples)
-        source = filled.replace("{", "{{").replace("}", "}}") + self.template.source
+        source = escaped(filled) + self.template.source
         return replace(self, template=Template.parse(source))
 
     def _filled(self, example: Example) -> str:
@@ -239,7 +240,7 @@ def _read(backend: Backend, split: FewShotSplit, source: str, verbalizer: Verbal
 
 
 def _labels(split: FewShotSplit, settings: Settings) -> list[str]:
-    if not split.train or (settings.recipe == "search" and not split.dev):
+    if not split.train or (settings.uses_development and not split.dev):
         raise DataError("the split needs training and development examples and lacks one of them")
     labels = sorted({str(example.label) for example in split.train})
     if len(labels) < 2:

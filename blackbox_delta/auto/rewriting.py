@@ -149,9 +149,7 @@ def _goes_on(asker: Asker) -> bool:
 def _slotted(problem: Problem) -> Problem | None:
     """The first start with a slot that holds words, where there are several to choose from."""
     starts = (problem, *problem.rivals) if problem.rivals else ()
-    slotted = (
-        start for start in starts if start.words and "{soft}" in start.reader.template.source
-    )
+    slotted = (start for start in starts if start.words and start.reader.template.slots)
     return next(slotted, None)
 
 

@@ -41,7 +41,14 @@ class FewShotSplit:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def draw_split(data: TaskData, shots: int, seed: int, max_test: int | None = None) -> FewShotSplit:
+def draw_split(
+    data: TaskData,
+    shots: int,
+    seed: int,
+    max_test: int | None = None,
+    *,
+    development: bool = True,
+) -> FewShotSplit:
     """Draws k examples per class for training and another k for development.
 
     No text is in both. A text that occurs several times counts once, for the class of its first
@@ -53,6 +60,7 @@ def draw_split(data: TaskData, shots: int, seed: int, max_test: int | None = Non
         shots: k, at least 1.
         seed: At least 0.
         max_test: The largest number of test examples to keep; a larger test part is sampled.
+        development: Whether any are drawn for development; the others are the same without.
 
     Raises:
         ConfigError: ``shots``, ``seed`` or ``max_test`` is out of range.
@@ -60,13 +68,14 @@ def draw_split(data: TaskData, shots: int, seed: int, max_test: int | None = Non
     """
     _check_settings(shots, seed, max_test)
     pool = _by_class(data.train, data.labels)
-    _check_sizes(pool, shots, own_dev=data.dev is not None)
+    _check_sizes(pool, shots, once=data.dev is not None or not development)
     drawn = {label: _shuffled(pool[label], seed, "train", label) for label in data.labels}
     train = {label: examples[:shots] for label, examples in drawn.items()}
-    if data.dev is None:
-        dev = {label: examples[shots : 2 * shots] for label, examples in drawn.items()}
-    else:
+    dev: dict[str, list[Example]] = {}
+    if development and data.dev is not None:
         dev = _from_own_dev(data.dev, train, shots, seed)
+    elif development:
+        dev = {label: examples[shots : 2 * shots] for label, examples in drawn.items()}
     return FewShotSplit(
         train=_take_turns(train),
         dev=_take_turns(dev),
@@ -91,7 +100,7 @@ def train_on_all(data: TaskData, seed: int) -> FewShotSplit:
     """
     _check_settings(1, seed, None)
     pool = _by_class(data.train, data.labels)
-    _check_sizes(pool, 1, own_dev=True)
+    _check_sizes(pool, 1, once=True)
     train = {label: _shuffled(examples, seed, "train", label) for label, examples in pool.items()}
     return FewShotSplit(
         train=_take_turns(train),
@@ -168,8 +177,9 @@ def _by_class(examples: Iterable[Example], labels: Sequence[str]) -> dict[str, l
     }
 
 
-def _check_sizes(pool: Mapping[str, Sequence[Example]], shots: int, *, own_dev: bool) -> None:
-    needed = shots if own_dev else 2 * shots
+def _check_sizes(pool: Mapping[str, Sequence[Example]], shots: int, *, once: bool) -> None:
+    """With ``once``, k examples of a class do; else k more are needed for development."""
+    needed = shots if once else 2 * shots
     short = [
         f"class '{label}' has {len(examples)}"
         for label, examples in pool.items()
@@ -178,8 +188,8 @@ def _check_sizes(pool: Mapping[str, Sequence[Example]], shots: int, *, own_dev: 
     if not short:
         return
     smallest = min(len(examples) for examples in pool.values())
-    largest = smallest if own_dev else smallest // 2
-    use = f"{shots} for training" if own_dev else f"{shots} for training, {shots} for development"
+    largest = smallest if once else smallest // 2
+    use = f"{shots} for training" if once else f"{shots} for training, {shots} for development"
     advice = (
         f"The largest --shots that works is {largest}"
         if largest

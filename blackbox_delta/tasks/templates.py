@@ -90,7 +90,8 @@ class Template:
     words joined by ``", "``), ``{soft}`` (a slot of the delta's length) and ``{soft:N}`` (a slot of
     N tokens), and ``{decoder}`` (at most once: what follows goes to the decoder of a
     sequence-to-sequence model). A literal brace is doubled: ``{{`` and ``}}``. A backslash
-    followed by ``n`` is a new line, so that templates can be written on a command line.
+    followed by ``n`` is a new line, so that templates can be written on a command line; two
+    backslashes are one.
 
     Spaces are placed so that every model sees the tokens of ordinary text: those before
     ``{label}`` move into the label word (``choice_prefix``), those before ``{soft}`` and
@@ -182,9 +183,15 @@ def default_template(pairs: bool, chat: bool = False) -> str:
     return DEFAULT_PAIR if pairs else DEFAULT_SINGLE
 
 
+def escaped(text: str) -> str:
+    """Text as a template has to spell it, so that it is read as it stands."""
+    return text.replace("\\", "\\\\").replace("{", "{{").replace("}", "}}")
+
+
 def in_words(source: str, words: str) -> str:
-    """The template with plain words where ``{soft}`` stood, for models that take text only."""
-    return source.replace("{soft}", words.replace("{", "{{").replace("}", "}}"))
+    """The template with plain words in place of its slots, for models that take text only."""
+    tokens = _TOKEN.findall(source)
+    return "".join(escaped(words) if _SLOT.fullmatch(token) else token for token in tokens)
 
 
 # ------------------------------------------------------------------------- parsing
@@ -192,10 +199,13 @@ def in_words(source: str, words: str) -> str:
 # Literal text with doubled braces, a field, or a brace that belongs to neither.
 _TOKEN = re.compile(r"(?:[^{}]|\{\{|\}\})+|\{[^{}]*\}|[{}]")
 _LENGTH = re.compile(r"[1-9][0-9]{0,4}")
+_SLOT = re.compile(r"\{soft(?::[0-9]+)?\}")
+_ESCAPE = re.compile(r"\\([n\\])")
 
 
 def _scan(source: str) -> Iterator[str]:
-    return (match.group() for match in _TOKEN.finditer(source.replace("\\n", "\n")))
+    written = _ESCAPE.sub(lambda match: "\n" if match[1] == "n" else "\\", source)
+    return (match.group() for match in _TOKEN.finditer(written))
 
 
 def _piece(token: str, slots: list[Slot], source: str) -> _Piece:
