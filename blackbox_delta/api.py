@@ -135,7 +135,18 @@ def _split(
     if isinstance(data, FewShotSplit):
         return data, settings.model_copy(update={"shots": data.shots})
     task = load_task(data, columns)
-    return draw_split(task, settings.shots, settings.seed, settings.max_test), settings
+    return draw_for(task, settings, settings.seed), settings
+
+
+def draw_for(task: TaskData, settings: Settings, seed: int) -> FewShotSplit:
+    """The split that such settings draw with a seed.
+
+    Raises:
+        ConfigError: A setting is out of range.
+        DataError: A class has too few different examples.
+    """
+    development = settings.uses_development
+    return draw_split(task, settings.shots, seed, settings.max_test, development=development)
 
 
 def _texts(

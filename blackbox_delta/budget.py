@@ -70,8 +70,9 @@ class Budget:
     """A limit in one unit, and everything spent so far in all of them.
 
     A *call* is one candidate scored on one set of n examples, so n queries, as Black-Box Tuning
-    (Sun et al. 2022) counts. Calls count what the search asked for; queries, tokens and dollars
-    what may be billed, so queries whose reply was lost count in them. Seconds are those that the
+    (Sun et al. 2022) counts. Calls count what the search asked for; queries, tokens, dollars and
+    parts of calls (``call_size``) what may be billed, so queries whose reply was lost count in
+    them. Seconds are those that the
     backend reports in :class:`Usage`, not the clock's: a run replayed from its journal reports the
     recorded ones and decides the same.
 

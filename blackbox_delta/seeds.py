@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from blackbox_delta.api import tune
+from blackbox_delta.api import draw_for, tune
 from blackbox_delta.backends import open_backend
 from blackbox_delta.errors import ConfigError, RunError
 from blackbox_delta.report import UNMEASURED
 from blackbox_delta.runs import RESULT_NAME, RUN_NAME, write_record
 from blackbox_delta.settings import Settings
-from blackbox_delta.tasks import FewShotSplit, TaskData, draw_split, load_task, verdict_over_seeds
+from blackbox_delta.tasks import FewShotSplit, TaskData, load_task, verdict_over_seeds
 from blackbox_delta.tuned_model import TunedModel
 from blackbox_delta.tuner import Observer
 from blackbox_delta.types import Backend, Example, IntArray, Json
@@ -119,10 +119,7 @@ def draw_splits(task: TaskData, settings: Settings, seeds: int) -> list[FewShotS
     """
     if seeds < 1:
         raise ConfigError(f"the number of seeds must be at least 1, not {seeds}")
-    drawn = [
-        draw_split(task, settings.shots, seed, settings.max_test)
-        for seed in range(settings.seed, settings.seed + seeds)
-    ]
+    drawn = [draw_for(task, settings, seed) for seed in range(settings.seed, settings.seed + seeds)]
     return [replace(split, test=drawn[0].test) for split in drawn]
 
 

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.prices import Prices
@@ -21,8 +28,8 @@ class Settings(BaseModel):
     Attributes:
         recipe: ``"auto"`` pools several views of every example, as many as the budget pays for;
             ``"search"`` searches one delta and chooses on development examples.
-        shots: k, labelled examples per class for training; as many again for development, which
-            ``auto`` does not look at.
+        shots: k, labelled examples per class for training; ``search`` needs as many again for
+            development.
         seed: Determines the split, the subspace and the search.
         budget: What the search may spend: ``"300"`` calls, ``"9600 queries"``, ``"2M tokens"``,
             ``"10 min"`` of the model's time, ``"$2.50"``.
@@ -39,7 +46,7 @@ class Settings(BaseModel):
         subspace: Distribution of the projection, ``"gaussian"`` or ``"uniform"``.
         scale: α, size of the search's first steps relative to the embeddings' deviation.
         optimizer: ``"cma-diagonal"``, ``"cma"``, ``"random"`` or ``"nevergrad:NAME"``.
-        population: λ, candidates per generation.
+        population: λ, candidates per generation of ``search``.
         head: ``"anchored"``, ``"discriminant"``, ``"ridge"``, ``"logistic"``, ``"prototypes"``,
             ``"nearest"``, ``"calibrated"``, ``"contextual"`` or ``"plain"``; ``None`` for the
             recipe's own, ``anchored`` for ``auto`` and ``ridge`` for ``search``.
@@ -48,7 +55,7 @@ class Settings(BaseModel):
             ``rewritings`` (words that the model proposes).
         max_queries_per_example: The most views that ``auto`` may ask about a text it answers.
         objective: ``"cross-entropy"``, ``"hinge"`` or ``"error-rate"``, taken through the head on
-            held-out predictions.
+            held-out predictions; of ``search``.
         max_test: Score a seeded sample of this many test examples; ``None`` for all.
     """
 
@@ -102,6 +109,20 @@ class Settings(BaseModel):
             raise ValueError(f"there is no part {min(unknown)!r}; known are {', '.join(PARTS)}")
         return value
 
+    @model_validator(mode="after")
+    def _known_to_the_recipe(self) -> Self:
+        """What the recipe would not look at is refused rather than left unheard."""
+        if self.recipe == "auto":
+            for name in ("objective", "population"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} is for the recipe 'search'; leave it out for 'auto'")
+        return self
+
+    @property
+    def uses_development(self) -> bool:
+        """Whether the recipe looks at development examples."""
+        return self.recipe == "search"
+
     @property
     def left_out(self) -> frozenset[str]:
         """The parts that ``auto`` leaves out."""
@@ -131,7 +152,9 @@ def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
+        if not name:  # several settings together
+            lines.append(problem["msg"].removeprefix("Value error, "))
+        elif problem["type"] == "extra_forbidden":
             known = ", ".join(Settings.model_fields)
             lines.append(f"there is no setting '{name}'; the settings are {known}")
         else:

@@ -218,8 +218,9 @@ def test_what_cannot_work_costs_nothing_and_leaves_nothing(
 ) -> None:
     backend = FakeBackend()
     folder = tmp_path / "run" if out else None
+    given = {name: value for name, value in SEARCH.items() if name != "population"}
     with pytest.raises(error):
-        tune(backend, TASK, out=folder, **{**SEARCH, "recipe": recipe, **change})
+        tune(backend, TASK, out=folder, **{**given, "recipe": recipe, **change})
     assert backend.calls == 0
     assert not list(tmp_path.iterdir()), "the same folder can be used once the mistake is mended"
 
@@ -528,7 +529,7 @@ def test_equal_descriptions_mean_equal_runs() -> None:
         describe(FakeBackend(), replace(SPLIT, dev=SPLIT.dev[1:]), Settings()),
         *(
             describe(FakeBackend(), SPLIT, Settings.of({name: value}))
-            for name, value in {"seed": 1, "population": 21, "scale": 2.0, "template": "x"}.items()
+            for name, value in {"seed": 1, "dimension": 21, "scale": 2.0, "template": "x"}.items()
         ),
     ]
     assert all(other != one for other in others)

@@ -135,3 +135,11 @@ def test_prices_come_both_or_not_at_all() -> None:
         _ = Settings.of({"price_in": 0.15}).prices
     with pytest.raises(ConfigError, match="price_in is missing"):
         _ = Settings.of({"price_out": 0.15}).prices
+
+
+@pytest.mark.parametrize(("name", "value"), [("population", 21), ("objective", "hinge")])
+def test_what_auto_would_not_look_at_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} is for the recipe 'search'"):
+        Settings.of({name: value})
+    assert getattr(Settings.of({name: value, "recipe": "search"}), name) == value
+    assert Settings.of(Settings().model_dump()) == Settings()

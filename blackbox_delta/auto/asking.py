@@ -47,6 +47,11 @@ class Seen:
     evidence: Evidence | None = None
     reference: Evidence | None = None
 
+    @property
+    def complete(self) -> bool:
+        """Whether it was asked about all examples that it may learn from."""
+        return len(self.rows) == len(self.view.rows)
+
     def losses(self, labels: IntArray) -> Vector:
         """(n,) held-out losses in nats; NaN for examples not asked about."""
         result: Vector = -self.held_out[np.arange(len(labels)), labels]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
+
+import numpy as np
 
 from blackbox_delta.auto.asking import Asker
-from blackbox_delta.auto.views import View
+from blackbox_delta.auto.views import View, demonstrated
 from blackbox_delta.budget import Budget, Need
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.forecast import Cost, Forecast, StartForecast
 from blackbox_delta.problem import Problem
+from blackbox_delta.report import ASKED_AGAIN
 from blackbox_delta.types import Usage
 
 
@@ -33,14 +37,14 @@ def foretell(asker: Asker, views: Sequence[View], problem: Problem, most: int) -
         )
     needs = _needs_of_pool(asker, views, budget)
     pool = Cost.of(round(budget.calls), budget.usage, budget.prices)
-    dearest = max(needs, key=lambda need: need.tokens)
-    while budget.affords(dearest):  # rounds and searches that all pay
-        budget.charge(dearest.usage, dearest.calls)
-    everything = Cost.of(round(budget.calls), budget.usage, budget.prices)
+    everything = _everything(asker, views, budget)
     baseline = _test(asker, views[0], problem)
     tests = [_test(asker, view, problem) for view in views[1 : len(needs)]]
     largest = sorted(tests, key=lambda need: need.tokens)[-most:]
-    least, most_tested = _cost([baseline], budget), _cost([baseline, *largest], budget)
+    again = [_asked_again(asker, views[0], problem)]
+    least, most_tested = (
+        _cost([baseline, *more], again, budget) for more in (list[Need](), largest)
+    )
     starts = (
         StartForecast(problem.words, spent, least, most_tested) for spent in (pool, everything)
     )
@@ -61,6 +65,35 @@ def _needs_of_pool(asker: Asker, views: Sequence[View], budget: Budget) -> list[
     return needs
 
 
+def _everything(asker: Asker, views: Sequence[View], budget: Budget) -> Cost:
+    """The whole budget, on queries as dear as they come after the first view.
+
+    A view that drops out of the race makes room for others, maybe dearer ones, and for parts of
+    some.
+    """
+    spent = budget.fresh()
+    first = asker.need(views[0], views[0].rows, references=False)
+    spent.charge(first.usage, first.calls)
+    dearest = max(_needs_of_all(asker, views), key=lambda need: need.tokens / need.queries)
+    n = dearest.queries
+    one = Need("a query", 0, 1, ceil(dearest.tokens / n), ceil(dearest.output_tokens / n))
+    for need in (dearest, one):
+        while spent.affords(need):
+            spent.charge(need.usage, need.calls)
+    return Cost.of(round(spent.calls), spent.usage, spent.prices)
+
+
+def _needs_of_all(asker: Asker, views: Sequence[View]) -> list[Need]:
+    """Every view's, those of further rounds of demonstrations included."""
+    shown: list[View] = []
+    if any(view.start is None for view in views):
+        rng = np.random.default_rng(0)
+        starts = [view.start for view in views if view.start is not None]
+        rounds = (demonstrated(asker.backend, start, rng, 1) for start in starts)
+        shown = [view for each in rounds for view in each]
+    return [asker.need(view, view.rows, references=False) for view in (*views, *shown)]
+
+
 def _charge_if_payable(budget: Budget, need: Need) -> None:
     if need.queries and budget.affords(need):
         budget.charge(need.usage, need.calls)
@@ -71,6 +104,13 @@ def _test(asker: Asker, view: View, problem: Problem) -> Need:
     return asker.need_of(view, prompts, "the test part")
 
 
-def _cost(needs: Sequence[Need], budget: Budget) -> Cost:
-    usage = sum((need.usage for need in needs), Usage())
-    return Cost.of(len(needs) if usage.queries else 0, usage, budget.prices)
+def _asked_again(asker: Asker, view: View, problem: Problem) -> Need:
+    """A few questions put to a server twice, to see whether it is steady."""
+    again = ASKED_AGAIN if asker.backend.address else 0
+    prompts = view.reader.prompts(problem.test.examples[:again])
+    return asker.need_of(view, prompts, "questions put again")
+
+
+def _cost(passes: Sequence[Need], more: Sequence[Need], budget: Budget) -> Cost:
+    usage = sum((need.usage for need in (*passes, *more)), Usage())
+    return Cost.of(len(passes) if usage.queries else 0, usage, budget.prices)

@@ -50,6 +50,7 @@ class Ledger:
             "part": part,
             "finished": list(finished),
             "dropped": list(dropped),
+            "calls": self._budget.calls,
             "queries": usage.queries - before.queries,
             "tokens": usage.tokens - before.tokens,
             "held_out_loss": pooled.loss,

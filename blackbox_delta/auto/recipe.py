@@ -167,7 +167,11 @@ class Auto:
             waiting = waiting[len(entering) :]
             racers = [self._asker.fresh(view) for view in entering]
             leader = min(self._finished, key=lambda seen: seen.loss(self._asker.labels))
-            through, out = run_race(self._asker, racers, leader, self._tell)
+            try:
+                through, out = run_race(self._asker, racers, leader, self._tell)
+            except SpentError:
+                self._note(part, [seen for seen in racers if seen.complete])
+                raise
             self._note(part, through, [seen.view.name for seen in out])
 
     def _ask_more_demonstrations(self) -> None:

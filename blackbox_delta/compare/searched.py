@@ -74,11 +74,15 @@ def _answers(model: TunedModel, examples: tuple[Example, ...], step: Step) -> Ve
 
 
 def read_curve(path: Path) -> tuple[Point, ...]:
-    """The lowest training loss so far against calls, from a run's history; empty without one."""
+    """A loss against calls, from a run's history; empty without one.
+
+    A search's is the lowest training loss so far, a pool of views' the held-out loss of the pool.
+    """
     if not path.exists():
         return ()
     return tuple(
-        Point(record["calls"], record["lowest_loss_so_far"])
+        Point(record["calls"], record[name])
         for record in read_history(path)
-        if "calls" in record and "lowest_loss_so_far" in record
+        for name in ("lowest_loss_so_far", "held_out_loss")
+        if "calls" in record and name in record
     )

@@ -118,7 +118,6 @@ def test_the_test_part_and_the_budget_are_no_larger_than_foretold(
     assert result["test_queries"] <= max(start.test_most.queries for start in told.starts)
 
 
-@pytest.mark.xfail(strict=True, reason="a view that drops out makes room for a dearer one")
 @pytest.mark.parametrize("calls", [4, 16, 19])
 def test_no_run_costs_more_than_was_foretold(calls: int) -> None:
     loud = {4: 4.0, 16: 4.0, 19: 0.0}[calls]

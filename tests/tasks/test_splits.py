@@ -248,3 +248,13 @@ def test_what_cannot_be_split_by_share() -> None:
         split_by_share(task({"a": 4, "b": 4}, dev={"a": 1, "b": 1}), 0.5, 0)
     with pytest.raises(ConfigError, match="seed"):
         split_by_share(task({"a": 4, "b": 4}), 0.5, -1)
+
+
+def test_without_development_examples_the_others_stay_and_half_as_many_do() -> None:
+    pool = task({"a": 8, "b": 9})
+    with_dev, without = draw_split(pool, 4, 7), draw_split(pool, 4, 7, development=False)
+    assert without.dev == ()
+    assert (without.train, without.test, without.shots) == (with_dev.train, with_dev.test, 4)
+    assert len(draw_split(pool, 8, 7, development=False).train) == 16
+    with pytest.raises(DataError, match=r"class 'a' has 8, and 9 are needed \(9 for training\)"):
+        draw_split(pool, 9, 7, development=False)
