@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -28,7 +28,7 @@ from blackbox_delta.types import (
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class Seen:
     """What the model said so far about the training examples under one view.
 
@@ -60,6 +60,12 @@ class Seen:
     def loss(self, labels: IntArray) -> float:
         """Their mean over the examples asked about."""
         return float(np.nanmean(self.losses(labels)))
+
+
+def by_kind(seen: Sequence[Seen]) -> list[list[Seen]]:
+    """Views of the same kind together."""
+    kinds = dict.fromkeys(each.view.kind for each in seen)
+    return [[each for each in seen if each.view.kind == kind] for kind in kinds]
 
 
 class Asker:

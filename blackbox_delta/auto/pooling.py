@@ -4,6 +4,10 @@ Weights are those of a tempered posterior over views (generalised Bayes; Bissiri
 2016, arXiv 1306.6430): the likelihood of the held-out predictions of n examples to the power
 1/√n, for with few examples the best view is more often lucky than best. A view that is a standard
 error worse than another, where losses vary by about a nat, weighs e times less.
+
+The same rule goes twice: for views of a kind among themselves, and for what the kinds say, each
+pooled. Otherwise the kind that happens to be ahead would silence the other, whose errors are
+unlike its own.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blackbox_delta.auto.asking import Seen
+from blackbox_delta.auto.asking import Seen, by_kind
 from blackbox_delta.heads.weighing import fit_sharpness
 from blackbox_delta.members import pool
 from blackbox_delta.types import IntArray, Vector
@@ -87,10 +91,21 @@ def _pooled(seen: Sequence[Seen], shares: Vector) -> Vector:
 
 def weigh(seen: Sequence[Seen], labels: IntArray) -> Vector:
     """(m,) weights with sum 1."""
-    losses = np.array([each.loss(labels) for each in seen])
-    weights = np.exp(-np.sqrt(len(labels)) * (losses - losses.min()))
-    result: Vector = weights / weights.sum()
-    return result
+    weights = np.zeros(len(seen))
+    kinds = by_kind(seen)
+    within = [_tempered([each.loss(labels) for each in kind], labels) for kind in kinds]
+    pooled = [Pooled.of(*each, labels).loss for each in zip(kinds, within, strict=True)]
+    place = {each: number for number, each in enumerate(seen)}
+    for kind, share, own in zip(kinds, _tempered(pooled, labels), within, strict=True):
+        weights[[place[each] for each in kind]] = share * own
+    return weights
+
+
+def _tempered(losses: Sequence[float], labels: IntArray) -> Vector:
+    excess = np.array(losses) - min(losses)
+    weights = np.exp(-np.sqrt(len(labels)) * excess)
+    shares: Vector = weights / weights.sum()
+    return shares
 
 
 def steps(seen: Sequence[Seen], labels: IntArray, most: int) -> list[Pooled]:

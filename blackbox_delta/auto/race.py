@@ -1,10 +1,11 @@
 """A race of views on growing parts of the training examples, so that poor ones cost little.
 
 After each part a view is dropped when its held-out losses are clearly worse than those of the best
-view on the same examples: a paired racing test in the spirit of Hoeffding races and F-Race (Maron
-and Moore 1994; Birattari et al. 2002, "A racing algorithm for configuring metaheuristics"). All
-heads in a comparison learn from the same part: one that has more to learn from would win it by that
-alone.
+view of its kind on the same examples: a paired racing test in the spirit of Hoeffding races and
+F-Race (Maron and Moore 1994; Birattari et al. 2002, "A racing algorithm for configuring
+metaheuristics"). All heads in a comparison learn from the same part: one that has more to learn
+from would win it by that alone. Kinds do not drop one another: a view that errs unlike the others
+is worth more in the pool than its own loss says.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from blackbox_delta.auto.asking import Asker, Seen
+from blackbox_delta.auto.asking import Asker, Seen, by_kind
 from blackbox_delta.types import IntArray
 
 #: A view drops out when it is worse than the best by this many standard errors.
 CLEARLY = 2.0
+#: Nats by which it must be worse besides: losses can differ by next to nothing, and always.
+MATERIAL = 0.01
 #: Shares of the training examples after which the race is looked at.
 LEGS = (0.25, 0.5, 1.0)
 #: Examples of each class before a leave-one-out estimate says anything.
@@ -40,9 +43,9 @@ def legs(labels: IntArray) -> Iterator[IntArray]:
 
 
 def run_race(
-    asker: Asker, racers: Sequence[Seen], leader: Seen, tell: Callable[[Sequence[Seen]], None]
+    asker: Asker, racers: Sequence[Seen], finished: Sequence[Seen], tell: Callable[[], None]
 ) -> tuple[list[Seen], list[Seen]]:
-    """Lets views race against one another and against one that has finished.
+    """Lets views race against one another and against the best ones that have finished.
 
     A view that shows half of a leg's examples or more sits that leg out: too few are left to judge
     it by.
@@ -50,8 +53,8 @@ def run_race(
     Args:
         asker: Asks.
         racers: Views that were asked nothing yet, and can be paid to the end.
-        leader: The best of those that were asked about all examples.
-        tell: Told after every leg who is still in the race.
+        finished: Those that were asked about all examples before.
+        tell: Called after every leg.
 
     Returns:
         Those that finished, and those that dropped out.
@@ -60,35 +63,34 @@ def run_race(
         BackendError: No sound reply could be had.
         SpentError: Replies were lost, and the budget ran out over it.
     """
-    alive, out = list(racers), []
+    alive, out = list(racers), list[Seen]()
+    leaders = [min(each, key=lambda seen: seen.loss(asker.labels)) for each in by_kind(finished)]
     for rows in legs(asker.labels):
         running = [seen for seen in alive if _is_fit(seen, rows)]
         for seen in running:
             asker.ask(seen, rows, references=True, purpose="views")
-        tell(alive)
-        pace = [asker.as_of(leader, rows)] if _is_fit(leader, rows) else []
-        best = _best_on(rows, [*pace, *running], asker.labels)
-        dropped = [seen for seen in running if _clearly_worse(seen, best, asker.labels)]
-        alive = [seen for seen in alive if seen not in dropped]
-        out += dropped
-    return alive, out
+        tell()
+        pace = [asker.as_of(leader, rows) for leader in leaders if _is_fit(leader, rows)]
+        for each in by_kind([*pace, *running]):
+            best = _best_on(rows, each, asker.labels)
+            others = [seen for seen in each if seen is not best]
+            out += [seen for seen in others if _clearly_worse(seen, best, asker.labels)]
+        alive = [seen for seen in alive if seen not in out]
+    return alive, [seen for seen in racers if seen in out]
 
 
 def _is_fit(seen: Seen, rows: IntArray) -> bool:
     return 2 * len(np.intersect1d(rows, seen.view.rows)) > len(rows)
 
 
-def _best_on(rows: IntArray, seen: Sequence[Seen], labels: IntArray) -> Seen | None:
-    means = [float(np.nanmean(each.losses(labels)[rows])) for each in seen]
-    return seen[int(np.argmin(means))] if seen else None
+def _best_on(rows: IntArray, seen: Sequence[Seen], labels: IntArray) -> Seen:
+    return min(seen, key=lambda each: float(np.nanmean(each.losses(labels)[rows])))
 
 
-def _clearly_worse(seen: Seen, best: Seen | None, labels: IntArray) -> bool:
-    if best is None or seen is best:
-        return False
+def _clearly_worse(seen: Seen, best: Seen, labels: IntArray) -> bool:
     difference = seen.losses(labels) - best.losses(labels)
     known = difference[np.isfinite(difference)]
     if len(known) < 2:
         return False
     error = float(known.std(ddof=1)) / np.sqrt(len(known))
-    return bool(known.mean() > CLEARLY * error)
+    return bool(known.mean() > max(CLEARLY * error, MATERIAL))

@@ -166,9 +166,8 @@ class Auto:
         while entering := self._payable(waiting):
             waiting = waiting[len(entering) :]
             racers = [self._asker.fresh(view) for view in entering]
-            leader = min(self._finished, key=lambda seen: seen.loss(self._asker.labels))
             try:
-                through, out = run_race(self._asker, racers, leader, self._tell)
+                through, out = run_race(self._asker, racers, self._finished, self._tell)
             except SpentError:
                 self._note(part, [seen for seen in racers if seen.complete])
                 raise
@@ -224,7 +223,7 @@ class Auto:
         self._trained = self_train(self._asker, pooled, texts, self._settings.seed)
         report = self._trained.report if self._trained else {"texts": 0, "kept": False}
         self._ledger.note("unlabelled texts", [], [], pooled, report)
-        self._tell([])
+        self._tell()
 
     def _ask_rewritings(self) -> None:
         """Words that the model itself proposes."""
@@ -257,9 +256,9 @@ class Auto:
         self._finished += through
         pooled = self._steps[-1]
         self._ledger.note(part, [seen.view.name for seen in through], out, pooled)
-        self._tell(through)
+        self._tell()
 
-    def _tell(self, _racing: Sequence[Seen]) -> None:
+    def _tell(self) -> None:
         self.tell_tested(0, 0)
 
     def tell_tested(self, tested: int, to_test: int) -> None:
@@ -305,7 +304,12 @@ class Auto:
             "head": self._asker.head.kind,
             "estimate": cross_fitted_accuracy(self._asker, self._finished, most),
             "views": [
-                {"name": seen.view.name, "weight": float(weight), "loss": seen.loss(labels)}
+                {
+                    "name": seen.view.name,
+                    "kind": seen.view.kind,
+                    "weight": float(weight),
+                    "loss": seen.loss(labels),
+                }
                 for seen, weight in zip(pooled.seen, pooled.weights, strict=True)
             ],
             "parts": self._ledger.parts,

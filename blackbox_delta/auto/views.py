@@ -34,6 +34,7 @@ SHOWN_SHARE = 0.25
 MAX_SHOWN_TOKENS = 1024
 #: Views with demonstrations, each with others.
 DRAWS = 4
+WORDS, DEMONSTRATIONS = "words", "demonstrations"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class View:
         frame: What z moves; ``None`` where there is no delta.
         z: (d,), likewise.
         start: Whose words it has; ``None`` where it shows demonstrations.
+        kind: ``"words"`` or ``"demonstrations"``. Views of one kind err alike, and their losses
+            can be compared.
     """
 
     name: str
@@ -56,6 +59,7 @@ class View:
     frame: Frame | None = None
     z: Vector | None = None
     start: Problem | None = None
+    kind: str = WORDS
 
     @property
     def delta(self) -> DeltaBatch | None:
@@ -131,7 +135,8 @@ def _showing(reader: Reader, train: Part, shown: IntArray, words: str | None) ->
     # Told apart by whom they show, and by the words that follow the text.
     numbers = zlib.crc32(shown.astype("<i8").tobytes()) % 10_000
     after = f", {words.strip()}" if words else ""
-    return View(f"{len(shown)} demonstrations (no. {numbers:04}){after}", lead, rest)
+    name = f"{len(shown)} demonstrations (no. {numbers:04}){after}"
+    return View(name, lead, rest, kind=DEMONSTRATIONS)
 
 
 def _in_plain_words(start: Problem) -> Reader | None:

@@ -20,6 +20,8 @@ _MOST_STEPS = 60
 _MOST_HALVINGS = 30
 # Of the mean curvature: keeps a step finite where terms say the same, or nothing.
 _RIDGE = 1e-9
+# How near to a bound a factor counts as held by it, at most; nearer and nearer towards the end.
+_NEAR = 0.05
 
 
 def likeliest(terms: Vector, targets: Vector) -> Vector:
@@ -66,14 +68,21 @@ def _derivatives(terms: Vector, targets: Vector, proba: Vector) -> tuple[Vector,
 
 
 def _steps(factors: Vector, slopes: Vector, curvatures: Vector) -> Vector:
-    """(s, q) Newton steps of the factors that no bound holds."""
+    """(s, q) Newton steps of the factors that no bound holds; down the slope for those held.
+
+    A factor that is merely near its bound must count as held, or a step that is cut off there may
+    lead the others uphill.
+    """
     q = factors.shape[1]
-    held = ((factors <= _SMALLEST) & (slopes > 0)) | ((factors >= _LARGEST) & (slopes < 0))
-    free: NDArray[np.bool_] = ~held
+    projected = factors - np.clip(factors - slopes, _SMALLEST, _LARGEST)
+    near = np.minimum(_NEAR, np.linalg.norm(projected, axis=1, keepdims=True))
+    low = (factors <= _SMALLEST + near) & (slopes > 0)
+    high = (factors >= _LARGEST - near) & (slopes < 0)
+    free: NDArray[np.bool_] = ~(low | high)
     mean = np.trace(curvatures, axis1=1, axis2=2)[:, None, None] / q
     ridged = curvatures + (_RIDGE * mean + np.finfo(float).tiny) * np.eye(q)
     system = np.where(free[:, :, None] & free[:, None, :], ridged, np.eye(q))
-    right = np.where(free, -slopes, 0.0)
+    right = -slopes
     steps: Vector = np.linalg.solve(system, right[..., None])[..., 0]
     return steps
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from blackbox_delta.auto.asking import Asker, Seen
-from blackbox_delta.auto.views import View
+from blackbox_delta.auto.views import WORDS, View
 from blackbox_delta.budget import Budget
 from blackbox_delta.errors import BackendError
 from blackbox_delta.heads import make_head
@@ -187,8 +187,8 @@ def worded(problem: Problem, words: str, rows: IntArray | None = None) -> View:
     return View(words, reader, every if rows is None else rows)
 
 
-def seen_of(held_out: Vector, name: str = "") -> Seen:
+def seen_of(held_out: Vector, name: str = "", kind: str = WORDS) -> Seen:
     """A view with such held-out predictions; NaN where it was not asked."""
     problem = bare_problem([2, 2])
     rows = np.flatnonzero(np.isfinite(held_out[:, 0]))
-    return Seen(worded(problem, name or "It is", rows), held_out, rows)
+    return Seen(replace(worded(problem, name or "It is", rows), kind=kind), held_out, rows)

@@ -189,7 +189,7 @@ def test_a_failed_request_leaves_everything_as_it_was() -> None:
 @pytest.fixture
 def nothing_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fixes strengths and factors, the only numbers that may see all labels."""
-    monkeypatch.setattr(weighing, "fit_factors", lambda terms, _: np.ones(len(terms)))
+    monkeypatch.setattr(weighing, "fit_factors", lambda terms, _: np.ones(terms.shape[:-2]))
     monkeypatch.setattr(discriminant, "_STRENGTHS", np.array([0.3]))
 
 

@@ -42,6 +42,7 @@ def test_an_entry_says_who_finished_who_dropped_and_how_good_the_pool_is() -> No
         "part": "further views",
         "finished": ["one", "two"],
         "dropped": ["three"],
+        "calls": 0,
         "queries": 0,
         "tokens": 0,
         "held_out_loss": POOLED.loss,

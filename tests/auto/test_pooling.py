@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import seen_of
 from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 
 from blackbox_delta.auto.asking import Seen
 from blackbox_delta.auto.pooling import NEGLIGIBLE, Pooled, steps, weigh
+from blackbox_delta.auto.views import DEMONSTRATIONS
 from blackbox_delta.types import IntArray, Vector
 
 
@@ -143,6 +145,30 @@ def test_equals_share_and_the_better_weigh_more() -> None:
     assert found[0] == found[2]
     assert found[0] > 2 * found[1]
     assert found.sum() == pytest.approx(1.0)
+
+
+def test_kinds_are_weighed_by_what_each_says_pooled() -> None:
+    """Many views of one kind have no more say together than one of another that is as good."""
+    rng = np.random.default_rng(0)
+    n, labels = 16, np.arange(16) % 2
+    words = [seen_of(answers(rng, labels, 1.0), f"words {i}") for i in range(5)]
+    shown = [seen_of(answers(rng, labels, 2.0), f"shown {i}", DEMONSTRATIONS) for i in range(2)]
+    alone = [weigh(kind, labels) for kind in (words, shown)]
+    pooled = [Pooled.of(*each, labels).loss for each in zip((words, shown), alone, strict=True)]
+    odds = math.exp(math.sqrt(n) * (pooled[0] - pooled[1]))
+    share = odds / (1 + odds)  # of the demonstrations
+    expected = [*((1 - share) * alone[0]), *(share * alone[1])]
+    np.testing.assert_allclose(weigh([*words, *shown], labels), expected)
+    mixed = [shown[0], words[0], shown[1], *words[1:]]
+    order = [5, 0, 6, 1, 2, 3, 4]
+    np.testing.assert_allclose(weigh(mixed, labels), np.array(expected)[order])
+
+
+def answers(rng: np.random.Generator, labels: IntArray, signal: float) -> Vector:
+    """(n, 2) log class probabilities that lean to the right label."""
+    scores = rng.standard_normal((len(labels), 2)) + signal * np.eye(2)[labels]
+    result: Vector = log_softmax(scores, axis=1)
+    return result
 
 
 def test_hopeless_views_do_not_overflow() -> None:

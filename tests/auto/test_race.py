@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +15,7 @@ from planted import Planted, around, asker_of, bare_problem, worded
 
 from blackbox_delta.auto.asking import Asker, Seen
 from blackbox_delta.auto.race import LEAST_PER_CLASS, LEGS, legs, run_race
-from blackbox_delta.auto.views import View
+from blackbox_delta.auto.views import DEMONSTRATIONS, WORDS, View
 from blackbox_delta.types import IntArray, Prompt
 
 EACH = 16
@@ -68,7 +69,7 @@ class Track:
         self.backend = Planted(lambda said: words[said.split()[-1]])
         self.problem = bare_problem([EACH, EACH])
         self.asker: Asker = asker_of(self.backend, self.problem, budget, head)
-        self.watched: list[list[str]] = []
+        self.legs = 0
 
     def view(self, words: str, rows: IntArray | None = None) -> View:
         return worded(self.problem, words, rows)
@@ -83,11 +84,11 @@ class Track:
 
     def race_of(self, leader: str, racers: Sequence[Seen]) -> tuple[list[str], list[str]]:
         first = self.finished(leader)
-        through, out = run_race(self.asker, racers, first, self.tell)
+        through, out = run_race(self.asker, racers, [first], self.tell)
         return [each.view.name for each in through], [each.view.name for each in out]
 
-    def tell(self, alive: Sequence[Seen]) -> None:
-        self.watched.append([each.view.name for each in alive])
+    def tell(self) -> None:
+        self.legs += 1
 
     def queries(self, words: str) -> int:
         return sum(self.counts(words).values())
@@ -106,7 +107,7 @@ def test_a_bad_view_drops_out_and_is_never_asked_about_the_rest() -> None:
     assert track.race("best", "bad", "good") == (["good"], ["bad"])
     assert track.queries("bad") == first_leg(track) == 8
     assert track.queries("good") == ROWS
-    assert track.watched == [["bad", "good"], ["good"], ["good"]]
+    assert track.legs == len(LEGS)
 
 
 def test_nothing_is_asked_twice_and_all_is_charged() -> None:
@@ -129,7 +130,7 @@ def test_views_alike_all_stay(quality: float, head: str) -> None:
     track = Track(head, same=quality)
     racers = [track.asker.fresh(track.view("same")) for _ in range(2)]
     assert track.race_of("same", racers) == (["same"] * 2, [])
-    assert track.watched == [["same"] * 2] * 3
+    assert track.legs == len(LEGS)
 
 
 def test_views_of_equal_worth_mostly_stay() -> None:
@@ -188,9 +189,22 @@ def test_examples_that_only_one_of_two_knows_are_not_compared() -> None:
     leader.evidence.label_logprobs[:] = -1.0
     leader.evidence.label_logprobs[hard, track.asker.labels[hard]] = -30.0
     leader = track.asker.as_of(leader, np.arange(ROWS))
-    _, out = run_race(track.asker, [racer], leader, track.tell)
+    _, out = run_race(track.asker, [racer], [leader], track.tell)
     assert out == []
     assert track.queries("partly") == len(rows)
+
+
+def test_kinds_do_not_drop_one_another() -> None:
+    """A bad view stays beside good ones of another kind, and drops out beside one of its own."""
+    for kind, expected in ((DEMONSTRATIONS, ["bad"]), (WORDS, [])):
+        track = Track("plain", leader=3.0, bad=0.0)
+        bad = replace(track.view("bad"), kind=kind)
+        through, _ = track.race_of("leader", [track.asker.fresh(bad)])
+        assert through == expected
+    track = Track("plain", leader=3.0, good=3.0, bad=0.0)
+    shown = [replace(track.view(words), kind=DEMONSTRATIONS) for words in ("good", "bad")]
+    racers = [track.asker.fresh(view) for view in shown]
+    assert track.race_of("leader", racers) == (["good"], ["bad"])
 
 
 def test_the_worse_a_view_the_likelier_it_drops_out() -> None:

@@ -19,6 +19,7 @@ from blackbox_delta.api import tune
 from blackbox_delta.artifact import ARRAYS_NAME, JSON_NAME
 from blackbox_delta.auto import Auto, race
 from blackbox_delta.auto.pooling import weigh
+from blackbox_delta.auto.views import DEMONSTRATIONS
 from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.budget import Budget
 from blackbox_delta.errors import BackendError, BlackBoxDeltaError, BudgetError, SpentError
@@ -289,7 +290,7 @@ class Losing(Planted):
         return super().score(request, sink)
 
 
-@pytest.mark.parametrize(("call", "parts"), [(2, 1), (3, 2), (5, 2)])
+@pytest.mark.parametrize(("call", "parts"), [(2, 1), (3, 3), (5, 3)])
 def test_when_replies_are_lost_what_finished_before_stands(call: int, parts: int) -> None:
     losing = Losing()
     losing.gives_up_at = call
@@ -332,12 +333,16 @@ def test_the_result_is_consistent(tuned: TunedModel) -> None:
 
 
 def test_views_weigh_what_their_losses_say(tuned: TunedModel) -> None:
-    """e times less for each 1/√n nats."""
+    """e times less for each 1/√n nats, among views of a kind."""
     views = tuned.result["views"]
-    losses = np.array([view["loss"] for view in views])
-    expected = np.exp(-math.sqrt(18) * (losses - losses.min()))
-    found = [view["weight"] for view in views]
-    np.testing.assert_allclose(found, expected / expected.sum(), rtol=1e-6)
+    kinds = [[view for view in views if view["kind"] == kind] for kind in ("words", DEMONSTRATIONS)]
+    for kind in kinds:
+        losses = np.array([view["loss"] for view in kind])
+        expected = np.exp(-math.sqrt(18) * (losses - losses.min()))
+        found = np.array([view["weight"] for view in kind])
+        np.testing.assert_allclose(found / found.sum(), expected / expected.sum(), rtol=1e-6)
+    assert sum(map(len, kinds)) == len(views)
+    assert all(kinds)
 
 
 def test_the_reported_test_accuracy_is_that_of_the_saved_model(
@@ -467,7 +472,7 @@ def test_on_labels_drawn_by_lot_held_out_predictions_are_chance(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where nothing is chosen in sight of all labels: no strength, no factor, no view."""
-    monkeypatch.setattr(weighing, "fit_factors", lambda terms, _: np.ones(len(terms)))
+    monkeypatch.setattr(weighing, "fit_factors", lambda terms, _: np.ones(terms.shape[:-2]))
     monkeypatch.setattr(discriminant, "_STRENGTHS", np.array([0.3]))
     monkeypatch.setattr(race, "CLEARLY", float("inf"))
     found = []

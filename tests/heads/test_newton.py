@@ -13,11 +13,14 @@ from blackbox_delta.types import Vector
 BOUNDS = (1e-3, 50.0)
 
 
-def problems(seed: int, sets: int, q: int, n: int, c: int, signal: float) -> tuple[Vector, Vector]:
+def problems(
+    seed: int, sets: int, q: int, n: int, c: int, signal: float, alike: float = 0.0
+) -> tuple[Vector, Vector]:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, c, n)
     terms = rng.standard_normal((sets, q, n, c))
     terms[:, 0] += signal * np.eye(c)[labels]
+    terms[:, 1:] += alike * terms[:, :1]
     terms -= terms.mean(axis=-1, keepdims=True)
     terms /= np.sqrt((terms**2).mean(axis=(-2, -1), keepdims=True))
     return terms, (n * np.eye(c)[labels] + 1) / (n + c)
@@ -28,18 +31,19 @@ def loss(factors: Vector, terms: Vector, targets: Vector) -> float:
     return float(-(targets * log_softmax(scores, axis=1)).sum() / len(targets))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=150)
 @given(
     seed=st.integers(0, 10**6),
     q=st.integers(1, 3),
     n=st.integers(1, 60),
     c=st.integers(2, 8),
     signal=st.sampled_from([-3.0, 0.0, 0.5, 3.0, 30.0]),
+    alike=st.sampled_from([0.0, 1.0, 10.0]),
 )
 def test_no_other_optimizer_finds_better_factors(
-    seed: int, q: int, n: int, c: int, signal: float
+    seed: int, q: int, n: int, c: int, signal: float, alike: float
 ) -> None:
-    terms, targets = problems(seed, 3, q, n, c, signal)
+    terms, targets = problems(seed, 3, q, n, c, signal, alike)
     found = likeliest(terms, targets)
     assert found.shape == (3, q)
     assert ((found >= BOUNDS[0]) & (found <= BOUNDS[1])).all()
