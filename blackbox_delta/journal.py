@@ -21,12 +21,9 @@ from blackbox_delta._journal_pairs import (
 from blackbox_delta._journal_record import Record
 from blackbox_delta._journal_report import Spending, Summary, export, summarise
 from blackbox_delta.errors import BackendError, SpentError
+from blackbox_delta.forwarding import ForwardingBackend
 from blackbox_delta.types import (
     Backend,
-    Capabilities,
-    EmbeddingTable,
-    IntArray,
-    Json,
     Reply,
     ScoreRequest,
     Scores,
@@ -45,12 +42,14 @@ __all__ = [
 ]
 
 
-class JournaledBackend:
+class JournaledBackend(ForwardingBackend):
     """A backend that asks another one only for pairs that neither journal nor cache holds.
 
     A pair is one candidate and one prompt. Its costs are recorded when it is paid and reported
     whenever it is asked for: a replay reports the same usage, to the last bit. Of a pair that
     comes twice in a request, computed tokens, seconds and lost queries count once.
+
+    Closing it closes the inner backend; the journals belong to whoever opened them.
 
     Args:
         inner: Who answers what is not known.
@@ -65,50 +64,12 @@ class JournaledBackend:
     """
 
     def __init__(self, inner: Backend, journal: Journal, cache: Journal | None = None) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._journal = journal
         self._cache = cache
         self.paid = 0
         self.cached = 0
         self.replayed = 0
-
-    @property
-    def name(self) -> str:
-        """The inner backend's."""
-        return self._inner.name
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """The inner backend's."""
-        return self._inner.identity
-
-    @property
-    def fingerprint(self) -> str:
-        """The inner backend's."""
-        return self._inner.fingerprint
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """The inner backend's."""
-        return self._inner.capabilities
-
-    @property
-    def embedding_table(self) -> EmbeddingTable | None:
-        """The inner backend's."""
-        return self._inner.embedding_table
-
-    @property
-    def address(self) -> Json:
-        """The inner backend's."""
-        return self._inner.address
-
-    def count_tokens(self, request: ScoreRequest) -> IntArray:
-        """Prompt tokens of shape (n,), from the inner backend."""
-        return self._inner.count_tokens(request)
-
-    def close(self) -> None:
-        """Closes the inner backend; the journals belong to whoever opened them."""
-        self._inner.close()
 
     def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
         """Scores of shape (λ, n, c); whatever had to be paid is on the disk when it returns.

@@ -22,6 +22,7 @@ PARTS = frozenset(
         "heads",
         "objectives",
         "budget",
+        "forwarding",
         "journal",
         "history",
         "prices",
@@ -49,6 +50,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     **dict.fromkeys(PARTS, FOUNDATION),
     # What a budget, a run's settings and a forecast in money rest on.
     **dict.fromkeys(("budget", "settings", "forecast"), FOUNDATION | {"prices"}),
+    # A backend before another one.
+    "journal": FOUNDATION | {"forwarding"},
     "backends": FOUNDATION,
     "_backend_contract": FOUNDATION,
     "testing": FOUNDATION | {"_backend_contract"},
@@ -56,7 +59,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "members": LIBRARY | {"problem"},
     "artifact": LIBRARY | {"problem", "members"},
     "tuner": LIBRARY | {"problem", "members"},
-    "auto": LIBRARY | {"problem", "members", "tuner"},
+    "auto": LIBRARY | {"problem", "members", "tuner", "report"},
     "runs": LIBRARY | {"artifact"},
     "report": LIBRARY | {"problem", "members"},
     "tuned_model": LIBRARY | {"problem", "members", "artifact", "runs", "backends"},

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from blackbox_delta.auto.asking import Asker, Seen
-from blackbox_delta.auto.pooling import steps
+from blackbox_delta.auto.pooling import best_pool
 from blackbox_delta.heads.logistic import stratified_folds
 from blackbox_delta.members import pool
 from blackbox_delta.types import IntArray, Vector
@@ -47,7 +47,7 @@ def _right(asker: Asker, finished: Sequence[Seen], out: IntArray, most: int) -> 
     parts = [asker.as_of(seen, rest) for seen in finished]
     # On the rest alone, so that weights and sharpness never see the examples left out.
     inner = [replace(part, held_out=part.held_out[rest]) for part in parts]
-    pooled = steps(inner, labels[rest], most)[-1]
+    pooled = best_pool(inner, labels[rest], most)
     places = [next(i for i, each in enumerate(inner) if each is one) for one in pooled.seen]
     said = np.stack([asker.answers(parts[i], finished[i], out) for i in places])
     answered = np.isfinite(said[:, :, 0])

@@ -108,16 +108,28 @@ def _tempered(losses: Sequence[float], labels: IntArray) -> Vector:
     return shares
 
 
+def best_pool(seen: Sequence[Seen], labels: IntArray, most: int) -> Pooled:
+    """At most ``most`` views, those of little weight left out."""
+    weights, kept = _kept(seen, labels, most)
+    return _first(seen, weights, kept, labels)
+
+
 def steps(seen: Sequence[Seen], labels: IntArray, most: int) -> list[Pooled]:
-    """The one view that weighs most, the two, … up to ``most``; those of little weight left out.
+    """The one view that weighs most, the two, … up to :func:`best_pool`.
 
     Each is what an example answered with so many queries gets.
     """
+    weights, kept = _kept(seen, labels, most)
+    return [_first(seen, weights, kept[:m], labels) for m in range(1, len(kept) + 1)]
+
+
+def _kept(seen: Sequence[Seen], labels: IntArray, most: int) -> tuple[Vector, IntArray]:
+    """All weights, and who may answer, the weightiest first."""
     weights = weigh(seen, labels)
     order = np.argsort(-weights, kind="stable")
     enough = int(np.searchsorted(np.cumsum(weights[order]), 1.0 - NEGLIGIBLE)) + 1
-    kept = order[: min(most, enough)]
-    return [
-        Pooled.of([seen[i] for i in kept[:m]], weights[kept[:m]], labels)
-        for m in range(1, len(kept) + 1)
-    ]
+    return weights, order[: min(most, enough)]
+
+
+def _first(seen: Sequence[Seen], weights: Vector, kept: IntArray, labels: IntArray) -> Pooled:
+    return Pooled.of([seen[i] for i in kept], weights[kept], labels)

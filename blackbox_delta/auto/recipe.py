@@ -24,7 +24,7 @@ import numpy as np
 from blackbox_delta.auto.asking import Asker, Seen
 from blackbox_delta.auto.estimate import cross_fitted_accuracy
 from blackbox_delta.auto.ledger import Ledger
-from blackbox_delta.auto.pooling import Pooled, steps
+from blackbox_delta.auto.pooling import Pooled, best_pool, steps
 from blackbox_delta.auto.race import run_race
 from blackbox_delta.auto.rewriting import rewritten_views
 from blackbox_delta.auto.searching import PromptSearch, check_optimizer
@@ -180,7 +180,7 @@ class Auto:
             views = self._next_round(number)
             if not self._payable(views[:1]):
                 return
-            before = self._steps[-1]
+            before = self._pooled
             self._ask_others(views, f"demonstrations, round {number}")
             if not self._paid(before):
                 return
@@ -201,7 +201,7 @@ class Auto:
             return
         looks = search.looks()
         while self._budget.affords(*search.need()):
-            before = self._steps[-1]
+            before = self._pooled
             self._note("search of soft prompts", next(looks))
             if not self._paid(before):
                 return
@@ -217,7 +217,7 @@ class Auto:
 
     def _learn_from_unlabelled(self) -> None:
         """Heads of the pool learn from texts without labels, as many as can be paid."""
-        texts, pooled = self._problem.texts, self._steps[-1]
+        texts, pooled = self._problem.texts, self._pooled
         if not texts:
             return
         self._trained = self_train(self._asker, pooled, texts, self._settings.seed)
@@ -234,7 +234,7 @@ class Auto:
 
     def _paid(self, before: Pooled) -> bool:
         """Whether what was asked since made the held-out predictions reliably better."""
-        return self._steps[-1].gain_over(before, self._asker.labels)
+        return self._pooled.gain_over(before, self._asker.labels)
 
     def _payable(self, waiting: Sequence[View]) -> list[View]:
         needs, entering = [], []
@@ -248,13 +248,13 @@ class Auto:
     # ------------------------------------------------------------------ book-keeping
 
     @property
-    def _steps(self) -> list[Pooled]:
+    def _pooled(self) -> Pooled:
         most = self._settings.max_queries_per_example
-        return steps(self._finished, self._asker.labels, most)
+        return best_pool(self._finished, self._asker.labels, most)
 
     def _note(self, part: str, through: Sequence[Seen], out: Sequence[str] = ()) -> None:
         self._finished += through
-        pooled = self._steps[-1]
+        pooled = self._pooled
         self._ledger.note(part, [seen.view.name for seen in through], out, pooled)
         self._tell()
 
@@ -275,7 +275,8 @@ class Auto:
     @property
     def found(self) -> Found:
         """What answers from now on, and how it came about."""
-        buys = self._steps
+        most = self._settings.max_queries_per_example
+        buys = steps(self._finished, self._asker.labels, most)
         pooled = buys[-1]
         trained = self._trained if self._trained and self._trained.kept else None
         taught = [[head] for head in trained.heads] if trained else [[] for _ in pooled.seen]

@@ -74,8 +74,8 @@ def _steps(factors: Vector, slopes: Vector, curvatures: Vector) -> Vector:
     lead the others uphill.
     """
     q = factors.shape[1]
-    projected = factors - np.clip(factors - slopes, _SMALLEST, _LARGEST)
-    near = np.minimum(_NEAR, np.linalg.norm(projected, axis=1, keepdims=True))
+    projected: Vector = factors - np.clip(factors - slopes, _SMALLEST, _LARGEST)
+    near: Vector = np.minimum(_NEAR, np.linalg.norm(projected, axis=1, keepdims=True))
     low = (factors <= _SMALLEST + near) & (slopes > 0)
     high = (factors >= _LARGEST - near) & (slopes < 0)
     free: NDArray[np.bool_] = ~(low | high)
@@ -83,8 +83,8 @@ def _steps(factors: Vector, slopes: Vector, curvatures: Vector) -> Vector:
     ridged = curvatures + (_RIDGE * mean + np.finfo(float).tiny) * np.eye(q)
     system = np.where(free[:, :, None] & free[:, None, :], ridged, np.eye(q))
     right = -slopes
-    steps: Vector = np.linalg.solve(system, right[..., None])[..., 0]
-    return steps
+    solved = np.linalg.solve(system, right[..., None])[..., 0]
+    return np.asarray(solved, dtype=np.float64)
 
 
 def _descend(
