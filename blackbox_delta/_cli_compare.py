@@ -41,7 +41,8 @@ def compare(
         typer.Option(
             help="untuned, calibrated, in-context, dect, auto:CALLS, bbt:CALLS; with the model's "
             "weights bbtv2-style:CALLS; with gradients full, lora, prefix, prompt, bitfit. "
-            "METHOD@SHOTS trains on other shots. Repeatable, or with commas between them.",
+            "auto:CALLS-PART leaves a part out, as in auto:16-demonstrations; METHOD@SHOTS trains "
+            "on other shots. Repeatable, or with commas between them.",
             show_default="untuned,calibrated,in-context,dect,auto:1,auto:4,auto:16",
         ),
     ] = None,

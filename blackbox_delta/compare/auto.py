@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from blackbox_delta.api import tune
 from blackbox_delta.compare.contract import Measured, Step, Trial
@@ -19,16 +18,16 @@ class Auto:
 
     Attributes:
         calls: The budget.
-        given: Settings that are not left to their defaults.
+        without: Parts that are left out.
     """
 
     calls: int
-    given: Mapping[str, object] = field(default_factory=lambda: {"recipe": "auto"})
+    without: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """As the tables call it."""
-        return f"auto:{self.calls}"
+        return "-".join((f"auto:{self.calls}", *self.without))
 
     @property
     def settings(self) -> Json:
@@ -37,7 +36,8 @@ class Auto:
 
     @property
     def _given(self) -> Json:
-        return {**self.given, "budget": f"{self.calls} calls"}
+        without = ",".join(self.without) or None
+        return {"recipe": "auto", "budget": f"{self.calls} calls", "without": without}
 
     def run(self, trial: Trial, step: Step) -> Measured:
         """Tunes, or goes on with a run that was interrupted.

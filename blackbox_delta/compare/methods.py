@@ -9,6 +9,7 @@ from types import ModuleType
 from blackbox_delta.compare.contract import Method
 from blackbox_delta.compare.specs import Spec
 from blackbox_delta.errors import ConfigError, MissingExtraError
+from blackbox_delta.settings import PARTS
 
 #: What everything else is compared with.
 BASELINE = "calibrated"
@@ -49,9 +50,10 @@ class Contender:
         """The method that is asked for; making it loads what it needs.
 
         Raises:
-            ConfigError: There is no such method, or it takes no budget in calls.
+            ConfigError: There is no such method, it takes no budget in calls, or it lacks a part.
         """
         if spec.name in BUDGETED:
+            _check_parts(spec)
             own = spec.name == "bbtv2-style"
             return cls(spec, lambda _rates: _budgeted(spec), needs_weights=own)
         if spec.name not in (*PLAIN, *GRADIENTS):
@@ -74,6 +76,14 @@ def method_names() -> tuple[str, ...]:
     return (*PLAIN, *(f"{name}:CALLS" for name in BUDGETED), *GRADIENTS)
 
 
+def _check_parts(spec: Spec) -> None:
+    """Raises ``ConfigError`` where parts are to be left out that the method does not have."""
+    unknown = sorted(set(spec.without) - set(PARTS if spec.name == "auto" else ()))
+    if unknown:
+        known = f"; it has {', '.join(PARTS)}" if spec.name == "auto" else ""
+        raise ConfigError(f"{spec}: {spec.name} has no part {unknown[0]!r} to leave out{known}")
+
+
 def _plain(name: str) -> Method:
     from blackbox_delta.compare.in_context import InContext
     from blackbox_delta.compare.output_side import OutputSide, Untuned
@@ -90,7 +100,7 @@ def _budgeted(spec: Spec) -> Method:
     from blackbox_delta.compare.bbt import Bbt
 
     if spec.name == "auto":
-        return Auto(spec.calls or _AUTO_CALLS)
+        return Auto(spec.calls or _AUTO_CALLS, spec.without)
     calls = spec.calls or _PUBLISHED_CALLS
     method: Method = Bbt(calls) if spec.name == "bbt" else _gradients().BBTv2Style(calls)
     return method

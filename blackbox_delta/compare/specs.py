@@ -1,4 +1,4 @@
-"""How a method is asked for in words: ``calibrated``, ``auto:16``, ``bbt:500``, ``lora@64``."""
+"""How a method is asked for in words: ``auto:16``, ``auto:16-search``, ``bbt:500``, ``lora@64``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from blackbox_delta.errors import ConfigError
 
-_FORM = re.compile(r"(?P<name>[a-z][a-z0-9-]*)(:(?P<calls>[0-9]+))?(@(?P<shots>[0-9]+))?")
+_FORM = re.compile(
+    r"(?P<name>[a-z][a-z0-9-]*)(:(?P<calls>[0-9]+)(?P<without>(-[a-z]+)*))?(@(?P<shots>[0-9]+))?"
+)
 
 
 @dataclass(frozen=True)
@@ -20,19 +22,22 @@ class Spec:
         calls: What it may spend, in passes over the training examples; ``None`` for its own
             default.
         shots: Training examples per class; ``None`` for as many as the comparison has.
+        without: Parts that ``auto`` is to leave out.
     """
 
     name: str
     calls: int | None = None
     shots: int | None = None
+    without: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         calls = "" if self.calls is None else f":{self.calls}"
-        return f"{self.name}{calls}" + ("" if self.shots is None else f"@{self.shots}")
+        parts = "".join(f"-{part}" for part in self.without)
+        return f"{self.name}{calls}{parts}" + ("" if self.shots is None else f"@{self.shots}")
 
     @classmethod
     def parse(cls, text: str) -> Spec:
-        """Reads ``NAME[:CALLS][@SHOTS]``.
+        """Reads ``NAME[:CALLS[-PART…]][@SHOTS]``.
 
         Raises:
             ConfigError: It is written otherwise, or a number is 0.
@@ -40,13 +45,13 @@ class Spec:
         match = _FORM.fullmatch(text.strip())
         if match is None:
             raise ConfigError(
-                f"cannot read the method {text!r}: write NAME, NAME:CALLS or NAME@SHOTS, such as "
-                "calibrated, auto:16, bbt:500 or lora@64"
+                f"cannot read the method {text!r}: write NAME, NAME:CALLS, auto:CALLS-PART or "
+                "NAME@SHOTS, such as calibrated, bbt:500, auto:16-search or lora@64"
             )
         calls, shots = _number(match["calls"]), _number(match["shots"])
         if 0 in (calls, shots):
             raise ConfigError(f"the method {text!r}: calls and shots must be at least 1")
-        return cls(match["name"], calls, shots)
+        return cls(match["name"], calls, shots, tuple((match["without"] or "").split("-")[1:]))
 
 
 def parse_specs(texts: Iterable[str]) -> tuple[Spec, ...]:

@@ -29,6 +29,17 @@ def test_the_budget_reaches_the_method() -> None:
     assert of("auto:16").make(None).settings["budget"] == "16 calls"
 
 
+def test_parts_are_left_out_of_auto_alone() -> None:
+    method = of("auto:16-search-words").make(None)
+    assert method.settings["without"] == "search,words"
+    assert method.name == "auto:16-search-words"
+    assert of("auto:16").make(None).settings["without"] is None
+    with pytest.raises(ConfigError, match="auto has no part 'nonsense' to leave out; it has words"):
+        of("auto:16-nonsense")
+    with pytest.raises(ConfigError, match="bbt has no part 'search' to leave out$"):
+        of("bbt:500-search")
+
+
 def test_gradient_methods_are_those_that_there_are() -> None:
     gradients = pytest.importorskip("blackbox_delta.compare.gradients")
     assert set(GRADIENTS) == set(gradients.GRIDS)

@@ -143,6 +143,14 @@ def test_auto_asks_for_the_recipe_and_depends_on_the_defaults() -> None:
     assert settings["head"] == Settings().head
 
 
+def test_what_is_left_out_of_auto_is_not_asked(tmp_path: Path) -> None:
+    alone = Auto(12, ("words", "demonstrations", "search", "rewritings"))
+    found = alone.run(film_trial(tmp_path), ignore)
+    assert found.test_queries == 1
+    assert found.curve[-1].calls == found.calls
+    assert len(found.curve) == 2, "the first view and its anchors"
+
+
 @pytest.mark.parametrize("method", [bbt(), auto()], ids=["bbt", "auto"])
 def test_an_interrupted_search_goes_on_where_it_was(method: Bbt | Auto, tmp_path: Path) -> None:
     whole = FakeBackend()

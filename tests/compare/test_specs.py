@@ -17,6 +17,7 @@ NUMBER = st.none() | st.integers(1, 10**6)
         ("bbt:500", Spec("bbt", 500)),
         ("lora@64", Spec("lora", None, 64)),
         (" bbtv2-style:20@8 ", Spec("bbtv2-style", 20, 8)),
+        ("auto:16-search-words@4", Spec("auto", 16, 4, ("search", "words"))),
     ],
 )
 def test_what_a_method_s_name_says(text: str, expected: Spec) -> None:
