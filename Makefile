@@ -20,7 +20,7 @@ demo: $(READY)  ## tune a small real model on a small task and show what it gain
 	$(BIN)/blackbox-delta demo
 
 test: $(READY)  ## run the tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 lint: $(READY)  ## check style, formatting and types
 	$(BIN)/ruff check

@@ -27,6 +27,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent / "backends" / "remote"))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a file stay together, and those of real servers, which are started but once."""
+    for item in items:
+        together = "server" if item.get_closest_marker("server") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(together))
+
+
 @pytest.fixture
 def toy_server() -> Iterator[FaultyServer]:
     """A small server on this machine that speaks a good part of OpenAI's protocol."""
