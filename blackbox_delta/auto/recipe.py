@@ -22,9 +22,9 @@ from contextlib import suppress
 import numpy as np
 
 from blackbox_delta.auto.asking import Asker, Seen
-from blackbox_delta.auto.estimate import cross_fitted_accuracy
+from blackbox_delta.auto.finding import found_by
 from blackbox_delta.auto.ledger import Ledger
-from blackbox_delta.auto.pooling import Pooled, best_pool, steps
+from blackbox_delta.auto.pooling import Pooled, best_pool
 from blackbox_delta.auto.race import run_race
 from blackbox_delta.auto.rewriting import rewritten_views
 from blackbox_delta.auto.searching import PromptSearch, check_optimizer
@@ -274,53 +274,12 @@ class Auto:
 
     @property
     def found(self) -> Found:
-        """What answers from now on, and how it came about."""
-        most = self._settings.max_queries_per_example
-        buys = steps(self._finished, self._asker.labels, most)
-        pooled = buys[-1]
+        """What answers from now on, and how it came about; works for a second."""
         trained = self._trained if self._trained and self._trained.kept else None
-        taught = [[head] for head in trained.heads] if trained else [[] for _ in pooled.seen]
-        members = tuple(
-            seen.view.member(head, float(weight))
-            for seen, weight, more in zip(pooled.seen, pooled.weights, taught, strict=True)
-            for head in (self._asker.fitted(seen), *more)
-        )
-        first = self._finished[0]
-        calibrated = self._asker.fitted(first, make_head("calibrated"))
-        return Found(
-            first.view.member(calibrated),
-            members,
-            {**self._details(pooled), "steps": [_step(each) for each in buys]},
-            trained.trained.sharpness if trained else pooled.sharpness,
-            head_seconds=self._asker.head_seconds,
-        )
-
-    def _details(self, pooled: Pooled) -> Json:
-        first, labels = self._finished[0].view, self._asker.labels
         most = self._settings.max_queries_per_example
-        return {
-            "template": first.reader.template.source,
+        details: Json = {
+            "template": self._finished[0].view.reader.template.source,
             "start": self._problem.words,
-            "chosen": "views",
-            "head": self._asker.head.kind,
-            "estimate": cross_fitted_accuracy(self._asker, self._finished, most),
-            "views": [
-                {
-                    "name": seen.view.name,
-                    "kind": seen.view.kind,
-                    "weight": float(weight),
-                    "loss": seen.loss(labels),
-                }
-                for seen, weight in zip(pooled.seen, pooled.weights, strict=True)
-            ],
             "parts": self._ledger.parts,
         }
-
-
-def _step(pooled: Pooled) -> Json:
-    """What an example gets that is answered with so many queries."""
-    return {
-        "queries_per_answer": len(pooled.seen),
-        "held_out_loss": pooled.loss,
-        "held_out_accuracy": pooled.accuracy,
-    }
+        return found_by(self._asker, self._finished, most, trained, details)
