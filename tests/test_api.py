@@ -218,9 +218,11 @@ def test_what_cannot_work_costs_nothing_and_leaves_nothing(
 ) -> None:
     backend = FakeBackend()
     folder = tmp_path / "run" if out else None
-    given = {name: value for name, value in SEARCH.items() if name != "population"}
+    given = {**SEARCH, "recipe": recipe}
+    if recipe == "auto":
+        del given["population"]  # the search's own
     with pytest.raises(error):
-        tune(backend, TASK, out=folder, **{**given, "recipe": recipe, **change})
+        tune(backend, TASK, out=folder, **{**given, **change})
     assert backend.calls == 0
     assert not list(tmp_path.iterdir()), "the same folder can be used once the mistake is mended"
 

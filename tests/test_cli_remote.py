@@ -180,7 +180,7 @@ def test_auto_works_through_a_server(data: Path, toy_server: FaultyServer, tmp_p
     foretold = tune(toy_server.url, data, *more, "--model", "toy", "--dry-run")
     assert foretold.exit_code == 0, foretold.output
     assert not toy_server.requests
-    bound = re.search(r"tuning +\d+ +(\d+) .*\$0\.\d+", foretold.stdout)
+    bound = re.search(r"tuning +\d+(?: – \d+)? +(?:\d+ – )?(\d+) .*\$0\.\d+", foretold.stdout)
     assert bound is not None
     run("probe", toy_server.url)
     probing = asked(toy_server)
