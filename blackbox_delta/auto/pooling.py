@@ -5,9 +5,10 @@ Weights are those of a tempered posterior over views (generalised Bayes; Bissiri
 1/√n, for with few examples the best view is more often lucky than best. A view that is a standard
 error worse than another, where losses vary by about a nat, weighs e times less.
 
-The same rule goes twice: for views of a kind among themselves, and for what the kinds say, each
-pooled. Otherwise the kind that happens to be ahead would silence the other, whose errors are
-unlike its own.
+That goes for views of a kind among themselves. The kinds have an equal say: their errors are unlike
+one another's, and so are their held-out losses. Examples drawn together resemble one another, which
+flatters views that show some of them to the rest. A kind that fails on a task does no harm, for
+its heads know it, and their answers are next to uniform.
 """
 
 from __future__ import annotations
@@ -90,20 +91,19 @@ def _pooled(seen: Sequence[Seen], shares: Vector) -> Vector:
 
 
 def weigh(seen: Sequence[Seen], labels: IntArray) -> Vector:
-    """(m,) weights with sum 1."""
-    weights = np.zeros(len(seen))
+    """(m,) weights with sum 1, the same sum for each kind."""
     kinds = by_kind(seen)
-    within = [_tempered([each.loss(labels) for each in kind], labels) for kind in kinds]
-    pooled = [Pooled.of(*each, labels).loss for each in zip(kinds, within, strict=True)]
-    place = {each: number for number, each in enumerate(seen)}
-    for kind, share, own in zip(kinds, _tempered(pooled, labels), within, strict=True):
-        weights[[place[each] for each in kind]] = share * own
-    return weights
+    weight = {
+        each: share / len(kinds)
+        for kind in kinds
+        for each, share in zip(kind, _within(kind, labels), strict=True)
+    }
+    return np.array([weight[each] for each in seen])
 
 
-def _tempered(losses: Sequence[float], labels: IntArray) -> Vector:
-    excess = np.array(losses) - min(losses)
-    weights = np.exp(-np.sqrt(len(labels)) * excess)
+def _within(kind: Sequence[Seen], labels: IntArray) -> Vector:
+    losses = np.array([each.loss(labels) for each in kind])
+    weights = np.exp(-np.sqrt(len(labels)) * (losses - losses.min()))
     shares: Vector = weights / weights.sum()
     return shares
 
