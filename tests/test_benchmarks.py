@@ -57,8 +57,8 @@ def test_help(script: str) -> None:
 def test_few_shot_on_the_toy_model(recipe: str, data: Path, tmp_path: Path) -> None:
     common = ["--model", "fake", "--data", data, "--tasks", "mood", "--shots", 2]
     common += ["--out", tmp_path / "runs", "--results", tmp_path / "results"]
-    common += ["--seeds", 13, 21, "--set", "dimension=10", "population=4"]
-    common += [f"recipe={recipe}"]
+    common += ["--seeds", 13, 21, "--set", f"recipe={recipe}", "dimension=10"]
+    common += ["population=4"] if recipe == "search" else []
     first = call("few_shot.py", *common, "--budget", 12)
     assert first.returncode == 0, first.stderr
     with (tmp_path / "results" / "few_shot.csv").open(encoding="utf-8") as file:

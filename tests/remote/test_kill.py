@@ -37,7 +37,6 @@ SETTINGS = {
     "--shots": 4,
     "--soft-tokens": 2,
     "--dimension": 6,
-    "--population": 5,
     "--budget": 12,
     "--max-test": 8,
 }
@@ -102,7 +101,8 @@ class Run:
         """Goes on, if it was started already."""
         recipe = RECIPES[self.seed % len(RECIPES)]
         own = ["--out", self.folder, "--seed", self.seed, "--recipe", recipe]
-        return [*self.common, *own, "--resume"]
+        small = ["--population", 5] if recipe == "search" else []
+        return [*self.common, *own, *small, "--resume"]
 
     def look(self, recorder: Recorder) -> int:
         """Checks what was asked since the last look, and reads the journal.

@@ -178,7 +178,9 @@ def test_auto_that_runs_out_over_lost_replies_answers_with_what_it_has(
         assert [part["part"] for part in result["parts"]] == [
             "the default view",
             "anchors of its label words",
+            "further views",
         ]
+        assert result["parts"][2]["finished"] == []
         server.plan = healthy
         again = search(server, table, "6 calls", resume=True, **given)
         assert taken_in(server) == sent
