@@ -8,7 +8,7 @@ from math import ceil
 import numpy as np
 
 from blackbox_delta.auto.asking import Asker
-from blackbox_delta.auto.views import View, demonstrated
+from blackbox_delta.auto.views import DEMONSTRATIONS, View, demonstrated
 from blackbox_delta.budget import Budget, Need
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.forecast import Cost, Forecast, StartForecast
@@ -86,7 +86,7 @@ def _everything(asker: Asker, views: Sequence[View], budget: Budget) -> Cost:
 def _needs_of_all(asker: Asker, views: Sequence[View]) -> list[Need]:
     """Every view's, those of further rounds of demonstrations included."""
     shown: list[View] = []
-    if any(view.start is None for view in views):
+    if any(view.kind == DEMONSTRATIONS for view in views):
         rng = np.random.default_rng(0)
         starts = [view.start for view in views if view.start is not None]
         rounds = (demonstrated(asker.backend, start, rng, 1) for start in starts)

@@ -29,7 +29,7 @@ from blackbox_delta.auto.race import run_race
 from blackbox_delta.auto.rewriting import rewritten_views
 from blackbox_delta.auto.searching import PromptSearch, check_optimizer
 from blackbox_delta.auto.selftraining import SelfTrained, self_train
-from blackbox_delta.auto.views import View, demonstrated, pool_of_views
+from blackbox_delta.auto.views import DEMONSTRATIONS, View, demonstrated, pool_of_views
 from blackbox_delta.budget import Budget
 from blackbox_delta.errors import BudgetError, ConfigError, SpentError
 from blackbox_delta.forecast import Forecast
@@ -95,7 +95,7 @@ class Auto:
         views = pool_of_views(backend, problem, settings.seed, demonstrations=shown)
         if budget.unit in ("tokens", "usd"):
             # Where tokens are paid for, demonstrations cost many times what other words do.
-            views[1:] = sorted(views[1:], key=lambda view: view.start is None)
+            views[1:] = sorted(views[1:], key=lambda view: view.kind == DEMONSTRATIONS)
         self._views = views
         self._finished: list[Seen] = []
         self._trained: SelfTrained | None = None
