@@ -29,6 +29,7 @@ from blackbox_delta.backends._fake_words import (
 )
 from blackbox_delta.errors import BackendError, ModelError, UnsupportedError
 from blackbox_delta.types import (
+    SOFT_PROMPT,
     AnswerSlot,
     Capabilities,
     DecoderStart,
@@ -125,6 +126,10 @@ class FakeBackend:
         return (self._gain / np.linalg.norm(self._gain)).astype(np.float32)
 
     @property
+    def geometry(self) -> None:
+        """Nothing inside it can be reached."""
+
+    @property
     def address(self) -> Json:
         """Nothing: the name says it all."""
         return {}
@@ -174,8 +179,9 @@ class FakeBackend:
             raise UnsupportedError("the fake model has no decoder side")
         if request.delta is None:
             return
-        if request.delta.kind not in self._accepts or request.delta.kind != "soft-prompt":
-            raise UnsupportedError(f"the fake model takes no '{request.delta.kind}' delta")
+        if not self._accepts.intersection([SOFT_PROMPT]).issuperset(request.delta.kinds):
+            kinds = "+".join(request.delta.kinds)
+            raise UnsupportedError(f"the fake model takes no '{kinds}' delta")
         for name, tensor in request.delta.tensors.items():
             if tensor.ndim != 3 or tensor.shape[2] != HIDDEN:
                 expected = f"(λ, tokens, {HIDDEN})"

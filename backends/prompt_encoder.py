@@ -69,7 +69,7 @@ class PromptEncoder:
     ) -> None:
         self._tokenizer = tokenizer
         self._kind = kind
-        self._max_length = max_length
+        self.max_length = max_length
         self._decoder_start = decoder_start
         self._start, self._end = self._special_tokens()
 
@@ -139,10 +139,10 @@ class PromptEncoder:
         while True:
             encoded = self._encode(tuple(segments))
             excess = {
-                "encoder": length(encoded.encoder, slots) - self._max_length,
+                "encoder": length(encoded.encoder, slots) - self.max_length,
                 "answer": length(encoded.before + encoded.after, slots)
                 + answer_tokens
-                - self._max_length,
+                - self.max_length,
             }
             if max(excess.values()) <= 0:
                 self._check(encoded, slots)
@@ -219,7 +219,7 @@ class PromptEncoder:
         if not texts:
             raise TemplateError(
                 f"the template and the soft prompt alone are {excess} tokens longer than the "
-                f"model's context of {self._max_length}; shorten them"
+                f"model's context of {self.max_length}; shorten them"
             )
         room = sum(map(len, texts.values())) - excess
         kept = fair_shares([len(ids) for ids in texts.values()], room)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from blackbox_delta.geometry import Geometry
 from blackbox_delta.types import (
     Backend,
     Capabilities,
@@ -48,6 +49,11 @@ class ForwardingBackend:
     def embedding_table(self) -> EmbeddingTable | None:
         """The inner backend's."""
         return self._inner.embedding_table
+
+    @property
+    def geometry(self) -> Geometry | None:
+        """The inner backend's."""
+        return self._inner.geometry
 
     @property
     def address(self) -> Json:

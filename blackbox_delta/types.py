@@ -1,4 +1,4 @@
-"""The words that every part shares. This module imports nothing of ours.
+"""The words that every part shares. Of ours it imports nothing but the shapes of models.
 
 Letters mean the same everywhere: λ candidates, n examples, c choices,
 d search dimension, D delta size, k top tokens.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from blackbox_delta.geometry import Geometry
 
 FloatArray: TypeAlias = NDArray[np.float32]
 Vector: TypeAlias = NDArray[np.float64]
@@ -76,27 +78,58 @@ class Prompt:
 
 # ------------------------------------------------------------------------- deltas
 
+SOFT_PROMPT = "soft-prompt"
+"""The one kind of delta whose tensors stand among the tokens, in the template's slots."""
+
 
 @dataclass(frozen=True)
 class DeltaBatch:
-    """λ candidates of one kind of delta, ready to be applied.
+    """λ candidates of one kind of delta, or of several kinds at the same time, to be applied.
 
     Attributes:
         kind: What the tensors are, e.g. ``"soft-prompt"``; a backend declares the kinds it takes.
         tensors: Name to float32 array of shape (λ, …). For a soft prompt: slot name to
-            (λ, tokens, hidden).
+            (λ, tokens, hidden). For what acts inside a model: a module's name, a dot and the name
+            of the part, e.g. ``"model.layers.0.mlp.up_proj.lora_A"``.
+        token_ids: Tokens that all candidates start from (prefixes); often none.
+        beside: λ candidates of other kinds that act after this one, in the same pass.
     """
 
     kind: str
     tensors: Mapping[str, FloatArray]
+    token_ids: tuple[int, ...] = ()
+    beside: tuple[DeltaBatch, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values())))
 
+    @property
+    def parts(self) -> tuple[DeltaBatch, ...]:
+        """One batch for each kind, in the order in which they act."""
+        alone = replace(self, beside=()) if self.beside else self
+        return (alone, *(part for each in self.beside for part in each.parts))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kind of each part."""
+        return tuple(part.kind for part in self.parts)
+
+    @property
+    def slots(self) -> dict[str, int]:
+        """Soft slots that it fills: name to number of soft tokens."""
+        return {
+            name: value.shape[1]
+            for part in self.parts
+            if part.kind == SOFT_PROMPT
+            for name, value in part.tensors.items()
+        }
+
     def select(self, candidates: Sequence[int]) -> DeltaBatch:
         """The given candidates, in the given order."""
         rows = list(candidates)
-        return DeltaBatch(self.kind, {name: value[rows] for name, value in self.tensors.items()})
+        tensors = {name: value[rows] for name, value in self.tensors.items()}
+        beside = tuple(part.select(rows) for part in self.beside)
+        return replace(self, tensors=tensors, beside=beside)
 
     def digest(self, candidate: int) -> bytes:
         """SHA-256 over one candidate's exact bytes."""
@@ -105,6 +138,10 @@ class DeltaBatch:
             value = np.ascontiguousarray(self.tensors[name][candidate], dtype="<f4")
             state.update(f"{name}{value.shape}".encode())
             state.update(value.tobytes())
+        if self.token_ids:
+            state.update(f"tokens{self.token_ids}".encode())
+        for part in self.beside:
+            state.update(part.digest(candidate))
         return state.digest()
 
 
@@ -375,6 +412,11 @@ class Backend(Protocol):
     @property
     def embedding_table(self) -> EmbeddingTable | None:
         """The input embeddings, or ``None`` where they cannot be read."""
+        ...
+
+    @property
+    def geometry(self) -> Geometry | None:
+        """What deltas inside the model can act on, or ``None`` where they cannot."""
         ...
 
     @property

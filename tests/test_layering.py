@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGE = "blackbox_delta"
 
 # A unit is a module or subpackage directly under blackbox_delta; "__init__" is the package itself.
-FOUNDATION = frozenset({"types", "errors"})
+FOUNDATION = frozenset({"types", "errors", "geometry"})
 PARTS = frozenset(
     {
         "tasks",
@@ -44,7 +44,8 @@ BELOW_FACES = LIBRARY | {
 }
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
-    "types": frozenset(),
+    "geometry": frozenset(),
+    "types": frozenset({"geometry"}),
     "errors": frozenset(),
     "data": frozenset(),
     **dict.fromkeys(PARTS, FOUNDATION),

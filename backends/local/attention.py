@@ -45,6 +45,14 @@ class PrefixCache:
         """Memory it holds."""
         return sum(2 * key.numel() * key.element_size() for key in self.keys)
 
+    def behind(self, front: PrefixCache) -> PrefixCache:
+        """The same with other prefixes before them, group by group; none of those is padded."""
+        return PrefixCache(
+            front.lengths + self.lengths,
+            [torch.cat(pair, dim=2) for pair in zip(front.keys, self.keys, strict=True)],
+            [torch.cat(pair, dim=2) for pair in zip(front.values, self.values, strict=True)],
+        )
+
     def select(self, groups: torch.Tensor | slice) -> PrefixCache:
         """Some of the groups."""
         return PrefixCache(

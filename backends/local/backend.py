@@ -11,13 +11,17 @@ import torch
 
 from blackbox_delta.backends.local import loading
 from blackbox_delta.backends.local.batching import Footprint, MemoryLimit
+from blackbox_delta.backends.local.candidates import Candidates
 from blackbox_delta.backends.local.embeddings import LocalEmbeddings
 from blackbox_delta.backends.local.engines import choose_engine
-from blackbox_delta.backends.local.layout import SoftTokens
+from blackbox_delta.backends.local.measuring import measure
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt, PromptEncoder, length
 from blackbox_delta.errors import ModelError, UnsupportedError
+from blackbox_delta.geometry import Geometry
 from blackbox_delta.types import (
+    SOFT_PROMPT,
     Capabilities,
+    DeltaBatch,
     IntArray,
     Json,
     Prompt,
@@ -81,7 +85,7 @@ class LocalBackend:
         self._in_training = [part for part in self._model.modules() if part.training]
         self._closed = False
         self._model.eval()
-        weights = self._model.get_input_embeddings().weight
+        self._weights = weights = self._model.get_input_embeddings().weight
         self._dtype, self._device = weights.dtype, weights.device
         self._encoder = PromptEncoder(
             loaded.tokenizer,
@@ -97,6 +101,7 @@ class LocalBackend:
         self._fingerprint = loading.fingerprint(self._model, loaded.tokenizer)
         self._encoded: dict[tuple[Any, ...], EncodedPrompt] = {}
         self._engine = choose_engine(loaded, self._limit)
+        self._geometry: Geometry | None = None
 
     # ------------------------------------------------------------------ the contract
 
@@ -123,9 +128,9 @@ class LocalBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Soft prompts, and as many top tokens as there are."""
+        """Deltas of every kind that its engine can apply, and as many top tokens as there are."""
         return Capabilities(
-            deltas=frozenset({"soft-prompt"}),
+            deltas=self._engine.deltas,
             decoder_slot=self._loaded.kind == "seq2seq",
             text_after_answer=self._loaded.kind == "masked",
             max_top_k=self._table.vocabulary_size,
@@ -135,6 +140,15 @@ class LocalBackend:
     def embedding_table(self) -> LocalEmbeddings:
         """The input embeddings."""
         return self._table
+
+    @property
+    @torch.inference_mode()
+    def geometry(self) -> Geometry:
+        """Modules and shapes; measured when it is first asked for."""
+        if self._geometry is None:
+            context = self._encoder.max_length
+            self._geometry = measure(self._model, self._engine, context)
+        return self._geometry
 
     @property
     def address(self) -> Json:
@@ -147,11 +161,13 @@ class LocalBackend:
         del sink  # the whole reply comes at once
         began = time.perf_counter()
         self._check(request)
-        soft = SoftTokens.of(request.delta, self._table.hidden_size, self._dtype, self._device)
+        candidates = Candidates.of(
+            self._model, request.delta, self._table.hidden_size, self._weights
+        )
         choices = self._encoder.choices(request.choices)
         prompts = self._encode(request)
         already = self._engine.computed_tokens
-        readings = self._engine.score(prompts, choices, soft, request.top_k)
+        readings = self._engine.score(prompts, choices, candidates, request.top_k)
         readings.check()
         tokens = request.candidates * int(self.count_tokens(request).sum())
         usage = Usage(
@@ -164,7 +180,7 @@ class LocalBackend:
 
     def count_tokens(self, request: ScoreRequest) -> IntArray:
         """Prompt tokens (n,), soft tokens included."""
-        slots = _slot_lengths(request)
+        slots = {} if request.delta is None else request.delta.slots
         return np.array([length(p.pieces, slots) for p in self._encode(request)], dtype=np.int64)
 
     def close(self) -> None:
@@ -184,25 +200,31 @@ class LocalBackend:
     def _check(self, request: ScoreRequest) -> None:
         if self._closed:
             raise ModelError(f"the model {self.name!r} has been closed; open it again")
-        if request.delta is not None and request.delta.kind not in self.capabilities.deltas:
-            raise UnsupportedError(
-                f"a local model takes {', '.join(sorted(self.capabilities.deltas))} deltas, "
-                f"not {request.delta.kind!r}"
-            )
-        for name, value in request.delta.tensors.items() if request.delta else ():
-            if value.ndim != 3 or value.shape[2] != self._table.hidden_size:
-                raise UnsupportedError(
-                    f"the soft prompt {name!r} has shape {value.shape}; this model takes "
-                    f"(candidates, tokens, {self._table.hidden_size})"
-                )
+        for part in request.delta.parts if request.delta else ():
+            self._check_part(part)
         if request.top_k > self.capabilities.max_top_k:
             raise UnsupportedError(
                 f"top_k={request.top_k} is more than the vocabulary's {self.capabilities.max_top_k}"
             )
 
+    def _check_part(self, part: DeltaBatch) -> None:
+        if part.kind not in self.capabilities.deltas:
+            raise UnsupportedError(
+                f"this model takes {', '.join(sorted(self.capabilities.deltas))} deltas, "
+                f"not {part.kind!r}"
+            )
+        for name, value in part.tensors.items() if part.kind == SOFT_PROMPT else ():
+            if value.ndim != 3 or value.shape[2] != self._table.hidden_size:
+                raise UnsupportedError(
+                    f"the soft prompt {name!r} has shape {value.shape}; this model takes "
+                    f"(candidates, tokens, {self._table.hidden_size})"
+                )
+
     def _encode(self, request: ScoreRequest) -> list[EncodedPrompt]:
-        slots = _slot_lengths(request)
+        slots = {} if request.delta is None else request.delta.slots
         room = max(len(ids) for ids in self._encoder.choices(request.choices))
+        # A prefix stands before everything, in the same context.
+        room += sum(len(part.token_ids) for part in request.delta.parts) if request.delta else 0
         return [self._encode_one(prompt, slots, room) for prompt in request.prompts]
 
     def _encode_one(self, prompt: Prompt, slots: dict[str, int], room: int) -> EncodedPrompt:
@@ -240,9 +262,3 @@ def _decoder_start(model: Any) -> int:
         "the model's configuration names no decoder_start_token_id, so that nobody knows how its "
         "answers begin; set it in config.json (for T5 it is the padding token)"
     )
-
-
-def _slot_lengths(request: ScoreRequest) -> dict[str, int]:
-    if request.delta is None:
-        return {}
-    return {name: value.shape[1] for name, value in request.delta.tensors.items()}

@@ -11,9 +11,10 @@ What can be shared depends on where the first soft slot sits:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
 from blackbox_delta.backends.local.attention import Plan, PrefixCache, running
@@ -23,8 +24,9 @@ from blackbox_delta.backends.local.batching import (
     packs_by_length,
     split_when_too_large,
 )
+from blackbox_delta.backends.local.candidates import PREFIX, Candidates
+from blackbox_delta.backends.local.inside import TERMS
 from blackbox_delta.backends.local.layout import (
-    SoftTokens,
     common_lead,
     embed,
     first_soft,
@@ -40,7 +42,7 @@ from blackbox_delta.backends.local.reading import (
 )
 from blackbox_delta.backends.local.view import AnswerTree, View
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt, Ids
-from blackbox_delta.types import IntArray
+from blackbox_delta.types import SOFT_PROMPT, IntArray
 
 SharedBy: TypeAlias = Callable[[slice], PrefixCache | None]
 """The prefixes that a chunk of the candidates continues."""
@@ -63,17 +65,22 @@ class CausalEngine:
         self.computed_tokens = 0
 
     def score(
-        self, prompts: Sequence[EncodedPrompt], choices: Sequence[Ids], soft: SoftTokens, top_k: int
+        self,
+        prompts: Sequence[EncodedPrompt],
+        choices: Sequence[Ids],
+        candidates: Candidates,
+        top_k: int,
     ) -> Readings:
         """Readings of shape (λ, n, …)."""
         if not prompts:
-            return Readings.empty(len(soft.vectors), 0, len(choices), top_k)
+            return Readings.empty(len(candidates), 0, len(choices), top_k)
+        soft = candidates.soft
         rows = [soft.codes(prompt.before) for prompt in prompts]
-        job = _Job(self, rows, AnswerTree.of(choices), soft, top_k, len(choices))
+        job = _Job(self, rows, AnswerTree.of(choices), candidates, top_k, len(choices))
         lead, starts = common_lead(rows), [first_soft(row) for row in rows]
         per_candidate = lead + sum(len(row) - lead for row in rows)
         per_example = sum(len(row) - start for row, start in zip(rows, starts, strict=True))
-        if soft.count and per_example < per_candidate:
+        if soft.count and candidates.among_tokens and per_example < per_candidate:
             job.run_per_example(starts)
         else:
             job.run_per_candidate(lead)
@@ -81,9 +88,38 @@ class CausalEngine:
 
     # ------------------------------------------------------------------ forward passes
 
-    def prefixes(self, rows: Sequence[IntArray], vectors: torch.Tensor) -> PrefixCache:
-        """Keys and values of one row under each candidate, or of many rows under the only one."""
-        device = vectors.device
+    def front(self, candidates: Candidates) -> PrefixCache | None:
+        """Keys and values of the candidates' own prefixes."""
+        prefix = candidates.prefix
+        if not prefix:
+            return None
+        words = self.kept_prefixes([np.array(prefix.token_ids)], candidates)
+        count = len(candidates)
+
+        def moved(layers: list[torch.Tensor], by: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
+            return [
+                layer + by[number] if number in by else layer.expand(count, -1, -1, -1)
+                for number, layer in enumerate(layers)
+            ]
+
+        return PrefixCache(
+            words.lengths.expand(count),
+            moved(words.keys, prefix.keys),
+            moved(words.values, prefix.values),
+        )
+
+    def prefixes(
+        self, rows: Sequence[IntArray], of: Candidates, front: PrefixCache | None = None
+    ) -> PrefixCache:
+        """Keys and values of one row under each candidate, or of many rows under the only one.
+
+        Args:
+            rows: What they are of.
+            of: The candidates.
+            front: What stands before the row, a group for each candidate.
+        """
+        vectors = of.soft.vectors
+        device, past = vectors.device, front.padded_length if front else 0
         codes, lengths = padded(rows, "left")
         width = codes.shape[1]
         index = torch.arange(width, device=device)
@@ -98,28 +134,36 @@ class CausalEngine:
             own = torch.from_numpy(lengths[some]).to(device).expand(len(batch))
             pads = (width - own)[:, None]
             visible = (causal & (index >= pads)[:, None]) | itself
-            positions = (index - pads).clamp(min=0)
+            positions = past + (index - pads).clamp(min=0)
             record = PrefixCache(own)
-            plan = Plan(1, visible, positions, positions, record=record)
-            with running(plan):
+            some_front = front.select(candidates) if front else None
+            plan = Plan(
+                1,
+                torch.nn.functional.pad(visible, (past, 0), value=True),
+                positions,
+                torch.cat([torch.arange(past, device=device).expand(len(batch), -1), positions], 1),
+                prefix=some_front,
+                record=record,
+            )
+            with running(plan), of.select(candidates).inside.acting():
                 self._trunk(inputs_embeds=batch, position_ids=positions, use_cache=False)
-            parts.append(record)
+            parts.append(record.behind(some_front) if some_front else record)
             self.computed_tokens += int(own.sum())
 
         in_chunks(
             max(len(rows), len(vectors)),
-            lambda: self._limit.rows(width, width, 0),
+            lambda: self._limit.rows(width, past + width, 0),
             self._limit,
             work,
         )
         return parts[0] if len(parts) == 1 else _joined(parts)
 
-    def kept_prefixes(self, rows: Sequence[IntArray], vectors: torch.Tensor) -> PrefixCache:
+    def kept_prefixes(self, rows: Sequence[IntArray], candidates: Candidates) -> PrefixCache:
         """Like :meth:`prefixes` for rows without soft tokens, computed once per run."""
         key = tuple(row.tobytes() for row in rows)
         pack = self._prefixes.get(key)
         if pack is None:
-            pack = self.prefixes(rows, vectors[:1, :0])
+            pack = self.prefixes(rows, candidates.untuned())
             self._prefixes.put(key, pack)
         return pack
 
@@ -140,6 +184,11 @@ class CausalEngine:
         return self._limit
 
     @property
+    def deltas(self) -> frozenset[str]:
+        """Kinds of delta that it can apply."""
+        return frozenset({SOFT_PROMPT, PREFIX, *TERMS})
+
+    @property
     def embeddings(self) -> Any:
         """Token ids to embeddings."""
         return self._embeddings
@@ -153,17 +202,18 @@ class _Job:
         engine: CausalEngine,
         rows: list[IntArray],
         tree: AnswerTree,
-        soft: SoftTokens,
+        candidates: Candidates,
         top_k: int,
         choices: int,
     ) -> None:
         self._engine = engine
         self._rows = rows
         self._tree = tree
-        self._vectors = soft.vectors
+        self._candidates = candidates
+        self._device = candidates.soft.vectors.device
         self._top_k = top_k
-        self._targets = Targets.build(tree.entries, choices, soft.vectors.device)
-        self.readings = Readings.empty(len(soft.vectors), len(rows), choices, top_k)
+        self._targets = Targets.build(tree.entries, choices, self._device)
+        self.readings = Readings.empty(len(candidates), len(rows), choices, top_k)
 
     def run_per_example(self, starts: list[int]) -> None:
         """Groups are examples: what precedes their first slot is shared by all candidates."""
@@ -181,7 +231,9 @@ class _Job:
     def _example_pack(self, pack: list[int], starts: list[int]) -> None:
         prefixes = [self._rows[index][: starts[index]] for index in pack]
         shared = (
-            self._engine.kept_prefixes(prefixes, self._vectors) if any(map(len, prefixes)) else None
+            self._engine.kept_prefixes(prefixes, self._candidates)
+            if any(map(len, prefixes))
+            else None
         )
         tails = [self._rows[index][starts[index] :] for index in pack]
         lengths = [starts[index] for index in pack]
@@ -190,13 +242,16 @@ class _Job:
     def run_per_candidate(self, lead: int) -> None:
         """Groups are candidates: the lead is shared by all examples."""
         opening = self._rows[0][:lead]
-        shared = self._engine.prefixes([opening], self._vectors) if lead else None
+        shared = self._engine.front(self._candidates)
+        past = lead + (shared.padded_length if shared else 0)
+        if lead:
+            shared = self._engine.prefixes([opening], self._candidates, shared)
         tails = [row[lead:] for row in self._rows]
         lengths = [(len(tail),) for tail in tails]
         longest = max(lengths)[0]
 
         def fit() -> int:
-            return self._fit(longest, lead + longest)
+            return self._fit(longest, past + longest)
 
         for pack in packs_by_length(lengths, fit()):
             split_when_too_large(
@@ -206,7 +261,7 @@ class _Job:
                 lambda members: self._score_pack(
                     members,
                     [tails[index] for index in members],
-                    [lead] * len(members),
+                    [past] * len(members),
                     lambda candidates: shared.select(candidates) if shared else None,
                     by_example=False,
                 ),
@@ -225,10 +280,11 @@ class _Job:
         *,
         by_example: bool,
     ) -> None:
-        view = View.of(tails, lengths, self._tree, self._vectors.device)
+        view = View.of(tails, lengths, self._tree, self._device)
 
         def work(chunk: slice) -> None:
-            batch = embed(view.codes, self._vectors[chunk], self._engine.embeddings)
+            some = self._candidates.select(chunk)
+            batch = embed(view.codes, some.soft.vectors, self._engine.embeddings)
             candidates = len(batch)
             order = (1, 0) if by_example else (0, 1)
             batch = batch.transpose(0, 1) if by_example else batch
@@ -239,20 +295,21 @@ class _Job:
                 key_positions=view.repeated(view.key_positions, candidates, by_example=by_example),
                 prefix=shared(chunk),
             )
-            logits = self._engine.logits(batch.flatten(0, 1), plan, slice(view.end, None))
+            with some.inside.acting():
+                logits = self._engine.logits(batch.flatten(0, 1), plan, slice(view.end, None))
             self._store(chunk, pack, logits, order)
             self._engine.computed_tokens += candidates * view.real_tokens
 
         def fit() -> int:
             return max(1, self._fit(view.width, view.visible.shape[-1]) // len(pack))
 
-        in_chunks(len(self._vectors), fit, self._engine.limit, work)
+        in_chunks(len(self._candidates), fit, self._engine.limit, work)
 
     def _store(
         self, chunk: slice, pack: list[int], logits: torch.Tensor, order: tuple[int, int]
     ) -> None:
         scores, ids, logprobs = read_logits(logits, self._targets, self._top_k)
-        sizes = (len(range(*chunk.indices(len(self._vectors)))), len(pack))
+        sizes = (len(range(*chunk.indices(len(self._candidates)))), len(pack))
         shape = (sizes[order[0]], sizes[order[1]])
         readings, turn = self.readings, (*order, 2)
         readings.label_logprobs[chunk, pack] = scores.reshape(*shape, scores.shape[1]).transpose(

@@ -10,6 +10,7 @@ import torch
 
 from blackbox_delta.backends.local import attention
 from blackbox_delta.backends.local.batching import MemoryLimit
+from blackbox_delta.backends.local.candidates import Candidates
 from blackbox_delta.backends.local.causal import CausalEngine
 from blackbox_delta.backends.local.layout import SoftTokens
 from blackbox_delta.backends.local.loading import LoadedModel
@@ -88,4 +89,4 @@ def _probe(engine: Engine, weights: torch.Tensor) -> FloatArray:
     choices = [draw(1), draw(3), draw(2)]
     embeddings = engine.embeddings(torch.tensor([draw(2), draw(2)], device=weights.device))
     soft = SoftTokens(embeddings.to(weights.dtype), {"probe": 0}, {"probe": 2})
-    return engine.score(prompts, choices, soft, 0).label_logprobs
+    return engine.score(prompts, choices, Candidates(soft), 0).label_logprobs

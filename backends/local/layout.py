@@ -33,11 +33,16 @@ class SoftTokens:
 
     @classmethod
     def of(
-        cls, delta: DeltaBatch | None, hidden: int, dtype: torch.dtype, device: torch.device
+        cls,
+        delta: DeltaBatch | None,
+        hidden: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        count: int = 1,
     ) -> SoftTokens:
-        """From a soft-prompt delta, or none."""
+        """From a soft-prompt delta, or none for ``count`` candidates."""
         if delta is None:
-            return cls(torch.zeros(1, 0, hidden, dtype=dtype, device=device), {}, {})
+            return cls(torch.zeros(count, 0, hidden, dtype=dtype, device=device), {}, {})
         names = sorted(delta.tensors)
         lengths = {name: delta.tensors[name].shape[1] for name in names}
         starts = np.cumsum([0, *lengths.values()])

@@ -21,6 +21,8 @@ from blackbox_delta.backends.local.batching import (
     packs_by_length,
     split_when_too_large,
 )
+from blackbox_delta.backends.local.candidates import Candidates
+from blackbox_delta.backends.local.inside import TERMS
 from blackbox_delta.backends.local.layout import SoftTokens, embed, padded
 from blackbox_delta.backends.local.reading import (
     Readings,
@@ -30,7 +32,7 @@ from blackbox_delta.backends.local.reading import (
     trunk_of,
 )
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt, Ids
-from blackbox_delta.types import IntArray
+from blackbox_delta.types import SOFT_PROMPT, IntArray
 
 
 @dataclass(frozen=True)
@@ -143,22 +145,31 @@ class PlainEngine:
         self.computed_tokens = 0
 
     @property
+    def deltas(self) -> frozenset[str]:
+        """Kinds of delta that it can apply."""
+        return frozenset({SOFT_PROMPT, *TERMS})
+
+    @property
     def embeddings(self) -> Any:
         """Token ids to embeddings."""
         return self._embeddings
 
     def score(
-        self, prompts: Sequence[EncodedPrompt], choices: Sequence[Ids], soft: SoftTokens, top_k: int
+        self,
+        prompts: Sequence[EncodedPrompt],
+        choices: Sequence[Ids],
+        candidates: Candidates,
+        top_k: int,
     ) -> Readings:
         """Readings of shape (λ, n, …)."""
-        readings = Readings.empty(len(soft.vectors), len(prompts), len(choices), top_k)
+        readings = Readings.empty(len(candidates), len(prompts), len(choices), top_k)
         if self._mask_token is not None:
             forms = maskings(choices, self._mask_token)
         else:
             forms = continuations(choices)
         for form in forms if prompts else ():
-            rows = _Rows.of(prompts, form, soft, leads=self._kind == "masked")
-            self._score_form(rows, form, soft.vectors, readings)
+            rows = _Rows.of(prompts, form, candidates.soft, leads=self._kind == "masked")
+            self._score_form(rows, form, candidates, readings)
         return readings
 
     def release(self) -> None:
@@ -166,11 +177,12 @@ class PlainEngine:
         self._encoded.clear()
 
     def _score_form(
-        self, rows: _Rows, form: AnswerForm, vectors: torch.Tensor, readings: Readings
+        self, rows: _Rows, form: AnswerForm, candidates: Candidates, readings: Readings
     ) -> None:
         lengths = rows.lengths
         longest = max(map(sum, lengths))
-        targets = Targets.build(form.entries, readings.label_logprobs.shape[2], vectors.device)
+        device = candidates.soft.vectors.device
+        targets = Targets.build(form.entries, readings.label_logprobs.shape[2], device)
         # The first form's first position is where any answer starts: the top tokens' place.
         top_k = readings.top_ids.shape[2] if form.first else 0
 
@@ -179,7 +191,9 @@ class PlainEngine:
 
         def work_on(pack: list[int]) -> None:
             def work(chunk: slice) -> None:
-                logits = self._forward(rows.select(pack), vectors[chunk])
+                some = candidates.select(chunk)
+                with some.inside.acting():
+                    logits = self._forward(rows.select(pack), some)
                 scores, ids, logprobs = read_logits(logits, targets, top_k)
                 grid = scores.reshape(-1, len(pack), scores.shape[1])
                 for choice in form.choices:
@@ -188,20 +202,21 @@ class PlainEngine:
                     readings.top_ids[chunk, pack] = ids.reshape(-1, len(pack), top_k)
                     readings.top_logprobs[chunk, pack] = logprobs.reshape(-1, len(pack), top_k)
 
-            in_chunks(len(vectors), lambda: max(1, fit() // len(pack)), self._limit, work)
+            in_chunks(len(candidates), lambda: max(1, fit() // len(pack)), self._limit, work)
 
         for pack in packs_by_length(lengths, fit()):
             split_when_too_large(pack, fit, self._limit, work_on)
 
-    def _forward(self, rows: _Rows, vectors: torch.Tensor) -> torch.Tensor:
+    def _forward(self, rows: _Rows, some: Candidates) -> torch.Tensor:
         """Logits (λ·rows, p, vocabulary) at the positions to be read."""
+        vectors = some.soft.vectors
         candidates, device = len(vectors), vectors.device
         codes, lengths = padded(rows.own, "right")
         batch = embed(codes, vectors, self._embeddings).flatten(0, 1)
         mask = self._mask(codes, lengths, candidates, device)
         positions = torch.from_numpy(rows.reads).to(device).repeat(candidates, 1)
         if self._kind == "seq2seq":
-            states, states_mask = self._encode(rows.encoder, vectors)
+            states, states_mask = self._encode(rows.encoder, some)
             inputs = {
                 "encoder_outputs": BaseModelOutput(last_hidden_state=states),
                 "attention_mask": states_mask,
@@ -216,13 +231,12 @@ class PlainEngine:
         self.computed_tokens += candidates * int(lengths.sum())
         return logits
 
-    def _encode(
-        self, rows: list[IntArray], vectors: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encoder output (λ·rows, m, hidden) and its mask; reused where no slot is in it."""
+    def _encode(self, rows: list[IntArray], some: Candidates) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encoder output (λ·rows, m, hidden) and its mask; reused where all candidates agree."""
+        vectors = some.soft.vectors
         codes, lengths = padded(rows, "right")
         mask = self._mask(codes, lengths, len(vectors), vectors.device)
-        if any((row < 0).any() for row in rows):
+        if some.inside or any((row < 0).any() for row in rows):
             batch = embed(codes, vectors, self._embeddings).flatten(0, 1)
             encoded = self._model.get_encoder()(inputs_embeds=batch, attention_mask=mask)
             self.computed_tokens += len(vectors) * int(lengths.sum())

@@ -138,6 +138,10 @@ class RemoteBackend:
         return self._table if self._access.tier == "embeddings" else None
 
     @property
+    def geometry(self) -> None:
+        """Nothing inside it can be reached."""
+
+    @property
     def address(self) -> Json:
         """The endpoint and the access; the key stays where it is."""
         return {"endpoint": plain(self._endpoint), "access": plain(self._access)}
@@ -202,10 +206,10 @@ class RemoteBackend:
         if self._closed:
             raise ModelError(f"the connection to {self.name!r} has been closed; open it again")
         able = self.capabilities
-        if request.delta is not None and request.delta.kind not in able.deltas:
+        if request.delta is not None and not able.deltas.issuperset(request.delta.kinds):
             raise UnsupportedError(
-                f"{self.name} takes no {request.delta.kind} through this API: it is given "
-                f"{self._inputs.form}"
+                f"{self.name} takes no {'+'.join(request.delta.kinds)} through this API: it is "
+                f"given {self._inputs.form}"
             )
         for name, value in request.delta.tensors.items() if request.delta is not None else ():
             hidden = self._table.hidden_size if self._table else 0

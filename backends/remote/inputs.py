@@ -111,16 +111,17 @@ class EmbeddedInputs:
 
     def count(self, request: ScoreRequest, prompt: int) -> int:
         """The length of the sequence."""
-        slots = _slot_lengths(request)
+        slots = {} if request.delta is None else request.delta.slots
         pieces = self._pieces(request.prompts[prompt], slots)
         return sum(slots[piece] if isinstance(piece, str) else len(piece) for piece in pieces)
 
     def input(self, request: ScoreRequest, candidate: int, prompt: int) -> Input:
         """The whole sequence, in the precision that the table is stored in."""
         tensors: Mapping[str, FloatArray] = {} if request.delta is None else request.delta.tensors
+        slots = {} if request.delta is None else request.delta.slots
         pieces = [
             tensors[piece][candidate] if isinstance(piece, str) else piece
-            for piece in self._pieces(request.prompts[prompt], _slot_lengths(request))
+            for piece in self._pieces(request.prompts[prompt], slots)
         ]
         sequence = np.concatenate(pieces)
         return sequence.tolist() if self._rows else embeds_field(sequence, self._table.dtype)
@@ -154,9 +155,3 @@ def words_before_answer(prompt: Prompt) -> str:
     if not words:
         raise UnsupportedError("nothing precedes the answer: put {text} before {label}")
     return words
-
-
-def _slot_lengths(request: ScoreRequest) -> dict[str, int]:
-    if request.delta is None:
-        return {}
-    return {name: value.shape[1] for name, value in request.delta.tensors.items()}

@@ -4,29 +4,65 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from blackbox_delta.deltas.adapter import Adapter
+from blackbox_delta.deltas.bitfit import BitFit
+from blackbox_delta.deltas.blocks import ModuleDelta
+from blackbox_delta.deltas.ia3 import IA3
+from blackbox_delta.deltas.lora import LoRA
+from blackbox_delta.deltas.prefix import Prefix
 from blackbox_delta.deltas.soft_prompt import TEXT, SoftPrompt
 from blackbox_delta.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from blackbox_delta.geometry import Geometry
     from blackbox_delta.types import Delta, EmbeddingTable
 
-DELTAS = {SoftPrompt.kind: SoftPrompt}
-"""Kind to class, for rebuilding what an artifact describes."""
+MODULE_DELTAS: dict[str, type[ModuleDelta]] = {
+    each.kind: each for each in (LoRA, Adapter, BitFit, IA3)
+}
+"""Kinds that act at modules inside a model."""
 
-__all__ = ["DELTAS", "TEXT", "SoftPrompt", "delta_from_config"]
+KINDS = (SoftPrompt.kind, Prefix.kind, *MODULE_DELTAS)
+"""All kinds, as they are chosen."""
+
+__all__ = [
+    "IA3",
+    "KINDS",
+    "MODULE_DELTAS",
+    "TEXT",
+    "Adapter",
+    "BitFit",
+    "LoRA",
+    "Prefix",
+    "SoftPrompt",
+    "delta_from_config",
+]
 
 
-def delta_from_config(config: Mapping[str, Any], table: EmbeddingTable) -> Delta:
+def delta_from_config(
+    config: Mapping[str, Any], table: EmbeddingTable | None, geometry: Geometry | None = None
+) -> Delta:
     """The delta whose ``config()`` this is, p0 included.
+
+    Args:
+        config: What the delta said of itself.
+        table: The model's input embeddings; ``None`` where they cannot be read.
+        geometry: The model's inside; ``None`` where it cannot be reached.
 
     Raises:
         ConfigError: The kind is unknown, or the settings do not fit it or the model.
     """
     kind = config.get("kind")
-    if kind not in DELTAS:
-        raise ConfigError(
-            f"There is no delta of kind '{kind}' in this version. Known: {', '.join(DELTAS)}."
-        )
-    return DELTAS[kind].from_config(config, table)
+    if kind == SoftPrompt.kind and table is not None:
+        return SoftPrompt.from_config(config, table)
+    if geometry is not None and kind == Prefix.kind:
+        return Prefix.from_config(config, geometry)
+    if geometry is not None and kind in MODULE_DELTAS:
+        return MODULE_DELTAS[kind].from_config(config, geometry)
+    if kind in KINDS:
+        raise ConfigError(f"this model takes no {kind}")
+    raise ConfigError(
+        f"There is no delta of kind '{kind}' in this version. Known: {', '.join(KINDS)}."
+    )

@@ -1,0 +1,112 @@
+"""λ candidates on their way through an engine: tokens of their own, a prefix, terms inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from blackbox_delta.backends.local.inside import TERMS, Inside
+from blackbox_delta.backends.local.layout import SoftTokens
+from blackbox_delta.types import SOFT_PROMPT, DeltaBatch
+
+PREFIX = "prefix"
+
+
+@dataclass(frozen=True)
+class PrefixOffsets:
+    """What candidates add to the keys and values of the words that they begin with.
+
+    Attributes:
+        token_ids: These words; empty for no prefix.
+        keys: Layer to (λ, kv heads, tokens, head).
+        values: Likewise.
+    """
+
+    token_ids: tuple[int, ...] = ()
+    keys: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    values: Mapping[int, torch.Tensor] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.token_ids)
+
+    @classmethod
+    def of(cls, part: DeltaBatch, like: torch.Tensor) -> PrefixOffsets:
+        """From a batch of prefixes."""
+        keys: dict[int, torch.Tensor] = {}
+        values: dict[int, torch.Tensor] = {}
+        for name, value in part.tensors.items():
+            layer, _, which = name.partition(".")
+            tensor = torch.from_numpy(np.ascontiguousarray(value))
+            held = keys if which == "keys" else values
+            held[int(layer)] = tensor.to(device=like.device, dtype=like.dtype)
+        return cls(part.token_ids, keys, values)
+
+    def select(self, chunk: slice) -> PrefixOffsets:
+        """Some of the candidates."""
+        return PrefixOffsets(
+            self.token_ids,
+            {layer: value[chunk] for layer, value in self.keys.items()},
+            {layer: value[chunk] for layer, value in self.values.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """λ candidates.
+
+    Attributes:
+        soft: Their soft tokens; none for the untuned model.
+        inside: Their terms beside the model's modules.
+        prefix: Their prefixes.
+    """
+
+    soft: SoftTokens
+    inside: Inside = field(default_factory=Inside)
+    prefix: PrefixOffsets = field(default_factory=PrefixOffsets)
+
+    @classmethod
+    def of(
+        cls, model: Any, delta: DeltaBatch | None, hidden: int, like: torch.Tensor
+    ) -> Candidates:
+        """From a delta of kinds that a local model takes, or from none.
+
+        Args:
+            model: The model.
+            delta: The candidates.
+            hidden: Length of an embedding.
+            like: A tensor of the model's precision and device.
+
+        Raises:
+            UnsupportedError: A module is not there.
+        """
+        parts = () if delta is None else delta.parts
+        count = 1 if delta is None else len(delta)
+        own = [part for part in parts if part.kind == SOFT_PROMPT]
+        prefixes = [part for part in parts if part.kind == PREFIX]
+        return cls(
+            SoftTokens.of(own[0] if own else None, hidden, like.dtype, like.device, count),
+            Inside.of(model, [part for part in parts if part.kind in TERMS], like, count),
+            PrefixOffsets.of(prefixes[0], like) if prefixes else PrefixOffsets(),
+        )
+
+    def __len__(self) -> int:
+        return len(self.soft.vectors)
+
+    @property
+    def among_tokens(self) -> bool:
+        """Whether they differ in soft tokens alone: what precedes these is the same for all."""
+        return not self.inside and not self.prefix
+
+    def select(self, chunk: slice) -> Candidates:
+        """Some of them."""
+        soft = SoftTokens(self.soft.vectors[chunk], self.soft.first, self.soft.lengths)
+        return Candidates(soft, self.inside.select(chunk), self.prefix.select(chunk))
+
+    def untuned(self) -> Candidates:
+        """The model as it is, for what all candidates share."""
+        vectors = self.soft.vectors[:1, :0]
+        return Candidates(SoftTokens(vectors, {}, {}))

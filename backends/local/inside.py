@@ -1,0 +1,173 @@
+"""What candidates do inside the model: terms beside its modules, a whole population in one pass.
+
+The rows of a batch are grouped by candidate, so a module's input (λ·R, m, inputs) is (λ, R·m,
+inputs) to a term, and one batched product gives each candidate its own low-rank term. The
+module's own matrix product stays the one that all candidates share; no weight is ever copied or
+changed, for the terms are hooks that are there for the time of one forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from blackbox_delta.errors import UnsupportedError
+from blackbox_delta.types import DeltaBatch
+
+Tensors: TypeAlias = Mapping[str, torch.Tensor]
+Term: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Tensors], torch.Tensor]
+"""From what goes in (λ, t, inputs), what comes out (λ, t, outputs), and tensors (λ, …)."""
+
+
+def _low_rank(x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
+    inner = torch.bmm(x, own["lora_A"].transpose(1, 2))
+    return torch.baddbmm(y, inner, own["lora_B"].transpose(1, 2))
+
+
+def _offset(_x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
+    return y + own["offset"][:, None]
+
+
+def _scaled(_x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
+    return y * own["scale_out"][:, None] if "scale_out" in own else y
+
+
+def _bottleneck(_x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
+    inner = torch.nn.functional.gelu(torch.bmm(y, own["down"].transpose(1, 2)))
+    return torch.baddbmm(y, inner, own["up"].transpose(1, 2))
+
+
+#: What each kind of delta makes of a module's output.
+TERMS: dict[str, Term] = {
+    "lora": _low_rank,
+    "bitfit": _offset,
+    "ia3": _scaled,
+    "adapter": _bottleneck,
+}
+#: The part that scales what goes into a module.
+_SCALE_IN = "scale_in"
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What one kind of delta does at one module.
+
+    Attributes:
+        module: Where.
+        term: What.
+        tensors: Each (λ, …).
+    """
+
+    module: torch.nn.Module
+    term: Term
+    tensors: Tensors
+
+    def select(self, chunk: slice) -> _Step:
+        return _Step(self.module, self.term, {k: v[chunk] for k, v in self.tensors.items()})
+
+
+@dataclass(frozen=True)
+class Inside:
+    """The terms of λ candidates.
+
+    Attributes:
+        steps: In the order in which they act at a module; none for the untuned model.
+        count: λ.
+    """
+
+    steps: tuple[_Step, ...] = ()
+    count: int = 1
+
+    @classmethod
+    def of(cls, model: Any, parts: Sequence[DeltaBatch], like: torch.Tensor, count: int) -> Inside:
+        """From the parts of a delta that act at modules.
+
+        Args:
+            model: Whose modules they name.
+            parts: Batches of the kinds in :data:`TERMS`.
+            like: A tensor of the model's precision and device.
+            count: λ.
+
+        Raises:
+            UnsupportedError: A module is not there, or a tensor does not fit it.
+        """
+        steps = []
+        for part in parts:
+            for name, tensors in _by_module(part.tensors).items():
+                module = _module(model, name)
+                own = {key: _tensor(value, like) for key, value in tensors.items()}
+                steps.append(_Step(module, TERMS[part.kind], own))
+        return cls(tuple(steps), count)
+
+    def __bool__(self) -> bool:
+        return bool(self.steps)
+
+    def select(self, chunk: slice) -> Inside:
+        """Some of the candidates."""
+        count = len(range(*chunk.indices(self.count)))
+        return Inside(tuple(step.select(chunk) for step in self.steps), count)
+
+    @contextmanager
+    def acting(self) -> Iterator[None]:
+        """For the time of a forward pass whose rows are grouped by candidate."""
+        by_module: dict[torch.nn.Module, list[_Step]] = {}
+        for step in self.steps:
+            by_module.setdefault(step.module, []).append(step)
+        handles = []
+        try:
+            for module, steps in by_module.items():
+                if any(_SCALE_IN in step.tensors for step in steps):
+                    handles.append(module.register_forward_pre_hook(self._before(steps)))
+                handles.append(module.register_forward_hook(self._after(steps)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _before(self, steps: Sequence[_Step]) -> Callable[[Any, Any], Any]:
+        def scale(_module: torch.nn.Module, inputs: Any) -> Any:
+            x, *others = inputs
+            grouped = self._grouped(x)
+            for step in steps:
+                if _SCALE_IN in step.tensors:
+                    grouped = grouped * step.tensors[_SCALE_IN][:, None]
+            return (grouped.view(x.shape), *others)
+
+        return scale
+
+    def _after(self, steps: Sequence[_Step]) -> Callable[[Any, Any, Any], Any]:
+        def add(_module: torch.nn.Module, inputs: Any, y: Any) -> Any:
+            x, changed = self._grouped(inputs[0]), self._grouped(y)
+            for step in steps:
+                changed = step.term(x, changed, step.tensors)
+            return changed.view(y.shape)
+
+        return add
+
+    def _grouped(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows.reshape(self.count, -1, rows.shape[-1])
+
+
+def _by_module(tensors: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in tensors.items():
+        module, _, part = name.rpartition(".")
+        found.setdefault(module, {})[part] = value
+    return found
+
+
+def _module(model: Any, name: str) -> torch.nn.Module:
+    try:
+        found: torch.nn.Module = model.get_submodule(name)
+    except AttributeError:
+        raise UnsupportedError(f"this model has no module {name!r} for a delta to act on") from None
+    return found
+
+
+def _tensor(value: Any, like: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(value)).to(device=like.device, dtype=like.dtype)

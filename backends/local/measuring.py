@@ -1,0 +1,132 @@
+"""The geometry of a model: which modules a delta can act on, found by watching a small batch.
+
+A module is taken if what goes in and what comes out has a vector for every token, rows outermost:
+whatever its class is called. Experts that see only some tokens, and positions that see none, are
+left out that way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from blackbox_delta.backends.local.candidates import Candidates
+from blackbox_delta.backends.local.causal import CausalEngine
+from blackbox_delta.backends.local.engines import Engine
+from blackbox_delta.backends.local.layout import SoftTokens
+from blackbox_delta.backends.prompt_encoder import EncodedPrompt
+from blackbox_delta.geometry import Geometry, Module
+
+#: Rows and tokens of the batch: numbers that nothing else in a model is likely to be.
+ROWS, TOKENS = 3, 11
+
+
+@dataclass
+class _Seen:
+    """What went through one module."""
+
+    inputs: int = 0
+    outputs: int = 0
+    level: float = 0.0
+    spread: float = 0.0
+    sound: bool = field(default=True)
+
+
+def measure(model: Any, engine: Engine, context: int) -> Geometry:
+    """The geometry of a model.
+
+    Args:
+        model: The model.
+        engine: What evaluates it.
+        context: The most tokens that it reads.
+    """
+    seen: dict[str, _Seen] = {}
+    weights = model.get_input_embeddings().weight
+    nothing = Candidates(SoftTokens.of(None, weights.shape[1], weights.dtype, weights.device))
+    rng, top = np.random.default_rng(0), min(len(weights), 1000)
+    rows = rng.integers(0, top, (ROWS, TOKENS))
+    before = engine.computed_tokens
+    with _watching(model, seen):
+        if isinstance(engine, CausalEngine):
+            kept = engine.prefixes(list(rows), nothing)
+        else:
+            pieces = [(tuple(map(int, row)),) for row in rows]
+            prompts = [EncodedPrompt(piece, piece, ()) for piece in pieces]
+            engine.score(prompts, [(int(rows[0, 0]),)], nothing, 0)
+            engine.release()
+    engine.computed_tokens = before
+    modules = tuple(_module(model, name, each) for name, each in seen.items() if each.sound)
+    if not isinstance(engine, CausalEngine):
+        return Geometry(modules, context=context)
+    _, heads, _, size = kept.keys[0].shape
+    return Geometry(
+        modules,
+        len(kept.keys),
+        heads,
+        size,
+        [_rounded(_rms(layer)) for layer in kept.keys],
+        [_rounded(_rms(layer)) for layer in kept.values],
+        context,
+    )
+
+
+@contextmanager
+def _watching(model: Any, seen: dict[str, _Seen]) -> Iterator[None]:
+    head = model.get_output_embeddings()
+    handles = []
+    try:
+        for name, module in model.named_modules():
+            weight = getattr(module, "weight", None)
+            if module is head or not isinstance(weight, torch.nn.Parameter) or weight.ndim > 2:
+                continue
+            if isinstance(module, torch.nn.Embedding):
+                continue
+            handles.append(module.register_forward_hook(_watch(name, seen)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _watch(name: str, seen: dict[str, _Seen]) -> Any:
+    def look(_module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        noted = seen.setdefault(name, _Seen())
+        x = inputs[0] if inputs else None
+        if not (_by_row(x) and _by_row(output)):
+            noted.sound = False
+            return
+        noted.inputs, noted.outputs = x.shape[-1], output.shape[-1]
+        noted.level, noted.spread = _rms(x), _rms(output)
+
+    return look
+
+
+def _by_row(value: Any) -> bool:
+    """Whether rows are outermost and no token is missing."""
+    if not isinstance(value, torch.Tensor) or value.ndim < 2:
+        return False
+    if value.ndim == 2:
+        return len(value) > ROWS and len(value) % ROWS == 0
+    return len(value) == ROWS
+
+
+def _module(model: Any, name: str, seen: _Seen) -> Module:
+    linear = model.get_submodule(name).weight.ndim == 2
+    # A module that puts out nothing now may do so under a delta.
+    level, spread = _rounded(seen.level) or 1.0, _rounded(seen.spread) or 1.0
+    return Module(name, seen.inputs, seen.outputs, linear, level, spread)
+
+
+def _rms(values: torch.Tensor) -> float:
+    return math.sqrt(float(values.float().square().mean()))
+
+
+def _rounded(value: float) -> float:
+    """Few digits: the same on machines that add in another order."""
+    return float(f"{value:.3g}")

@@ -1,0 +1,161 @@
+"""Deltas that act on modules inside a model: θ in blocks, each with its own scale and start.
+
+An entry of θ is in natural units: with θ = 0 every block is at its start, and with θ ~ N(0, 1)
+the whole delta moves what the modules put out by about as much as it is large. So one scale
+serves every kind, every model and every layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from blackbox_delta.errors import ConfigError
+from blackbox_delta.geometry import Geometry, Module
+from blackbox_delta.types import DeltaBatch, FloatArray, Json
+
+
+@dataclass(frozen=True)
+class Block:
+    """One tensor of a candidate.
+
+    Attributes:
+        name: The module's name, a dot and the part's.
+        shape: Without the leading λ.
+        scale: Standard deviation of an entry when θ ~ N(0, 1).
+        start: At θ = 0: an array of that shape, or a number for all entries.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    scale: float
+    start: FloatArray | float = 0.0
+
+    @property
+    def size(self) -> int:
+        """How many entries of θ it takes."""
+        return math.prod(self.shape)
+
+
+def even(fan_in: int, shape: tuple[int, ...], bits: np.random.PCG64) -> FloatArray:
+    """Entries of variance 1 / ``fan_in``, uniform, the same bits on every machine.
+
+    numpy promises the raw stream of a bit generator for ever; the rest is exact arithmetic.
+    """
+    upper = (bits.random_raw(math.prod(shape)) >> np.uint64(40)).astype(np.float64)
+    u = (upper + 0.5) * 2.0**-23 - 1.0
+    return (math.sqrt(3.0 / fan_in) * u).astype(np.float32).reshape(shape)
+
+
+class BlockDelta:
+    """A delta that consists of blocks.
+
+    Args:
+        blocks: In the order in which θ holds them.
+        token_ids: Tokens that it starts from; often none.
+    """
+
+    kind: ClassVar[str]
+    scale = 1.0
+
+    def __init__(self, blocks: Iterable[Block], token_ids: Sequence[int] = ()) -> None:
+        self.blocks = tuple(blocks)
+        self._token_ids = tuple(token_ids)
+        self.origin: FloatArray = np.zeros(sum(block.size for block in self.blocks), np.float32)
+        self.origin.flags.writeable = False
+
+    @property
+    def size(self) -> int:
+        """D."""
+        return self.origin.size
+
+    def unpack(self, theta: FloatArray) -> DeltaBatch:
+        """θ of shape (λ, D) to one tensor (λ, …) for each block.
+
+        Raises:
+            ConfigError: θ has another shape.
+        """
+        if theta.ndim != 2 or theta.shape[1] != self.size:
+            raise ConfigError(
+                f"Expected θ of shape (λ, {self.size}) for this {self.kind}, not {theta.shape}."
+            )
+        tensors, at = {}, 0
+        for block in self.blocks:
+            part = theta[:, at : at + block.size].astype(np.float32, copy=False)
+            part = part.reshape(len(theta), *block.shape)
+            tensors[block.name] = part * np.float32(block.scale) + np.asarray(block.start, "f4")
+            at += block.size
+        return DeltaBatch(self.kind, tensors, self._token_ids)
+
+
+class ModuleDelta(BlockDelta):
+    """Tensors for modules of a model.
+
+    Args:
+        modules: What it acts on, at least one.
+        settings: Whole numbers that the tensors follow from, beside the modules.
+
+    Raises:
+        ConfigError: A setting makes no sense.
+    """
+
+    #: Names and defaults of the kind's settings.
+    defaults: ClassVar[Mapping[str, int]] = {}
+
+    def __init__(self, modules: Sequence[Module], **settings: int) -> None:
+        self.modules = tuple(modules)
+        self.settings = {**self.defaults, **settings}
+        for name, value in self.settings.items():
+            least = 0 if name == "seed" else 1
+            if value < least:
+                raise ConfigError(f"{name} of {self.kind} is at least {least}, not {value}")
+        # Parts that act one after another add up: together they move as much as one alone would.
+        self._share = 1.0 / math.sqrt(len(self.modules))
+        super().__init__(self._blocks())
+
+    def _blocks(self) -> Iterable[Block]:
+        raise NotImplementedError
+
+    def config(self) -> Json:
+        """What :meth:`from_config` needs beside the model, ready for JSON."""
+        modules = [[each.name, each.inputs, each.outputs, each.level, each.spread]
+                   for each in self.modules]  # fmt: skip
+        return {"kind": self.kind, **self.settings, "modules": modules}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], geometry: Geometry) -> Self:
+        """The same delta again, for a model of the same geometry.
+
+        Raises:
+            ConfigError: The settings are not those of such a delta, or the model lacks a module.
+        """
+        try:
+            settings = {name: int(config[name]) for name in cls.defaults}
+            kept = [tuple(entry) for entry in config["modules"]]
+            modules = [_module(geometry, *entry) for entry in kept]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"the settings of the {cls.kind} are incomplete or of another version: {error!r}"
+            ) from error
+        return cls(modules, **settings)
+
+
+def _module(
+    geometry: Geometry, name: str, inputs: int, outputs: int, level: float, spread: float
+) -> Module:
+    """A module as it was measured when the delta was made."""
+    for module in geometry.modules:
+        if module.name == name:
+            break
+    else:
+        raise ConfigError(f"the delta acts on a module {name!r}, which this model does not have")
+    if (module.inputs, module.outputs) != (inputs, outputs):
+        raise ConfigError(
+            f"the delta's module {name!r} takes {inputs} numbers to {outputs}; this model's takes "
+            f"{module.inputs} to {module.outputs}"
+        )
+    return Module(name, inputs, outputs, module.linear, float(level), float(spread))

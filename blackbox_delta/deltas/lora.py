@@ -1,0 +1,35 @@
+"""LoRA: low-rank terms beside frozen matrices (Hu et al., 2022, arXiv 2106.09685)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+import numpy as np
+
+from blackbox_delta.deltas.blocks import Block, ModuleDelta, even
+
+
+class LoRA(ModuleDelta):
+    """y + B A x, with A (r, inputs) and B (outputs, r): equation 3, with α = r.
+
+    A starts at random and B at zero, so z = 0 is the untuned model.
+
+    Args:
+        modules: Linear layers.
+        rank: r.
+        seed: Determines where A starts.
+    """
+
+    kind = "lora"
+    defaults: ClassVar[Mapping[str, int]] = {"rank": 4, "seed": 0}
+
+    def _blocks(self) -> Iterator[Block]:
+        rank, bits = self.settings["rank"], np.random.PCG64(self.settings["seed"])
+        for module in self.modules:
+            start = even(module.inputs, (rank, module.inputs), bits)
+            yield Block(f"{module.name}.lora_A", start.shape, math.sqrt(1 / module.inputs), start)
+            # A x is as large as x; B makes of it what is as large as y.
+            scale = self._share * module.spread / (module.level * math.sqrt(rank))
+            yield Block(f"{module.name}.lora_B", (module.outputs, rank), scale)

@@ -1,0 +1,104 @@
+"""Prefixes: keys and values in front of every sequence (Li & Liang, 2021, arXiv 2101.00190).
+
+In every layer, or in chosen ones, without the reparametrisation, as in P-tuning v2 (Liu et al.,
+2022, arXiv 2110.07602).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from blackbox_delta.deltas.blocks import Block, BlockDelta
+from blackbox_delta.errors import ConfigError
+from blackbox_delta.geometry import Geometry
+from blackbox_delta.types import Json
+
+
+class Prefix(BlockDelta):
+    """Offsets to the keys and values that the model itself has for some words.
+
+    z = 0 is the model that reads these words before everything else; in layers that are not
+    chosen it goes on doing so. Blocks: ``"LAYER.keys"`` and ``"LAYER.values"``, each of shape
+    (kv_heads, tokens, head_size).
+
+    Args:
+        geometry: The model's shapes.
+        token_ids: The words' tokens, at least one.
+        layers: Which layers; ``None`` for all.
+
+    Raises:
+        ConfigError: There is no token, too many of them, no such layer, or the model keeps no keys
+            and values that could be set.
+    """
+
+    kind = "prefix"
+
+    def __init__(
+        self, geometry: Geometry, token_ids: Sequence[int], layers: Sequence[int] | None = None
+    ) -> None:
+        self._layers = tuple(range(geometry.layers)) if layers is None else tuple(layers)
+        self._check(geometry, len(token_ids))
+        self._shape = (geometry.kv_heads, len(token_ids), geometry.head_size)
+        self._spreads = [
+            (geometry.key_spread[layer], geometry.value_spread[layer]) for layer in self._layers
+        ]
+        super().__init__(self._blocks(), token_ids)
+
+    def _check(self, geometry: Geometry, tokens: int) -> None:
+        if not geometry.layers:
+            raise ConfigError("this model takes no prefix: its keys and values cannot be set")
+        if tokens < 1:
+            raise ConfigError("a prefix needs at least 1 token to start from")
+        if tokens >= geometry.context:
+            raise ConfigError(
+                f"a prefix of {tokens} tokens leaves no room in the {geometry.context} tokens that "
+                "this model reads"
+            )
+        unknown = [layer for layer in self._layers if not 0 <= layer < geometry.layers]
+        if unknown or not self._layers:
+            raise ConfigError(
+                f"a prefix goes into layers 0 to {geometry.layers - 1} of this model, not into "
+                f"{', '.join(map(str, unknown)) or 'none'}"
+            )
+
+    def _blocks(self) -> Iterator[Block]:
+        share = len(self._layers) ** -0.5
+        for layer, (keys, values) in zip(self._layers, self._spreads, strict=True):
+            yield Block(f"{layer}.keys", self._shape, share * keys)
+            yield Block(f"{layer}.values", self._shape, share * values)
+
+    def config(self) -> Json:
+        """What :meth:`from_config` needs beside the model, ready for JSON."""
+        return {
+            "kind": self.kind,
+            "tokens": list(self._token_ids),
+            "layers": list(self._layers),
+            "spreads": [list(pair) for pair in self._spreads],
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], geometry: Geometry) -> Prefix:
+        """The same prefix again, for a model of the same geometry.
+
+        Raises:
+            ConfigError: The settings are not those of a prefix, or the model has other shapes.
+        """
+        try:
+            tokens, layers = list(map(int, config["tokens"])), list(map(int, config["layers"]))
+            spreads = [(float(keys), float(values)) for keys, values in config["spreads"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"the settings of the prefix are incomplete or of another version: {error!r}"
+            ) from error
+        by_layer = dict(zip(layers, spreads, strict=True))
+        measured = Geometry(
+            geometry.modules,
+            geometry.layers,
+            geometry.kv_heads,
+            geometry.head_size,
+            [by_layer.get(layer, (0.0, 0.0))[0] for layer in range(geometry.layers)],
+            [by_layer.get(layer, (0.0, 0.0))[1] for layer in range(geometry.layers)],
+            geometry.context,
+        )
+        return cls(measured, tokens, layers)

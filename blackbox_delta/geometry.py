@@ -1,0 +1,54 @@
+"""What stands inside a model: the modules that a delta can act on, and how large things are there.
+
+Deltas take their shapes and their natural scales from it. A backend that lets deltas into its
+model tells it; the others have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module that turns one token's vector into another, whatever the other tokens are.
+
+    Attributes:
+        name: Its path in the model.
+        inputs: Length of a vector that goes in.
+        outputs: Length of a vector that comes out.
+        linear: Whether it multiplies with a matrix; a norm does not.
+        level: Root mean square of what goes in, on a few tokens.
+        spread: Of what comes out.
+    """
+
+    name: str
+    inputs: int
+    outputs: int
+    linear: bool
+    level: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The modules of a model and the shapes of what its attention keeps.
+
+    Attributes:
+        modules: In the order in which they act; without the head that gives the logits.
+        layers: How many layers keep keys and values.
+        kv_heads: Heads of keys and values in each.
+        head_size: Length of a key or a value.
+        key_spread: Root mean square of the keys, a number for each layer.
+        value_spread: Of the values, likewise.
+        context: The most tokens that the model reads.
+    """
+
+    modules: tuple[Module, ...]
+    layers: int = 0
+    kv_heads: int = 0
+    head_size: int = 0
+    key_spread: Sequence[float] = field(default=())
+    value_spread: Sequence[float] = field(default=())
+    context: int = 0

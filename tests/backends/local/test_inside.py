@@ -1,0 +1,274 @@
+"""Deltas inside the model, a population in one pass, against one changed model per candidate."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from by_the_book import CHOICES, TEXTS, Reference, request_for
+
+from blackbox_delta.deltas import MODULE_DELTAS, Prefix
+from blackbox_delta.deltas.targets import select
+from blackbox_delta.errors import UnsupportedError
+from blackbox_delta.types import AnswerSlot, DeltaBatch, ScoreRequest, SoftSlot, Words
+
+ARCHITECTURES = (
+    "llama gpt2 qwen3 mistral gemma3 opt gpt_neox bloom qwen2_moe bert distilbert t5 bart".split()  # noqa: SIM905
+)
+SHARING = "llama gpt2 qwen3 mistral gemma3 opt gpt_neox".split()  # noqa: SIM905
+TARGETS = {"lora": "all-linear", "adapter": "all-linear", "bitfit": "all", "ia3": "all-linear"}
+SLOT = lambda text: [Words(text, True), SoftSlot("a"), Words(" It was"), AnswerSlot()]  # noqa: E731
+
+
+def batch(kind: str, backend: Any, candidates: int, seed: int = 0) -> DeltaBatch:
+    """Candidates that move the model by much."""
+    delta = MODULE_DELTAS[kind](select(backend.geometry, TARGETS[kind]))
+    rng = np.random.default_rng(seed)
+    return delta.unpack(rng.normal(0, 2.0, (candidates, delta.size)).astype(np.float32))
+
+
+def prefix_batch(backend: Any, candidates: int, layers: list[int] | None = None) -> DeltaBatch:
+    delta = Prefix(backend.geometry, [7, 8, 9], layers)
+    rng = np.random.default_rng(1)
+    return delta.unpack(rng.normal(0, 1.0, (candidates, delta.size)).astype(np.float32))
+
+
+# ------------------------------------------------------------------- by the book
+
+
+def _columns_first(module: Any) -> bool:
+    """GPT-2 keeps its matrices the other way round."""
+    return type(module).__name__ == "Conv1D"
+
+
+def _lora(module: Any, own: dict[str, Any]) -> None:
+    term = own["lora_B"] @ own["lora_A"]
+    module.weight += term.T if _columns_first(module) else term
+
+
+def _ia3(module: Any, own: dict[str, Any]) -> None:
+    if "scale_in" in own:
+        module.weight *= own["scale_in"][:, None] if _columns_first(module) else own["scale_in"]
+        return
+    module.weight *= own["scale_out"] if _columns_first(module) else own["scale_out"][:, None]
+    if module.bias is not None:
+        module.bias *= own["scale_out"]
+
+
+def _bitfit(module: Any, own: dict[str, Any]) -> None:
+    if getattr(module, "bias", None) is not None:
+        module.bias += own["offset"]
+    else:
+        module.register_forward_hook(lambda _module, _inputs, y: y + own["offset"])
+
+
+def _adapter(module: Any, own: dict[str, Any]) -> None:
+    import torch
+
+    def behind(_module: Any, _inputs: Any, y: Any) -> Any:
+        return y + torch.nn.functional.gelu(y @ own["down"].T) @ own["up"].T
+
+    module.register_forward_hook(behind)
+
+
+BOOK: dict[str, Callable[[Any, dict[str, Any]], None]] = {
+    "lora": _lora,
+    "ia3": _ia3,
+    "bitfit": _bitfit,
+    "adapter": _adapter,
+}
+
+
+def changed(tiny: Any, delta: DeltaBatch, candidate: int) -> Any:
+    """A copy of the model whose weights hold one candidate."""
+    import torch
+
+    model = copy.deepcopy(tiny.model)
+    with torch.no_grad():
+        for part in delta.parts:
+            by_module: dict[str, dict[str, Any]] = {}
+            for name, value in part.tensors.items() if part.kind in BOOK else ():
+                module, _, tensor = name.rpartition(".")
+                by_module.setdefault(module, {})[tensor] = torch.from_numpy(value[candidate])
+            for module, own in by_module.items():
+                BOOK[part.kind](model.get_submodule(module), own)
+    return model
+
+
+def expected(tiny: Any, request: ScoreRequest) -> np.ndarray:
+    import torch
+
+    delta = request.delta
+    assert delta is not None
+    scores = np.empty((request.candidates, len(request.prompts), len(request.choices)))
+    soft = next((part.tensors for part in delta.parts if part.kind == "soft-prompt"), {})
+    with torch.no_grad():
+        for row in range(request.candidates):
+            reference = Reference(tiny.kind, changed(tiny, delta, row), tiny.tokenizer)
+            own = {name: value[row] for name, value in soft.items()}
+            for column, prompt in enumerate(request.prompts):
+                for place, choice in enumerate(request.choices):
+                    scores[row, column, place] = reference.score(prompt, choice, own)
+    return scores
+
+
+# ---------------------------------------------------------------------- the tests
+
+
+@pytest.mark.parametrize("kind", MODULE_DELTAS)
+@pytest.mark.parametrize("model", ARCHITECTURES)
+def test_a_population_answers_as_changed_models_do(
+    model: str, kind: str, tiny: Any, tiny_backend: Any
+) -> None:
+    backend = tiny_backend(model)
+    request = request_for(SLOT, batch(kind, backend, 3))
+
+    scores = backend.score(request).label_logprobs
+
+    assert scores.std(axis=0).mean() > 0.05  # otherwise the comparison could not fail
+    np.testing.assert_allclose(scores, expected(tiny(model), request), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["llama", "gpt2", "bert", "t5"])
+@pytest.mark.parametrize(
+    "kinds", [("lora", "bitfit"), ("lora", "bitfit", "adapter"), ("ia3", "adapter")], ids="+".join
+)
+def test_kinds_act_together_with_soft_prompts(
+    model: str, kinds: tuple[str, ...], tiny: Any, tiny_backend: Any, soft_prompt: Any
+) -> None:
+    backend = tiny_backend(model)
+    first, *others = (batch(kind, backend, 2, seed) for seed, kind in enumerate(kinds))
+    beside = (*others, soft_prompt(2, 32, a=2))
+    request = request_for(SLOT, replace(first, beside=beside))
+
+    scores = backend.score(request).label_logprobs
+
+    np.testing.assert_allclose(scores, expected(tiny(model), request), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", MODULE_DELTAS)
+@pytest.mark.parametrize("model", ["llama", "bloom", "bert", "bart"])
+def test_at_zero_the_model_is_the_untuned_one(model: str, kind: str, tiny_backend: Any) -> None:
+    backend = tiny_backend(model)
+    delta = MODULE_DELTAS[kind](select(backend.geometry, TARGETS[kind]))
+    nothing = delta.unpack(np.zeros((2, delta.size), np.float32))
+    untuned = backend.score(request_for(SLOT, None)).label_logprobs
+
+    scores = backend.score(request_for(SLOT, nothing)).label_logprobs
+
+    np.testing.assert_allclose(scores, np.repeat(untuned, 2, axis=0), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["llama", "bloom", "bert", "t5"])
+def test_the_model_is_left_as_it_was(model: str, tiny_backend: Any) -> None:
+    """Bit for bit: weights, hooks and what it answers next."""
+    backend = tiny_backend(model)
+    untuned = request_for(SLOT, None)
+    before = backend.score(untuned).label_logprobs
+    weights = {name: value.clone() for name, value in backend._model.state_dict().items()}
+
+    for kind in MODULE_DELTAS:
+        backend.score(request_for(SLOT, batch(kind, backend, 2)))
+
+    assert np.array_equal(backend.score(untuned).label_logprobs, before)
+    for name, value in backend._model.state_dict().items():
+        assert value.equal(weights[name])
+    hooks = [m for m in backend._model.modules() if m._forward_hooks or m._forward_pre_hooks]
+    assert not hooks
+
+
+@pytest.mark.parametrize("kind", MODULE_DELTAS)
+def test_hooks_go_even_when_a_forward_pass_fails(kind: str, tiny_backend: Any) -> None:
+    backend = tiny_backend("llama")
+    good = batch(kind, backend, 2)
+    wrong = {name: value[..., :-1] for name, value in good.tensors.items()}
+
+    with pytest.raises(Exception):  # noqa: B017, PT011
+        backend.score(request_for(SLOT, DeltaBatch(kind, wrong)))
+
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in backend._model.modules())
+
+
+# ------------------------------------------------------------------------ prefixes
+
+
+def prefixed_scores(tiny: Any, request: ScoreRequest) -> np.ndarray:
+    """Through transformers' own cache, which is how PEFT applies a prefix."""
+    import torch
+    from transformers import DynamicCache
+
+    delta = request.delta
+    assert delta is not None
+    prefix = next(part for part in delta.parts if part.kind == "prefix")
+    scores = np.empty((request.candidates, len(request.prompts), len(request.choices)))
+
+    def score(row: int, prompt: Any, choice: str) -> float:
+        model = changed(tiny, delta, row)
+        words = torch.tensor([list(prefix.token_ids)])
+        own = tiny.model(input_ids=words, use_cache=True).past_key_values
+        cache = DynamicCache()
+        for number, layer in enumerate(own.layers):
+            keys, values = layer.keys, layer.values
+            if f"{number}.keys" in prefix.tensors:
+                keys = keys + torch.from_numpy(prefix.tensors[f"{number}.keys"][row])
+                values = values + torch.from_numpy(prefix.tensors[f"{number}.values"][row])
+            cache.update(keys, values, number)
+        text = "".join(part.text for part in prompt.segments if isinstance(part, Words))
+        ids = tiny.tokenizer(text)["input_ids"]
+        answer = tiny.tokenizer(choice, add_special_tokens=False)["input_ids"]
+        out = model(input_ids=torch.tensor([ids + answer[:-1]]), past_key_values=cache)
+        read = out.logits[0].log_softmax(dim=-1)[len(ids) - 1 :]
+        return sum(float(read[place, token]) for place, token in enumerate(answer))
+
+    with torch.no_grad():
+        for row in range(request.candidates):
+            for column, prompt in enumerate(request.prompts):
+                for place, choice in enumerate(request.choices):
+                    scores[row, column, place] = score(row, prompt, choice)
+    return scores
+
+
+@pytest.mark.parametrize("layers", [None, [1]], ids=["every layer", "the second"])
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside LoRA"])
+@pytest.mark.parametrize("model", SHARING)
+def test_prefixes_answer_as_through_transformers_cache(
+    model: str, beside: bool, layers: list[int] | None, tiny: Any, tiny_backend: Any
+) -> None:
+    backend = tiny_backend(model)
+    delta = prefix_batch(backend, 2, layers)
+    if beside:
+        delta = replace(delta, beside=(batch("lora", backend, 2),))
+    request = request_for(SLOT, delta)
+
+    scores = backend.score(request).label_logprobs
+
+    np.testing.assert_allclose(scores, prefixed_scores(tiny(model), request), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["gpt2", "qwen3", "gemma3", "opt", "gpt_neox"])
+def test_a_prefix_at_zero_is_its_words(model: str, tiny_backend: Any) -> None:
+    backend = tiny_backend(model)
+    delta = Prefix(backend.geometry, backend.embedding_table.tokenize(" good film"))
+    words = backend.score(
+        request_for(lambda text: [Words(f" good film{text}"), AnswerSlot()], None, [" great"])
+    )
+    nothing = delta.unpack(np.zeros((2, delta.size), np.float32))
+
+    scores = backend.score(
+        request_for(lambda text: [Words(text), AnswerSlot()], nothing, [" great"])
+    )
+
+    expected = np.repeat(words.label_logprobs, 2, axis=0)
+    np.testing.assert_allclose(scores.label_logprobs, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["bloom", "bert", "t5"])
+def test_models_that_take_no_prefix_say_what_they_take(model: str, tiny_backend: Any) -> None:
+    tensors = {"0.keys": np.zeros((1, 4, 2, 8), np.float32)}
+
+    with pytest.raises(UnsupportedError, match="takes adapter, bitfit, ia3, lora, soft-prompt"):
+        tiny_backend(model).score(request_for(SLOT, DeltaBatch("prefix", tensors, (1, 2))))
