@@ -20,7 +20,7 @@ from blackbox_delta.objectives import make_objective
 from blackbox_delta.optimizers import make_optimizer
 from blackbox_delta.problem import Frame
 from blackbox_delta.settings import Settings
-from blackbox_delta.subspaces import RandomSubspace
+from blackbox_delta.subspaces import DenseSubspace
 from blackbox_delta.tasks import Template
 from blackbox_delta.types import (
     DeltaBatch,
@@ -142,7 +142,7 @@ class Package:
         rng = np.random.default_rng(SEED)
         slots = {slot.name: slot.length for slot in parsed.slots}
         delta = SoftPrompt.build(slots, table, tokens=SOFT_TOKENS, init=None, rng=rng)
-        subspace = RandomSubspace(DIMENSION, delta.size, SEED, delta.scale)
+        subspace = DenseSubspace(DIMENSION, delta.size, SEED, delta.scale)
         self._frame = Frame(delta, subspace)
         self._optimizer = make_optimizer(
             Settings().optimizer, DIMENSION, seed=SEED, population=workload.candidates

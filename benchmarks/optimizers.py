@@ -21,7 +21,7 @@ from rich.console import Console
 
 from blackbox_delta.errors import BlackBoxDeltaError
 from blackbox_delta.optimizers import make_optimizer
-from blackbox_delta.subspaces import RandomSubspace
+from blackbox_delta.subspaces import DenseSubspace
 from blackbox_delta.types import Vector
 
 NAMES = (
@@ -113,7 +113,7 @@ class Findings:
 
 def project_seconds(options: argparse.Namespace) -> float:
     """Median time to project a generation, the same for every optimizer."""
-    subspace = RandomSubspace(options.dimension, DELTA_SIZE, 0, 1.0)
+    subspace = DenseSubspace(options.dimension, DELTA_SIZE, 0, 1.0)
     z = np.random.default_rng(0).normal(size=(options.population, options.dimension))
     origin = np.zeros(DELTA_SIZE, dtype=np.float32)
     taken = []

@@ -117,7 +117,7 @@ SeedsOption: TypeAlias = Annotated[
 ]
 
 _TASK, _RECIPE = "The task", "The recipe"
-_SEARCH, _SOFT = "The search", "The soft prompt"
+_SEARCH, _DELTA, _SOFT = "The search", "The delta", "The soft prompt"
 _SETTINGS = {
     "recipe": (
         _RECIPE,
@@ -133,11 +133,22 @@ _SETTINGS = {
     "price_out": (_RECIPE, "$ per million tokens that the model writes."),
     "template": (_TASK, "Such as '{text}{soft} It was {label}'; one is chosen for you."),
     "label_words": (_TASK, "What stands for each label: 'positive=great,negative=bad'."),
+    "delta": (
+        _DELTA,
+        (
+            "What is tuned: soft-prompt; of local models also prefix, lora, adapter, bitfit, ia3; "
+            "several together with +."
+        ),
+    ),
+    "delta_settings": (
+        _DELTA,
+        "A setting of it, such as delta.rank=4 or delta.targets=q_proj,v_proj; can be repeated.",
+    ),
     "soft_tokens": (_SOFT, "Length of slots that give none of their own."),
     "soft_init": (_SOFT, "What it starts from: random, zero or 'text:WORDS'."),
     "dimension": (_SEARCH, "d: numbers that are searched; 500, or all of a smaller delta."),
-    "subspace": (_SEARCH, "How they become a soft prompt: gaussian or uniform."),
-    "scale": (_SEARCH, "α: size of the first steps, relative to the embeddings' deviation."),
+    "subspace": (_SEARCH, "How they become a delta: gaussian, uniform, fastfood or sparse."),
+    "scale": (_SEARCH, "α: size of the first steps, relative to what is moved."),
     "optimizer": (_SEARCH, "cma-diagonal, cma, random or nevergrad:NAME."),
     "population": (_SEARCH, "λ: candidates per generation of --recipe search."),
     "head": (
@@ -158,7 +169,13 @@ _SETTINGS = {
     "objective": (_SEARCH, "What --recipe search minimises: cross-entropy, hinge or error-rate."),
     "max_test": (_TASK, "Score a seeded sample of this many test examples; otherwise all."),
 }
-_AS_TEXT: dict[str, Any] = {"label_words": str | None, "recipe": str}
+_AS_TEXT: dict[str, Any] = {
+    "label_words": str | None,
+    "recipe": str,
+    "delta_settings": list[str] | None,
+}
+#: Options that are called otherwise than the setting.
+_CALLED = {"delta_settings": "--set"}
 _COLUMNS = {
     "text": "Column of the text.",
     "text_pair": "Column of the second text of a pair; text_pair is taken where it is there.",
@@ -238,12 +255,14 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
     return grouped
 
 
-def _option(name: str, default: Any, kind: Any, panel: str, text: str) -> inspect.Parameter:
+def _option(
+    name: str, default: Any, kind: Any, panel: str, text: str, called: tuple[str, ...] = ()
+) -> inspect.Parameter:
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=default,
-        annotation=Annotated[kind, typer.Option(help=text, rich_help_panel=panel)],
+        annotation=Annotated[kind, typer.Option(*called, help=text, rich_help_panel=panel)],
     )
 
 
@@ -251,13 +270,23 @@ def _settings_option(name: str) -> inspect.Parameter:
     field = Settings.model_fields[name]
     # What a choice may be is said by Settings, in one sentence like all other mistakes.
     kind = _AS_TEXT.get(name, field.annotation)
-    return _option(name, field.default, kind, *_SETTINGS[name])
+    called = (_CALLED[name],) if name in _CALLED else ()
+    return _option(name, field.default, kind, *_SETTINGS[name], called)
 
 
 def _settings(given: Mapping[str, Any]) -> Settings:
     words = given["label_words"]
     parsed = None if words is None else parse_words(words)
-    return Settings.of({**given, "label_words": parsed})
+    told = dict(map(_set, given["delta_settings"] or [])) or None
+    return Settings.of({**given, "label_words": parsed, "delta_settings": told})
+
+
+def _set(text: str) -> tuple[str, str]:
+    """What one ``--set`` says."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not (name and equals and value):
+        raise ConfigError(f"--set {text!r} says nothing; write it as in --set delta.rank=4")
+    return name, value
 
 
 def _columns(given: Mapping[str, Any]) -> Columns:

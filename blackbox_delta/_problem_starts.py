@@ -39,8 +39,13 @@ class Start:
 
 
 def starts_in_words(able: Capabilities, settings: Settings) -> bool:
-    """Whether the template is left open and will hold plain words, as no soft prompt is taken."""
-    return settings.template is None and SoftPrompt.kind not in able.deltas
+    """Whether the template is left open and will hold plain words, as no soft prompt is tuned."""
+    return settings.template is None and _plain(able, settings)
+
+
+def _plain(able: Capabilities, settings: Settings) -> bool:
+    """Whether words stand in the template instead of a slot: no soft prompt is taken, or wanted."""
+    return SoftPrompt.kind not in able.deltas or SoftPrompt.kind not in settings.delta_kinds
 
 
 def find_starts(
@@ -52,7 +57,7 @@ def find_starts(
         UnsupportedError: There is no delta, and no place for words.
     """
     able, options = backend.capabilities, ", ".join(verbalizer.words)
-    plain = SoftPrompt.kind not in able.deltas
+    plain = _plain(able, settings)
     init = settings.soft_init
     if init is not None:
         init = init.replace("{options}", options).replace("\\n", "\n")
@@ -77,7 +82,7 @@ def _other_views(able: Capabilities, settings: Settings, options: str, pairs: bo
 
 
 def _shipped(able: Capabilities, settings: Settings, options: str, pairs: bool) -> list[Start]:
-    plain = SoftPrompt.kind not in able.deltas
+    plain = _plain(able, settings)
     source = default_template(pairs, chat=plain and able.chat)
     if plain and able.chat:
         return [Start(source)]

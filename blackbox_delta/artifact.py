@@ -23,7 +23,7 @@ from blackbox_delta.errors import ArtifactError, ConfigError, FingerprintError
 from blackbox_delta.heads import head_from_state
 from blackbox_delta.members import Member
 from blackbox_delta.problem import Frame, Reader
-from blackbox_delta.subspaces import RandomSubspace
+from blackbox_delta.subspaces import subspace_from_config
 from blackbox_delta.tasks import Template, Verbalizer
 from blackbox_delta.types import Backend, FittedHead, Json, Vector
 
@@ -44,7 +44,7 @@ class SavedMember:
         head: The fitted output side.
         weight: Its say among the members.
         delta: ``Delta.config()``, or ``None`` where no delta was kept.
-        subspace: ``RandomSubspace.config()``, likewise.
+        subspace: ``Subspace.config()``, likewise.
         z: (d,), likewise.
         checksum: SHA-256 of the delta's exact bytes, likewise.
     """
@@ -83,12 +83,10 @@ class SavedMember:
         bare = Member(self.name, self.reader, self.head, self.weight)
         if self.delta is None or self.subspace is None or self.z is None:
             return bare
-        table = backend.embedding_table
-        if table is None:
-            raise ArtifactError(f"{backend.name!r} takes no soft prompts, so this delta cannot act")
         try:
             frame = Frame(
-                delta_from_config(self.delta, table), RandomSubspace.from_config(self.subspace)
+                delta_from_config(self.delta, backend.embedding_table, backend.geometry),
+                subspace_from_config(self.subspace),
             )
             rebuilt = replace(bare, frame=frame, z=self.z)
             same = frame.candidates(self.z[None]).digest(0).hex() == self.checksum

@@ -73,9 +73,10 @@ def plan_line(
         )
     dimension = f"= {settings.dimension}" if settings.dimension else f"≤ {DIMENSION}"
     search = f"λ = {settings.population}, d {dimension}, {settings.optimizer}"
-    if able and starts_in_words(able, settings):
+    search = f"{settings.delta}, {search}"
+    if able and starts_in_words(able, settings) and "soft-prompt" in settings.delta_kinds:
         search = "the model takes text only, so the output side alone is tuned"
-    elif not template.slots:
+    elif settings.delta_kinds == ("soft-prompt",) and not template.slots:
         search = "no soft slot in the template, so the output side alone is tuned"
     return (
         f"{model}: {budget} at most, {len(split.train)} training and "

@@ -20,6 +20,7 @@
     ├── RunError               a run folder is damaged, in use or belongs to another run
     │   ├── JournalError       the journal is damaged, in use or of a newer version
     │   └── ArtifactError      the saved delta is damaged or of a newer version
+    ├── ExportError            what was tuned has no place in the other package's layout
     └── MissingExtraError      an optional dependency is not installed
 
 A message says what was wrong, where, and what to do about it.
@@ -106,6 +107,10 @@ class JournalError(RunError):
 
 class ArtifactError(RunError):
     """The saved delta is damaged or of a newer version."""
+
+
+class ExportError(BlackBoxDeltaError):
+    """What was tuned has no place in the other package's layout."""
 
 
 class MissingExtraError(BlackBoxDeltaError, ImportError):

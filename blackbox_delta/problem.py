@@ -172,7 +172,7 @@ class Problem:
     @property
     def start(self) -> Vector | None:
         """z of the untuned model: zeros where the slot starts from words, else no delta at all."""
-        if self.frame is None or self.words is None:
+        if self.frame is None or self.words is None or not self.reader.template.slots:
             return None
         return np.zeros(self.frame.subspace.dimension)
 

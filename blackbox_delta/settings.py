@@ -18,6 +18,16 @@ from pydantic import (
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.prices import Prices
 
+#: What can be tuned.
+DELTA_KINDS: dict[str, tuple[str, ...]] = {
+    "soft-prompt": (),
+    "prefix": ("tokens", "layers"),
+    "lora": ("rank", "targets"),
+    "adapter": ("rank", "targets"),
+    "bitfit": ("targets",),
+    "ia3": ("targets",),
+}
+"""Kinds of delta, and what each can be told."""
 #: What ``auto`` can do without.
 PARTS = ("words", "anchors", "demonstrations", "search", "rewritings")
 
@@ -37,14 +47,23 @@ class Settings(BaseModel):
         price_out: $ per million tokens that the model writes, likewise.
         template: Where the text, the soft prompt and the answer stand; ``None`` for a default.
         label_words: Label to the word that stands for it; ``None`` for the label names.
+        delta: What is tuned on the input side or inside the model: ``"soft-prompt"``, or, with a
+            local model, ``"prefix"``, ``"lora"``, ``"adapter"``, ``"bitfit"`` or ``"ia3"``;
+            several at the same time with ``+``, as in ``"lora+bitfit"``.
+        delta_settings: Settings of the delta: ``rank``, ``targets`` (which modules, as PEFT's
+            ``target_modules``), ``tokens`` and ``layers`` (of prefixes); ``"lora.rank"`` says it
+            to one kind of several.
         soft_tokens: Length of soft slots that do not give their own; ``None`` for as many as
             ``soft_init`` has words' tokens, else 10.
         soft_init: What the soft prompt starts from: ``"random"``, ``"zero"``, ``"text:WORDS"``,
             where ``{options}`` stands for the label words and ``\n`` for a new line; ``None`` for
             the default template's own words, else random.
         dimension: d, the search dimension; ``None`` for 500, or D where the delta is smaller.
-        subspace: Distribution of the projection, ``"gaussian"`` or ``"uniform"``.
-        scale: α, size of the search's first steps relative to the embeddings' deviation.
+        subspace: The projection: ``"gaussian"`` or ``"uniform"`` (dense), ``"fastfood"`` or
+            ``"sparse"`` (which take no memory); ``None`` for a dense one, or sparse where that
+            would take more than 256 MB.
+        scale: α, size of the search's first steps relative to the embeddings' deviation, or to
+            what the modules put out.
         optimizer: ``"cma-diagonal"``, ``"cma"``, ``"random"`` or ``"nevergrad:NAME"``.
         population: λ, candidates per generation of ``search``.
         head: ``"anchored"``, ``"discriminant"``, ``"ridge"``, ``"logistic"``, ``"prototypes"``,
@@ -69,10 +88,12 @@ class Settings(BaseModel):
     price_out: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     template: str | None = None
     label_words: dict[str, str] | None = None
+    delta: str = "soft-prompt"
+    delta_settings: dict[str, str | int] | None = None
     soft_tokens: int | None = Field(default=None, ge=1)
     soft_init: str | None = None
     dimension: int | None = Field(default=None, ge=1)
-    subspace: str = "gaussian"
+    subspace: str | None = None
     scale: float = Field(default=0.3, gt=0, allow_inf_nan=False)
     optimizer: str = "cma-diagonal"
     population: int = Field(default=20, ge=2)
@@ -101,6 +122,29 @@ class Settings(BaseModel):
         except ValidationError as error:
             raise ConfigError(_explain(error)) from None
 
+    @model_validator(mode="after")
+    def _known_kinds(self) -> Self:
+        for kind in self.delta_kinds:
+            if kind not in DELTA_KINDS:
+                raise ValueError(
+                    f"there is no delta '{kind}'; choose among {', '.join(DELTA_KINDS)}, with + "
+                    "between those that are tuned together"
+                )
+        if len(set(self.delta_kinds)) < len(self.delta_kinds):
+            raise ValueError(f"delta = '{self.delta}' names a kind twice")
+        for name in self.delta_settings or {}:
+            whom, _, own = name.rpartition(".")
+            meant = self.delta_kinds if whom in ("", "delta") else (whom,)
+            if not set(meant) <= set(self.delta_kinds):
+                raise ValueError(f"'{name}' is about {whom}, but the delta is '{self.delta}'")
+            known = [setting for kind in meant for setting in DELTA_KINDS[kind]]
+            if own not in known:
+                raise ValueError(
+                    f"{'+'.join(meant)} has no setting '{own}'; it has "
+                    f"{', '.join(dict.fromkeys(known)) or 'none'}"
+                )
+        return self
+
     @field_validator("without")
     @classmethod
     def _known_parts(cls, value: str | None) -> str | None:
@@ -122,6 +166,21 @@ class Settings(BaseModel):
     def uses_development(self) -> bool:
         """Whether the recipe looks at development examples."""
         return self.recipe == "search"
+
+    @property
+    def delta_kinds(self) -> tuple[str, ...]:
+        """The kinds of delta that are tuned together."""
+        return tuple(kind.strip() for kind in self.delta.split("+"))
+
+    def told(self, kind: str) -> dict[str, str | int]:
+        """What the delta settings say to one kind; what names it alone goes before the rest."""
+        given = self.delta_settings or {}
+        return {
+            own: given[name]
+            for whom in ("", "delta.", f"{kind}.")
+            for own in DELTA_KINDS[kind]
+            if (name := whom + own) in given
+        }
 
     @property
     def left_out(self) -> frozenset[str]:

@@ -131,7 +131,7 @@ def _unpacked(delta: Delta, theta: FloatArray) -> Mapping[str, FloatArray]:
     given = theta.copy()
     batch = delta.unpack(theta)
     require(np.array_equal(given, theta), "unpack must not change θ")
-    require(batch.kind == delta.kind, f"the batch's kind must be '{delta.kind}'")
+    require("+".join(batch.kinds) == delta.kind, f"the batch's kind must be '{delta.kind}'")
     require(batch.tensors, "unpack must return tensors")
     for name, value in batch.tensors.items():
         leads = value.ndim > 0 and len(value) == len(theta)

@@ -97,7 +97,7 @@ def _watching(model: Any, seen: dict[str, _Seen]) -> Iterator[None]:
 def _watch(name: str, seen: dict[str, _Seen]) -> Any:
     def look(_module: torch.nn.Module, inputs: Any, output: Any) -> None:
         noted = seen.setdefault(name, _Seen())
-        x = inputs[0] if inputs else None
+        x: Any = inputs[0] if inputs else None
         if not (_by_row(x) and _by_row(output)):
             noted.sound = False
             return

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from blackbox_delta.deltas.adapter import Adapter
 from blackbox_delta.deltas.bitfit import BitFit
 from blackbox_delta.deltas.blocks import ModuleDelta
+from blackbox_delta.deltas.composition import Composition
 from blackbox_delta.deltas.ia3 import IA3
 from blackbox_delta.deltas.lora import LoRA
 from blackbox_delta.deltas.prefix import Prefix
@@ -34,6 +35,7 @@ __all__ = [
     "TEXT",
     "Adapter",
     "BitFit",
+    "Composition",
     "LoRA",
     "Prefix",
     "SoftPrompt",
@@ -55,6 +57,9 @@ def delta_from_config(
         ConfigError: The kind is unknown, or the settings do not fit it or the model.
     """
     kind = config.get("kind")
+    if isinstance(kind, str) and "+" in kind:
+        parts = config.get("deltas") or ()
+        return Composition([delta_from_config(part, table, geometry) for part in parts])
     if kind == SoftPrompt.kind and table is not None:
         return SoftPrompt.from_config(config, table)
     if geometry is not None and kind == Prefix.kind:
@@ -62,7 +67,7 @@ def delta_from_config(
     if geometry is not None and kind in MODULE_DELTAS:
         return MODULE_DELTAS[kind].from_config(config, geometry)
     if kind in KINDS:
-        raise ConfigError(f"this model takes no {kind}")
+        raise ConfigError(f"this model takes no {kind}s, so this delta cannot act")
     raise ConfigError(
         f"There is no delta of kind '{kind}' in this version. Known: {', '.join(KINDS)}."
     )

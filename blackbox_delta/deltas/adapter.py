@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from blackbox_delta.deltas.blocks import Block, ModuleDelta, even
+from blackbox_delta.deltas.targets import FEED_FORWARD
 
 
 class Adapter(ModuleDelta):
@@ -26,6 +27,7 @@ class Adapter(ModuleDelta):
     """
 
     kind = "adapter"
+    targets = FEED_FORWARD
     defaults: ClassVar[Mapping[str, int]] = {"rank": 8, "seed": 0}
 
     def _blocks(self) -> Iterator[Block]:

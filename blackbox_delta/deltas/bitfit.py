@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from blackbox_delta.deltas.blocks import Block, ModuleDelta
+from blackbox_delta.deltas.targets import ALL
 
 
 class BitFit(ModuleDelta):
@@ -15,6 +16,7 @@ class BitFit(ModuleDelta):
     """
 
     kind = "bitfit"
+    targets = ALL
 
     def _blocks(self) -> Iterator[Block]:
         for module in self.modules:

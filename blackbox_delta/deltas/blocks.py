@@ -103,6 +103,8 @@ class ModuleDelta(BlockDelta):
         ConfigError: A setting makes no sense.
     """
 
+    #: The modules that it acts on unless others are named.
+    targets: ClassVar[str | Sequence[str]]
     #: Names and defaults of the kind's settings.
     defaults: ClassVar[Mapping[str, int]] = {}
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from blackbox_delta.deltas.blocks import Block, ModuleDelta
-from blackbox_delta.deltas.targets import ends_feed_forward
+from blackbox_delta.deltas.peft import OUTER, PeftAdapter
+from blackbox_delta.deltas.targets import FEED_FORWARD, KEYS_AND_VALUES, ends_feed_forward
+from blackbox_delta.types import FloatArray
 
 #: The part's name where what goes in is scaled, and where what comes out is.
 BEFORE, AFTER = "scale_in", "scale_out"
@@ -21,6 +23,7 @@ class IA3(ModuleDelta):
     """
 
     kind = "ia3"
+    targets = (*KEYS_AND_VALUES, *FEED_FORWARD)
 
     def _blocks(self) -> Iterator[Block]:
         for module in self.modules:
@@ -28,3 +31,19 @@ class IA3(ModuleDelta):
             size = module.inputs if before else module.outputs
             name = f"{module.name}.{BEFORE if before else AFTER}"
             yield Block(name, (size,), self._share, 1.0)
+
+    def peft(self, tensors: Mapping[str, FloatArray]) -> PeftAdapter:
+        """One candidate's tensors as PEFT's IA3."""
+        before = [module.name for module in self.modules if ends_feed_forward(module)]
+        config = {
+            "peft_type": "IA3",
+            "target_modules": [module.name for module in self.modules],
+            "feedforward_modules": before,
+            "init_ia3_weights": True,
+        }
+        named = {}
+        for name, value in tensors.items():
+            module, _, part = name.rpartition(".")
+            shaped = value[None] if part == BEFORE else value[:, None]
+            named[f"{OUTER}{module}.ia3_l"] = shaped
+        return PeftAdapter(config, named)

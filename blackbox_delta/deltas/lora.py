@@ -9,6 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from blackbox_delta.deltas.blocks import Block, ModuleDelta, even
+from blackbox_delta.deltas.peft import OUTER, PeftAdapter
+from blackbox_delta.deltas.targets import ALL_LINEAR
+from blackbox_delta.types import FloatArray
 
 
 class LoRA(ModuleDelta):
@@ -23,6 +26,7 @@ class LoRA(ModuleDelta):
     """
 
     kind = "lora"
+    targets = ALL_LINEAR
     defaults: ClassVar[Mapping[str, int]] = {"rank": 4, "seed": 0}
 
     def _blocks(self) -> Iterator[Block]:
@@ -33,3 +37,17 @@ class LoRA(ModuleDelta):
             # A x is as large as x; B makes of it what is as large as y.
             scale = self._share * module.spread / (module.level * math.sqrt(rank))
             yield Block(f"{module.name}.lora_B", (module.outputs, rank), scale)
+
+    def peft(self, tensors: Mapping[str, FloatArray]) -> PeftAdapter:
+        """One candidate's tensors as PEFT's LoRA."""
+        rank = self.settings["rank"]
+        config = {
+            "peft_type": "LORA",
+            "r": rank,
+            "lora_alpha": rank,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "target_modules": [module.name for module in self.modules],
+        }
+        named = {f"{OUTER}{name}.weight": value for name, value in tensors.items()}
+        return PeftAdapter(config, named)

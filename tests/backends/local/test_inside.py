@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from by_the_book import CHOICES, TEXTS, Reference, request_for
+from by_the_book import CHOICES, Reference, request_for
 
 from blackbox_delta.deltas import MODULE_DELTAS, Prefix
 from blackbox_delta.deltas.targets import select
 from blackbox_delta.errors import UnsupportedError
+from blackbox_delta.exports import write_adapter
 from blackbox_delta.types import AnswerSlot, DeltaBatch, ScoreRequest, SoftSlot, Words
 
 ARCHITECTURES = (
@@ -187,7 +189,7 @@ def test_hooks_go_even_when_a_forward_pass_fails(kind: str, tiny_backend: Any) -
     good = batch(kind, backend, 2)
     wrong = {name: value[..., :-1] for name, value in good.tensors.items()}
 
-    with pytest.raises(Exception):  # noqa: B017, PT011
+    with pytest.raises(Exception):  # noqa: B017
         backend.score(request_for(SLOT, DeltaBatch(kind, wrong)))
 
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in backend._model.modules())
@@ -272,3 +274,36 @@ def test_models_that_take_no_prefix_say_what_they_take(model: str, tiny_backend:
 
     with pytest.raises(UnsupportedError, match="takes adapter, bitfit, ia3, lora, soft-prompt"):
         tiny_backend(model).score(request_for(SLOT, DeltaBatch("prefix", tensors, (1, 2))))
+
+
+# ----------------------------------------------------------------------------- PEFT
+
+
+@pytest.mark.parametrize("kind", ["lora", "ia3"])
+@pytest.mark.parametrize("model", ["llama", "qwen3", "opt", "bloom", "bert", "t5"])
+def test_peft_answers_the_same_with_the_exported_adapter(
+    model: str, kind: str, tiny: Any, tiny_backend: Any, tmp_path: Any
+) -> None:
+    import torch
+
+    peft = pytest.importorskip("peft")
+    backend = tiny_backend(model)
+    made = MODULE_DELTAS[kind](select(backend.geometry, MODULE_DELTAS[kind].targets))
+    rng = np.random.default_rng(3)
+    delta = made.unpack(rng.normal(0, 2.0, (1, made.size)).astype(np.float32))
+    adapter = made.peft({name: value[0] for name, value in delta.tensors.items()})
+    write_adapter(adapter, "tiny", tmp_path)
+    request = request_for(SLOT, delta)
+
+    with warnings.catch_warnings():
+        # PEFT asks transformers by a name that it has given up.
+        warnings.filterwarnings("ignore", r".*is_gradient_checkpointing", FutureWarning)
+        wrapped = peft.PeftModel.from_pretrained(copy.deepcopy(tiny(model).model), tmp_path)
+
+    base = wrapped.eval().get_base_model()
+    reference = Reference(tiny(model).kind, base, tiny(model).tokenizer)
+    with torch.no_grad():
+        theirs = [[reference.score(p, c, {}) for c in CHOICES] for p in request.prompts]
+    ours = backend.score(request).label_logprobs[0]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+    assert not np.allclose(ours, backend.score(request_for(SLOT, None)).label_logprobs, atol=1e-2)

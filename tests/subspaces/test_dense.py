@@ -11,7 +11,7 @@ from scipy.stats import kstest
 
 from blackbox_delta import subspaces
 from blackbox_delta.errors import ConfigError
-from blackbox_delta.subspaces import RandomSubspace
+from blackbox_delta.subspaces import DenseSubspace
 
 
 def unit_matrix(subspace):
@@ -23,7 +23,7 @@ def unit_matrix(subspace):
 
 @pytest.mark.parametrize("distribution", ["gaussian", "uniform"])
 def test_an_entry_of_theta_has_the_deviation_asked_for(distribution):
-    subspace = RandomSubspace(60, 4000, seed=3, scale=0.25, distribution=distribution)
+    subspace = DenseSubspace(60, 4000, seed=3, scale=0.25, distribution=distribution)
     z = np.random.default_rng(0).standard_normal((50, 60))
     theta = subspace.project(z, np.zeros(4000, dtype=np.float32))
     assert theta.std() == pytest.approx(0.25, rel=0.04)
@@ -35,7 +35,7 @@ def test_an_entry_of_theta_has_the_deviation_asked_for(distribution):
     [("gaussian", ("norm", ())), ("uniform", ("uniform", (-math.sqrt(3), 2 * math.sqrt(3))))],
 )
 def test_entries_follow_the_distribution(distribution, law):
-    subspace = RandomSubspace(20, 1000, seed=1, scale=math.sqrt(20), distribution=distribution)
+    subspace = DenseSubspace(20, 1000, seed=1, scale=math.sqrt(20), distribution=distribution)
     entries = unit_matrix(subspace).reshape(-1)
     assert entries.var() == pytest.approx(1.0, rel=0.03)
     assert kstest(entries, law[0], args=law[1]).pvalue > 0.001
@@ -64,7 +64,7 @@ def test_entries_are_these_for_ever():
         -2407,
     ]
     for distribution, expected in (("gaussian", gaussian), ("uniform", uniform)):
-        subspace = RandomSubspace(3, 4, 7, scale=math.sqrt(3), distribution=distribution)
+        subspace = DenseSubspace(3, 4, 7, scale=math.sqrt(3), distribution=distribution)
         steps = unit_matrix(subspace).reshape(-1) * 2**12
         np.testing.assert_array_equal(np.rint(steps), expected)
 
@@ -74,7 +74,7 @@ def test_entries_are_these_for_ever():
 def test_every_batching_and_order_gives_the_same_bits(data):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     dimension = data.draw(st.sampled_from([1, 7, 64, 500]))
-    subspace = RandomSubspace(dimension, 600, seed=5, scale=0.3)
+    subspace = DenseSubspace(dimension, 600, seed=5, scale=0.3)
     z = rng.standard_normal((12, dimension)) * 10.0 ** rng.integers(-6, 3, size=(12, 1))
     origin = rng.standard_normal(600).astype(np.float32)
     whole = subspace.project(z, origin)
@@ -86,9 +86,9 @@ def test_every_batching_and_order_gives_the_same_bits(data):
 
 def test_blocks_change_nothing(monkeypatch):
     z, origin = np.random.default_rng(0).standard_normal((3, 5)), np.zeros(50, dtype=np.float32)
-    whole = RandomSubspace(5, 50, seed=1, scale=1.0).project(z, origin)
+    whole = DenseSubspace(5, 50, seed=1, scale=1.0).project(z, origin)
     monkeypatch.setattr(subspaces, "_BLOCK_ENTRIES", 15)
-    blocked = RandomSubspace(5, 50, seed=1, scale=1.0).project(z, origin)
+    blocked = DenseSubspace(5, 50, seed=1, scale=1.0).project(z, origin)
     assert whole.tobytes() == blocked.tobytes()
 
 
@@ -99,7 +99,7 @@ def test_blocks_change_nothing(monkeypatch):
     distribution=st.sampled_from(["gaussian", "uniform"]),
 )
 def test_the_sum_is_exact(z, scale, distribution):
-    subspace = RandomSubspace(4, 6, seed=2, scale=scale, distribution=distribution)
+    subspace = DenseSubspace(4, 6, seed=2, scale=scale, distribution=distribution)
     origin = np.linspace(-1, 1, 6, dtype=np.float32)
     matrix = subspace._matrix
     snapped = [min(max(Fraction(round(Fraction(x) * 2**16), 2**16), -256), 256) for x in z]
@@ -117,7 +117,7 @@ def test_the_worst_case_still_fits_a_float64():
 
 
 def test_snapped_z_survives_float32():
-    subspace = RandomSubspace(500, 500, seed=0, scale=1.0)
+    subspace = DenseSubspace(500, 500, seed=0, scale=1.0)
     z = np.random.default_rng(0).standard_normal((4, 500)) * 80
     snapped = subspace.snap(z)
     np.testing.assert_array_equal(snapped, snapped.astype(np.float32))
@@ -127,16 +127,16 @@ def test_snapped_z_survives_float32():
 
 def test_zero_is_the_origin_and_seeds_differ():
     origin = np.random.default_rng(0).standard_normal(40).astype(np.float32)
-    subspace = RandomSubspace(5, 40, seed=1, scale=0.1)
+    subspace = DenseSubspace(5, 40, seed=1, scale=0.1)
     np.testing.assert_array_equal(subspace.project(np.zeros((2, 5)), origin), [origin, origin])
-    other = RandomSubspace(5, 40, seed=2, scale=0.1)
+    other = DenseSubspace(5, 40, seed=2, scale=0.1)
     assert not np.array_equal(unit_matrix(subspace), unit_matrix(other))
 
 
 @given(scale=st.floats(1e-12, 1e6), seed=st.integers(0, 2**63))
 def test_config_through_json_rebuilds_it(scale, seed):
-    subspace = RandomSubspace(3, 8, seed=seed, scale=scale, distribution="uniform")
-    again = RandomSubspace.from_config(json.loads(json.dumps(subspace.config())))
+    subspace = DenseSubspace(3, 8, seed=seed, scale=scale, distribution="uniform")
+    again = DenseSubspace.from_config(json.loads(json.dumps(subspace.config())))
     assert again == subspace
     z, origin = np.array([[0.5, -1.0, 2.0]]), np.ones(8, dtype=np.float32)
     assert again.project(z, origin).tobytes() == subspace.project(z, origin).tobytes()
@@ -157,18 +157,18 @@ def test_config_through_json_rebuilds_it(scale, seed):
 def test_senseless_settings_are_refused(wrong, message):
     good = {"dimension": 4, "size": 10, "seed": 0, "scale": 1.0}
     with pytest.raises(ConfigError, match=message):
-        RandomSubspace(**{**good, **wrong})
+        DenseSubspace(**{**good, **wrong})
 
 
 def test_other_settings_are_refused():
-    config = RandomSubspace(2, 3, seed=0, scale=1.0).config()
+    config = DenseSubspace(2, 3, seed=0, scale=1.0).config()
     for wrong in ({}, {**config, "kind": "fastfood"}, {**config, "rank": 3}, {"kind": "random"}):
         with pytest.raises(ConfigError, match="subspace"):
-            RandomSubspace.from_config(wrong)
+            DenseSubspace.from_config(wrong)
 
 
 def test_wrong_shapes_and_numbers_are_refused():
-    subspace, origin = RandomSubspace(2, 3, seed=0, scale=1.0), np.zeros(3, dtype=np.float32)
+    subspace, origin = DenseSubspace(2, 3, seed=0, scale=1.0), np.zeros(3, dtype=np.float32)
     for z, p0 in (
         (np.zeros(2), origin),
         (np.zeros((1, 3)), origin),

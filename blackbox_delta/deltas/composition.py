@@ -1,0 +1,64 @@
+"""Several kinds of delta in one search, as in unified frameworks (Mao et al., 2022, 2110.07577)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from blackbox_delta.errors import ConfigError
+from blackbox_delta.types import Delta, DeltaBatch, FloatArray, Json
+
+
+class Composition:
+    """Deltas that act at the same time, in the order given where they meet at a module.
+
+    θ holds them one after the other, each in units of its own scale.
+
+    Args:
+        deltas: At least two, of different kinds.
+
+    Raises:
+        ConfigError: There are fewer, or two of one kind.
+    """
+
+    scale = 1.0
+
+    def __init__(self, deltas: Sequence[Delta]) -> None:
+        kinds = [delta.kind for delta in deltas]
+        if len(deltas) < 2 or len(set(kinds)) < len(kinds):
+            raise ConfigError(
+                f"a composition is of two or more different kinds of delta, not of "
+                f"{'+'.join(kinds) or 'none'}"
+            )
+        self.deltas = tuple(deltas)
+        self.kind = "+".join(kinds)
+        self.origin: FloatArray = np.zeros(sum(delta.size for delta in deltas), np.float32)
+        self.origin.flags.writeable = False
+
+    @property
+    def size(self) -> int:
+        """D, of all of them."""
+        return self.origin.size
+
+    def unpack(self, theta: FloatArray) -> DeltaBatch:
+        """θ of shape (λ, D) to a batch with the others beside the first.
+
+        Raises:
+            ConfigError: θ has another shape.
+        """
+        if theta.ndim != 2 or theta.shape[1] != self.size:
+            raise ConfigError(
+                f"Expected θ of shape (λ, {self.size}) for this {self.kind}, not {theta.shape}."
+            )
+        parts, at = [], 0
+        for delta in self.deltas:
+            own = theta[:, at : at + delta.size] * np.float32(delta.scale) + delta.origin
+            parts.append(delta.unpack(own))
+            at += delta.size
+        return replace(parts[0], beside=tuple(parts[1:]))
+
+    def config(self) -> Json:
+        """What rebuilds it beside the model, ready for JSON."""
+        return {"kind": self.kind, "deltas": [delta.config() for delta in self.deltas]}

@@ -1,0 +1,24 @@
+"""Deltas in the layout of Hugging Face PEFT: an adapter's configuration and its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from blackbox_delta.types import FloatArray, Json
+
+#: PEFT wraps a model twice, which its tensors' names show.
+OUTER = "base_model.model."
+
+
+@dataclass(frozen=True)
+class PeftAdapter:
+    """What PEFT loads.
+
+    Attributes:
+        config: Of ``adapter_config.json``, but for the model's name and task.
+        tensors: Of ``adapter_model.safetensors``.
+    """
+
+    config: Json
+    tensors: Mapping[str, FloatArray]

@@ -1,0 +1,78 @@
+"""From z to θ: random subspaces, dense ones and ones whose memory does not grow with d·D."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from blackbox_delta.errors import ConfigError
+from blackbox_delta.subspaces.base import MAX_DIMENSION, Subspace
+from blackbox_delta.subspaces.dense import DenseSubspace
+from blackbox_delta.subspaces.fastfood import FastfoodSubspace
+from blackbox_delta.subspaces.sparse import SparseSubspace
+
+__all__ = [
+    "MAX_DIMENSION",
+    "SUBSPACES",
+    "DenseSubspace",
+    "FastfoodSubspace",
+    "SparseSubspace",
+    "Subspace",
+    "make_subspace",
+    "subspace_from_config",
+]
+
+#: Entries of a dense matrix, 256 MB as float32, beyond which a sparse one takes its place.
+MOST_DENSE = 2**26
+
+SUBSPACES: dict[str, Callable[[int, int, int, float], Subspace]] = {
+    "gaussian": DenseSubspace,
+    "uniform": partial(DenseSubspace, distribution="uniform"),
+    FastfoodSubspace.kind: FastfoodSubspace,
+    SparseSubspace.kind: SparseSubspace,
+}
+"""By the name that they are chosen by, from d, D, seed and scale."""
+
+_BY_KIND = {each.kind: each for each in (DenseSubspace, FastfoodSubspace, SparseSubspace)}
+
+
+def make_subspace(name: str | None, dimension: int, size: int, seed: int, scale: float) -> Subspace:
+    """A subspace by name.
+
+    Args:
+        name: One of :data:`SUBSPACES`; ``None`` for a dense Gaussian one, or a sparse one where
+            that would take more than 256 MB.
+        dimension: d.
+        size: D.
+        seed: Determines the map.
+        scale: Standard deviation of an entry of θ − p0 when z ~ N(0, I).
+
+    Raises:
+        ConfigError: A setting makes no sense.
+    """
+    chosen = name or ("gaussian" if dimension * size <= MOST_DENSE else SparseSubspace.kind)
+    if chosen not in SUBSPACES:
+        raise ConfigError(f"there is no subspace '{chosen}'; choose one of {', '.join(SUBSPACES)}")
+    return SUBSPACES[chosen](dimension, size, seed, scale)
+
+
+def subspace_from_config(config: Mapping[str, Any]) -> Subspace:
+    """The subspace whose ``config()`` this is.
+
+    Raises:
+        ConfigError: The kind is unknown, or settings are missing.
+    """
+    values = dict(config)
+    kind = values.pop("kind", None)
+    if kind not in _BY_KIND:
+        raise ConfigError(
+            f"there is no subspace of kind '{kind}' in this version; known are "
+            f"{', '.join(_BY_KIND)}"
+        )
+    try:
+        return _BY_KIND[kind](**values)
+    except TypeError as error:
+        raise ConfigError(
+            f"The settings of the subspace are incomplete or of another version: {error}."
+        ) from error

@@ -1,0 +1,137 @@
+"""What all subspaces share: z to θ by a fixed random linear map, rebuilt exactly from a seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blackbox_delta.errors import ConfigError
+from blackbox_delta.types import FloatArray, Json, Vector
+
+MAX_DIMENSION = 4096
+
+_Z_STEP, _Z_LIMIT = 2.0**-16, 256.0
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """A random d-dimensional subspace through the origin p0 of a D-dimensional space.
+
+    With z ~ N(0, I) an entry of θ − p0 has the standard deviation ``scale``.
+
+    Attributes:
+        dimension: d, the length of z, at most 4096.
+        size: D, the length of θ, at least d.
+        seed: Determines the map.
+        scale: Standard deviation of an entry of θ − p0 when z ~ N(0, I).
+
+    Raises:
+        ConfigError: A setting makes no sense.
+    """
+
+    dimension: int
+    size: int
+    seed: int
+    scale: float
+
+    #: What its settings are known by.
+    kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        self._check()
+
+    def _check(self) -> None:
+        if not 1 <= self.dimension <= MAX_DIMENSION:
+            raise ConfigError(
+                f"The search dimension must be between 1 and {MAX_DIMENSION}, not "
+                f"{self.dimension}. Beyond that, θ could not be rebuilt exactly from z."
+            )
+        if self.dimension > self.size:
+            raise ConfigError(
+                f"The search dimension {self.dimension} is larger than the {self.size} numbers "
+                "of the delta. Lower the dimension or lengthen the delta."
+            )
+        if self.seed < 0:
+            raise ConfigError(f"The seed of a subspace must not be negative, not {self.seed}.")
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise ConfigError(f"The scale of a subspace must be positive, not {self.scale}.")
+
+    # ------------------------------------------------------------------ what kinds differ in
+
+    def _blocks(self) -> Iterable[slice]:
+        """Rows of θ that are worked on at a time."""
+        raise NotImplementedError
+
+    def _moved(self, z: Vector, rows: slice) -> NDArray[Any]:
+        """(λ, rows) of A z, each entry the same bits whatever else is in the batch."""
+        raise NotImplementedError
+
+    @property
+    def _factor(self) -> float:
+        """What makes the deviation of an entry of A z the scale."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ what all do
+
+    def snap(self, z: Vector) -> Vector:
+        """What :meth:`project` makes of z: steps of 2^-16 within ±256, exact even as float32."""
+        return snapped(z, _Z_STEP, _Z_LIMIT)
+
+    def project(self, z: Vector, origin: FloatArray) -> FloatArray:
+        """θ = p0 + s·A z for λ candidates at once.
+
+        Args:
+            z: (λ, d), finite.
+            origin: p0 of shape (D,).
+
+        Returns:
+            θ of shape (λ, D), the same bits whatever else is in the batch.
+
+        Raises:
+            ConfigError: The shapes do not fit, or z is not finite.
+        """
+        if z.ndim != 2 or z.shape[1] != self.dimension or origin.shape != (self.size,):
+            raise ConfigError(
+                f"Expected z of shape (λ, {self.dimension}) and an origin of shape "
+                f"({self.size},), not {z.shape} and {origin.shape}."
+            )
+        if not np.isfinite(z).all():
+            raise ConfigError("z holds numbers that are not finite.")
+        exact = self.snap(z)
+        theta = np.empty((len(z), self.size), dtype=np.float32)
+        if not exact.any():
+            theta[:] = origin.astype(np.float64) + 0.0
+            return theta
+        for rows in self._blocks():
+            p0 = origin[rows].astype(np.float64) + 0.0  # no -0, so the sign of a zero is fixed
+            theta[:, rows] = p0 + self._factor * self._moved(exact, rows)
+        return theta
+
+    def config(self) -> Json:
+        """Everything needed to rebuild it, ready for JSON."""
+        return {
+            "kind": self.kind,
+            "dimension": self.dimension,
+            "size": self.size,
+            "seed": self.seed,
+            "scale": self.scale,
+        }
+
+
+def snapped(values: Vector, step: float, limit: float) -> Vector:
+    """The nearest multiples of ``step`` within ±``limit``."""
+    return np.clip(np.rint(values / step) * step, -limit, limit)
+
+
+def raw(seed: int, start: int, count: int) -> NDArray[np.uint64]:
+    """The 64-bit numbers ``start`` to ``start + count`` of ``PCG64(seed)``.
+
+    numpy promises the raw stream of a bit generator for ever, but not how it turns bits into
+    variates; so that step is done here.
+    """
+    return np.random.PCG64(seed).advance(start).random_raw(count)
