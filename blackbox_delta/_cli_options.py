@@ -78,6 +78,9 @@ ResumeOption: TypeAlias = Annotated[
 RunArgument: TypeAlias = Annotated[
     Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")
 ]
+FolderArgument: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="Where the adapter's two files are written.")
+]
 JournalArgument: TypeAlias = Annotated[
     Path, typer.Argument(metavar="RUN", help="The folder of a run, or a shared cache's file.")
 ]

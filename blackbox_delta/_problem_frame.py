@@ -10,7 +10,7 @@ from blackbox_delta.errors import ConfigError
 from blackbox_delta.settings import Settings
 from blackbox_delta.subspaces import Subspace, make_subspace
 from blackbox_delta.tasks import Template
-from blackbox_delta.types import Backend, Delta, DeltaBatch, Vector
+from blackbox_delta.types import Backend, Delta, DeltaBatch, Json, Vector
 
 #: d unless something else is asked for, as in Black-Box Tuning; a smaller delta takes its own D.
 DIMENSION = 500
@@ -27,6 +27,15 @@ class Frame:
 
     delta: Delta
     subspace: Subspace
+
+    def described(self) -> Json:
+        """What reports say of it."""
+        return {
+            "kind": self.delta.kind,
+            "size": self.delta.size,
+            "dimension": self.subspace.dimension,
+            "subspace": self.subspace.kind,
+        }
 
     def candidates(self, z: Vector) -> DeltaBatch:
         """z (λ, d) to λ candidates, by way of θ (λ, D)."""

@@ -102,6 +102,7 @@ class Outcome:
         details = {
             "template": problem.reader.template.source,
             "start": problem.words,
+            "delta": None if problem.frame is None else problem.frame.described(),
             "chosen": chosen.name,
             "head": chosen.head.kind,
             "baseline_dev_accuracy": baseline.dev_accuracy,

@@ -28,6 +28,7 @@ from blackbox_delta._cli_options import (
     DryRunOption,
     ExportOption,
     FileArgument,
+    FolderArgument,
     JournalArgument,
     ModelOption,
     OutOption,
@@ -232,6 +233,24 @@ def predict(
         for example, row in zip(examples, probabilities, strict=True):
             line = answer(example, tuned.labels, row)
             stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+@app.command()
+@with_option_groups
+def export(run: RunArgument, folder: FolderArgument, place: Place) -> None:
+    """Write the delta of a saved run as an adapter that PEFT loads: LoRA and IA3.
+
+    Example: blackbox-delta export RUN adapter
+    """
+    from blackbox_delta.display import say
+    from blackbox_delta.exports import export_peft
+    from blackbox_delta.tuned_model import TunedModel
+
+    tuned = TunedModel.load(run, device=place.device, dtype=place.dtype)
+    into = export_peft(tuned, folder)
+    say(
+        _out, f"Written: {into}. Load it with peft.PeftModel.from_pretrained(model, {str(into)!r})."
+    )
 
 
 @app.command()

@@ -122,7 +122,7 @@ def test_the_help_shows_every_setting_with_its_default() -> None:
     lines = ESCAPES.sub("", done.output).splitlines()
     rows = {line.split()[1]: line for line in lines if "│ --" in line}
     for name, field in Settings.model_fields.items():
-        row = rows["--" + name.replace("_", "-")]
+        row = rows["--set" if name == "delta_settings" else "--" + name.replace("_", "-")]
         if field.default is not None:
             assert f"[default: {field.default}]" in row
 
@@ -172,14 +172,33 @@ def test_tune_passes_every_setting_on(data: Path, tmp_path: Path) -> None:
         "max_test": 9,
         "price_in": 0.25,
         "price_out": 1.5,
+        "delta": "soft-prompt",
     }
     options = [part for name, it in given.items() for part in ("--" + name.replace("_", "-"), it)]
     done = tune(data, *options, "--out", tmp_path / "run")
     assert done.exit_code == 0, done.output
     written = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
     words = {"positive": "great", "negative": "terrible"}
-    assert written == {**given, "label_words": words}
+    assert written == {**given, "label_words": words, "delta_settings": None}
     assert set(written) == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--delta", "lora", "--set", "delta.rank=2"], "fake takes no lora; it takes soft-prompt"),
+        (["--set", "delta.rank=2"], "soft-prompt has no setting 'rank'; it has none"),
+        (["--delta", "lora", "--set", "rank"], "write it as in --set delta.rank=4"),
+        (["--delta", "lora", "--set", "lora.depth=2"], "lora has no setting 'depth'"),
+        (["--delta", "lora", "--set", "ia3.targets=k"], "about ia3, but the delta is 'lora'"),
+        (["--delta", "hat"], "there is no delta 'hat'; choose among soft-prompt, prefix, lora"),
+        (["--delta", "lora+lora"], "names a kind twice"),
+    ],
+)
+def test_deltas_that_make_no_sense_are_refused(data: Path, options: list[str], said: str) -> None:
+    done = tune(data, "--recipe", "search", *options)
+    assert done.exit_code == 1
+    assert said in " ".join(done.output.split())
 
 
 def test_without_a_folder_nothing_is_kept(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

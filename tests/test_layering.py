@@ -64,6 +64,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "runs": LIBRARY | {"artifact"},
     "report": LIBRARY | {"problem", "members"},
     "tuned_model": LIBRARY | {"problem", "members", "artifact", "runs", "backends"},
+    "exports": LIBRARY | {"artifact", "tuned_model"},
     "api": BELOW_FACES - {"api", "data"},
     "display": BELOW_FACES,
     "estimator": BELOW_FACES,
@@ -71,7 +72,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     # The yardstick beside the product: nothing but its command may import it.
     "compare": BELOW_FACES - {"data"},
     "demo": BELOW_FACES,
-    "cli": BELOW_FACES | {"display", "demo", "seeds", "compare", "__init__"},
+    "cli": BELOW_FACES | {"display", "demo", "seeds", "compare", "exports", "__init__"},
     "__init__": BELOW_FACES | {"estimator"},
 }
 

@@ -266,7 +266,7 @@ def test_a_template_is_checked_against_what_the_backend_reads(template: str, wha
         ({"dimension": 49}, ConfigError, "49 is more than the 48"),
         ({"soft_init": "words"}, ConfigError, "cannot start from 'words'"),
         ({"soft_init": "text: "}, ConfigError, "no tokens"),
-        ({"subspace": "sparse"}, ConfigError, "no subspace distribution 'sparse'"),
+        ({"subspace": "cauchy"}, ConfigError, "no subspace 'cauchy'.*gaussian, .*sparse"),
     ],
 )
 def test_what_makes_no_sense_is_refused_and_nothing_asked(

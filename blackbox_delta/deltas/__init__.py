@@ -67,7 +67,11 @@ def delta_from_config(
     if geometry is not None and kind in MODULE_DELTAS:
         return MODULE_DELTAS[kind].from_config(config, geometry)
     if kind in KINDS:
-        raise ConfigError(f"this model takes no {kind}s, so this delta cannot act")
+        raise ConfigError(f"this model takes no {_several(kind)}, so this delta cannot act")
     raise ConfigError(
         f"There is no delta of kind '{kind}' in this version. Known: {', '.join(KINDS)}."
     )
+
+
+def _several(kind: str) -> str:
+    return kind.replace("-", " ") + ("es" if kind.endswith("x") else "s")

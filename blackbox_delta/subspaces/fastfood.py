@@ -1,7 +1,7 @@
 """Fastfood: a structured random matrix that is never built (Le, Sarlós & Smola, 2013, 1408.3060).
 
 Used for intrinsic dimension by Li et al. (2018, 1804.08838). Equation 4 of Le et al., with rows
-of unit length instead of the lengths S: blocks of n = 2^⌈log2 d⌉ rows, each
+of unit length instead of the lengths S: blocks of n = 2^⌈log2 d⌉ rows, at least 16, each
 
     V = H G Π H B / (‖G‖ √n)
 
@@ -27,6 +27,8 @@ from blackbox_delta.subspaces.dense import normal
 from blackbox_delta.types import FloatArray, Vector
 
 _GROUP_ENTRIES = 2**18
+#: Of a block, so that its factors are not all zero.
+_LEAST_WIDTH = 16
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class FastfoodSubspace(Subspace):
     @property
     def _width(self) -> int:
         """n."""
-        return 1 << (self.dimension - 1).bit_length()
+        return max(_LEAST_WIDTH, 1 << (self.dimension - 1).bit_length())
 
     def _blocks(self) -> Iterator[slice]:
         step = self._width * max(1, _GROUP_ENTRIES // self._width)

@@ -137,7 +137,8 @@ def test_configs_that_do_not_fit_are_refused():
     config = build({"soft": 2}).config()
     slot = config["slots"][0]
     for wrong, message in (
-        ({**config, "kind": "lora"}, "'lora'.*Known: soft-prompt"),
+        ({**config, "kind": "lora"}, "takes no loras"),
+        ({**config, "kind": "hat"}, "'hat'.*Known: soft-prompt"),
         ({}, "Known: soft-prompt"),
         ({"kind": "soft-prompt"}, "incomplete"),
         ({**config, "hidden": 5}, "length 5"),

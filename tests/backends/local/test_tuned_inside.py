@@ -1,0 +1,160 @@
+"""A search over a delta inside a tiny model, from data to a saved run, its answers and PEFT."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from blackbox_delta.api import tune
+from blackbox_delta.artifact import Artifact
+from blackbox_delta.errors import BlackBoxDeltaError, ConfigError, ExportError, UnsupportedError
+from blackbox_delta.exports import export_peft
+from blackbox_delta.heads import make_head
+from blackbox_delta.members import Member
+from blackbox_delta.problem import build_problem
+from blackbox_delta.settings import Settings
+from blackbox_delta.tasks import FewShotSplit
+from blackbox_delta.tuned_model import TunedModel
+from blackbox_delta.types import Example
+
+WORDS = {"good": ["great", "wonderful", "good"], "bad": ["terrible", "bad", "dull"]}
+EXAMPLES = tuple(
+    Example(f"the {what} was {word}", None, label)
+    for label, words in WORDS.items()
+    for word in words
+    for what in ("film", "plot", "acting")
+)
+SPLIT = FewShotSplit(EXAMPLES[::2], EXAMPLES[1::2], (), 0, 4)
+TEMPLATE = "{text}. It was {label}"
+SEARCH = {
+    "recipe": "search",
+    "population": 4,
+    "budget": "30 calls",
+    "head": "calibrated",
+    "scale": 1.0,
+    "dimension": 20,
+}
+
+
+#: Architectures, and what is tuned in them.
+CASES = [
+    ("llama", "lora"),
+    ("llama", "prefix"),
+    ("gpt2", "adapter+bitfit"),
+    ("bert", "ia3"),
+    ("t5", "lora+bitfit"),
+    ("llama", "soft-prompt+lora"),
+]
+
+
+def template_for(delta: str) -> str:
+    return TEMPLATE.replace(". It", "{soft:2}. It") if "soft" in delta else TEMPLATE
+
+
+@pytest.mark.parametrize(("model", "delta"), CASES)
+def test_a_search_lowers_the_loss(model: str, delta: str, tiny: Any, tmp_path: Path) -> None:
+    losses: list[float] = []
+
+    tuned = tune(
+        tiny(model).wrap(),
+        SPLIT,
+        delta=delta,
+        template=template_for(delta),
+        out=tmp_path / "run",
+        observer=lambda progress: losses.append(progress.best_loss),
+        **SEARCH,
+    )
+
+    assert losses[-1] < losses[0]
+    assert tuned.result["delta"]["kind"] == delta
+    texts = [example.text for example in EXAMPLES]
+    again = TunedModel.load(tmp_path / "run", backend=tiny(model).wrap())
+    np.testing.assert_array_equal(again.predict_proba(texts), tuned.predict_proba(texts))
+
+
+@pytest.mark.parametrize(("model", "delta"), CASES)
+def test_a_saved_delta_acts_elsewhere_as_it_did(
+    model: str, delta: str, tiny: Any, tmp_path: Path
+) -> None:
+    backend = tiny(model).wrap()
+    settings = Settings(recipe="search", delta=delta, template=template_for(delta), dimension=20)
+    problem = build_problem(backend, SPLIT, settings)
+    z = np.random.default_rng(0).standard_normal(20)
+    [seen] = backend.score(problem.request(problem.train.prompts, problem.delta(z)))
+    head = make_head("plain").fit(seen, problem.train.labels, None)
+    member = Member("delta", problem.reader, head, frame=problem.frame, z=z)
+    Artifact.of(backend, [member]).save(tmp_path)
+
+    again = TunedModel.load(tmp_path, backend=tiny(model).wrap())
+
+    texts = [example.text for example in SPLIT.train]
+    expected = np.exp(head.log_proba(seen))
+    np.testing.assert_allclose(again.predict_proba(texts), expected, rtol=0, atol=1e-5)
+    without = TunedModel(Artifact.of(backend, [replace(member, z=None)]), backend)
+    assert not np.allclose(without.predict_proba(texts), expected, atol=1e-2)
+
+
+@pytest.mark.parametrize("delta", ["lora", "bitfit"])
+def test_a_run_is_exported_to_peft_or_says_why_not(delta: str, tiny: Any, tmp_path: Path) -> None:
+    backend = tiny("llama").wrap()
+    settings = Settings(recipe="search", delta=delta, template=TEMPLATE, dimension=20)
+    problem = build_problem(backend, SPLIT, settings)
+    [seen] = backend.score(problem.request(problem.train.prompts, None))
+    head = make_head("plain").fit(seen, problem.train.labels, None)
+    member = Member("delta", problem.reader, head, frame=problem.frame, z=np.ones(20))
+    tuned = TunedModel(Artifact.of(backend, [member]), backend)
+
+    if delta == "bitfit":
+        with pytest.raises(ExportError, match="no type for a bitfit.*lora and ia3"):
+            export_peft(tuned, tmp_path)
+        return
+    export_peft(tuned, tmp_path)
+
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "tiny"
+    assert (tmp_path / "adapter_model.safetensors").stat().st_size > 1000
+    with pytest.raises(ExportError, match="no delta was kept"):
+        export_peft(TunedModel(Artifact.of(backend, [replace(member, z=None)]), backend), tmp_path)
+
+
+def test_settings_reach_the_delta(tiny: Any) -> None:
+    told = {"rank": 3, "lora.targets": "q_proj,v_proj"}
+    tuned = tune(
+        tiny("llama").wrap(), SPLIT, delta="lora", delta_settings=told, template=TEMPLATE, **SEARCH
+    )
+
+    # Two layers, q_proj of 32 to 32 and v_proj of 32 to 16 numbers.
+    assert tuned.result["delta"]["size"] == 2 * 3 * (32 + 32) + 2 * 3 * (32 + 16)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "error", "message"),
+    [
+        ("bert", {"delta": "prefix"}, UnsupportedError, "takes no prefix; it takes adapter"),
+        ("llama", {"delta": "lora", "delta_settings": {"targets": "z_proj"}}, ConfigError,
+         "no module of this model is named by 'z_proj'"),
+        ("llama", {"delta": "lora", "delta_settings": {"rank": "many"}}, ConfigError,
+         "delta.rank is a whole number, not 'many'"),
+        ("llama", {"delta": "prefix", "delta_settings": {"tokens": 300}}, ConfigError,
+         "300 tokens leaves no room"),
+        ("llama", {"delta": "prefix", "delta_settings": {"layers": "0,5"}}, ConfigError,
+         "layers 0 to 1 of this model, not into 5"),
+        ("llama", {"delta": "ia3", "dimension": 500}, ConfigError,
+         "dimension = 500 is more than the .* numbers of the ia3"),
+        ("llama", {"delta": "lora", "template": "{text}{soft} {label}"}, ConfigError,
+         "which lora does not fill; leave {soft} out"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused_before_anything_is_asked(
+    model: str, settings: dict[str, Any], error: type[BlackBoxDeltaError], message: str, tiny: Any
+) -> None:
+    backend = tiny(model).wrap()
+    backend.score = None  # type: ignore[method-assign]
+
+    with pytest.raises(error, match=message):
+        tune(backend, SPLIT, **{**SEARCH, "template": TEMPLATE, **settings})

@@ -1,0 +1,179 @@
+"""Every kind that acts inside a model: the contract, its zero, its scales and its settings."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from blackbox_delta.deltas import KINDS, MODULE_DELTAS, Composition, Prefix, delta_from_config
+from blackbox_delta.deltas.blocks import even
+from blackbox_delta.errors import ConfigError
+from blackbox_delta.geometry import Geometry, Module
+from blackbox_delta.settings import DELTA_KINDS
+from blackbox_delta.testing import check_delta
+
+MODULES = tuple(
+    Module(f"layers.{layer}.{name}", inputs, outputs, linear, level, spread)
+    for layer in range(2)
+    for name, inputs, outputs, linear, level, spread in (
+        ("attn.q_proj", 8, 8, True, 1.0, 2.0),
+        ("attn.v_proj", 8, 4, True, 1.0, 0.5),
+        ("mlp.down_proj", 12, 8, True, 0.25, 3.0),
+        ("norm", 8, 8, False, 4.0, 1.0),
+    )
+)
+GEOMETRY = Geometry(MODULES, 2, 1, 4, [2.0, 3.0], [0.5, 0.25], 64)
+LINEAR = tuple(module for module in MODULES if module.linear)
+
+
+def made(kind: str, **settings: int) -> Any:
+    if kind == "prefix":
+        return Prefix(GEOMETRY, [5, 6, 7])
+    return MODULE_DELTAS[kind](LINEAR, **settings)
+
+
+INSIDE = ["prefix", *MODULE_DELTAS]
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+def test_the_contract(kind: str) -> None:
+    check_delta(made(kind))
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+def test_config_through_json_rebuilds_the_same_bits(kind: str) -> None:
+    delta = made(kind, **({"rank": 3, "seed": 9} if kind in ("lora", "adapter") else {}))
+    again = delta_from_config(json.loads(json.dumps(delta.config())), None, GEOMETRY)
+    theta = np.random.default_rng(0).standard_normal((2, delta.size)).astype(np.float32)
+    assert again.unpack(theta).digest(1) == delta.unpack(theta).digest(1)
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+def test_scales_are_kept_when_the_model_is_measured_otherwise(kind: str) -> None:
+    """Another machine may add in another order; a saved delta must not follow."""
+    delta = made(kind)
+    others = tuple(replace(module, level=9.0, spread=9.0) for module in MODULES)
+    elsewhere = replace(GEOMETRY, modules=others, key_spread=[9.0, 9.0])
+    again = delta_from_config(json.loads(json.dumps(delta.config())), None, elsewhere)
+    theta = np.ones((1, delta.size), np.float32)
+    assert again.unpack(theta).digest(0) == delta.unpack(theta).digest(0)
+
+
+def test_what_each_kind_is_at_zero() -> None:
+    def at_zero(kind: str) -> dict[str, Any]:
+        delta = made(kind)
+        return dict(delta.unpack(np.zeros((1, delta.size), np.float32)).tensors)
+
+    lora, adapter = at_zero("lora"), at_zero("adapter")
+    assert all((value == 0).all() for name, value in lora.items() if name.endswith("lora_B"))
+    assert all((value != 0).all() for name, value in lora.items() if name.endswith("lora_A"))
+    assert all((value == 0).all() for name, value in adapter.items() if name.endswith("up"))
+    assert all((value == 0).all() for value in at_zero("bitfit").values())
+    assert all((value == 1).all() for value in at_zero("ia3").values())
+    assert all((value == 0).all() for value in at_zero("prefix").values())
+
+
+@pytest.mark.parametrize(("kind", "rank"), [("lora", 1), ("lora", 16), ("bitfit", 0)])
+def test_a_unit_step_moves_modules_by_about_what_they_put_out(kind: str, rank: int) -> None:
+    """Its square, over all modules together: the reason why one scale serves every kind."""
+    delta = made(kind, **({"rank": rank} if rank else {}))
+    rng = np.random.default_rng(0)
+    theta = rng.standard_normal((300, delta.size)).astype(np.float32)
+    tensors = delta.unpack(theta).tensors
+    shares = []
+    for module in LINEAR:
+        if kind == "bitfit":
+            moved = tensors[f"{module.name}.offset"]
+        else:
+            x = module.level * rng.standard_normal((300, module.inputs))
+            inner = np.einsum("lri,li->lr", tensors[f"{module.name}.lora_A"], x)
+            moved = np.einsum("lor,lr->lo", tensors[f"{module.name}.lora_B"], inner)
+        shares.append((moved**2).mean() / module.spread**2)
+    # A starts with the variance that its steps have, so a unit step doubles it.
+    assert sum(shares) == pytest.approx(2.0 if kind == "lora" else 1.0, rel=0.25)
+
+
+def test_random_starts_are_these_for_ever() -> None:
+    raw = np.random.PCG64(3).random_raw(4).tolist()
+    expected = [math.sqrt(3 / 5) * (((bits >> 40) + 0.5) / 2**23 - 1) for bits in raw]
+    np.testing.assert_array_equal(
+        even(5, (2, 2), np.random.PCG64(3)), np.array(expected, np.float32).reshape(2, 2)
+    )
+    wide = even(50, (200, 50), np.random.PCG64(0))
+    assert wide.var() == pytest.approx(1 / 50, rel=0.05)
+
+
+def test_kinds_and_their_settings_are_those_that_can_be_chosen() -> None:
+    assert tuple(DELTA_KINDS) == KINDS
+    for kind, delta in MODULE_DELTAS.items():
+        assert set(DELTA_KINDS[kind]) == {*delta.defaults, "targets"} - {"seed"}
+
+
+# ------------------------------------------------------------------------ compositions
+
+
+def test_a_composition_is_its_parts_in_their_own_units() -> None:
+    parts = [made("lora"), made("bitfit"), made("prefix")]
+    together = Composition(parts)
+    assert together.kind == "lora+bitfit+prefix"
+    assert together.size == sum(part.size for part in parts)
+    check_delta(together)
+    theta = np.random.default_rng(0).standard_normal((2, together.size)).astype(np.float32)
+    batch, at = together.unpack(theta), 0
+    assert batch.kinds == ("lora", "bitfit", "prefix")
+    for part, own in zip(parts, batch.parts, strict=True):
+        assert own.digest(1) == part.unpack(theta[:, at : at + part.size]).digest(1)
+        at += part.size
+    again = delta_from_config(json.loads(json.dumps(together.config())), None, GEOMETRY)
+    assert again.unpack(theta).digest(0) == batch.digest(0)
+
+
+def test_a_batch_of_several_kinds_keeps_its_candidates_together() -> None:
+    batch = Composition([made("lora"), made("bitfit")])
+    theta = np.random.default_rng(0).standard_normal((3, batch.size)).astype(np.float32)
+    whole = batch.unpack(theta)
+    assert whole.select([2, 0]).digest(0) == whole.digest(2)
+    assert len({whole.digest(row) for row in range(3)}) == 3
+    alone = whole.parts[0]
+    assert alone.digest(0) != whole.digest(0)
+
+
+# --------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (lambda: made("lora", rank=0), "rank of lora is at least 1, not 0"),
+        (lambda: Prefix(GEOMETRY, []), "at least 1 token"),
+        (lambda: Prefix(GEOMETRY, range(64)), "64 tokens leaves no room in the 64 tokens"),
+        (lambda: Prefix(GEOMETRY, [1], [0, 2]), "layers 0 to 1 of this model, not into 2"),
+        (lambda: Prefix(GEOMETRY, [1], []), "not into none"),
+        (lambda: Prefix(Geometry(MODULES), [1]), "takes no prefix"),
+        (lambda: Composition([made("lora")]), "two or more different kinds"),
+        (lambda: Composition([made("lora"), made("lora")]), "not of lora\\+lora"),
+        (lambda: made("lora").unpack(np.zeros((1, 3), np.float32)), "Expected θ of shape"),
+        (lambda: Composition([made("lora"), made("ia3")]).unpack(np.zeros((1, 3), np.float32)),
+         "Expected θ of shape"),
+        (lambda: delta_from_config(made("lora").config(), None, None), "takes no loras"),
+        (lambda: delta_from_config(made("prefix").config(), None, None), "takes no prefixes"),
+        (lambda: delta_from_config(made("lora").config(), None, Geometry(MODULES[1:])),
+         "'layers.0.attn.q_proj', which this model does not have"),
+        (lambda: delta_from_config({"kind": "lora"}, None, GEOMETRY), "incomplete"),
+        (lambda: delta_from_config({"kind": "prefix"}, None, GEOMETRY), "incomplete"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused(what: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        what()
+
+
+def test_a_model_of_other_shapes_is_refused() -> None:
+    wider = Geometry((replace(MODULES[0], inputs=16), *MODULES[1:]))
+    with pytest.raises(ConfigError, match=r"takes 8 numbers to 8; this model's takes 16 to 8"):
+        delta_from_config(made("lora").config(), None, wider)

@@ -1,0 +1,68 @@
+"""Patterns of modules, against PEFT's own reading of ``target_modules``."""
+
+from __future__ import annotations
+
+import pytest
+
+from blackbox_delta.deltas.targets import ends_feed_forward, select
+from blackbox_delta.errors import ConfigError
+from blackbox_delta.geometry import Geometry, Module
+
+NAMES = [
+    f"model.layers.{layer}.{name}"
+    for layer in (0, 1, 10)
+    for name in ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj", "mlp.xq_proj", "norm")
+]
+GEOMETRY = Geometry(tuple(Module(n, 4, 4, not n.endswith("norm"), 1.0, 1.0) for n in NAMES))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        ["q_proj", "v_proj"],
+        ["self_attn.q_proj"],
+        ["model.layers.1.mlp.down_proj"],
+        r".*layers\.1\.self_attn\..*",
+        r".*\.(q_proj|down_proj)",
+    ],
+)
+def test_patterns_are_read_as_peft_reads_them(pattern: str | list[str]) -> None:
+    peft = pytest.importorskip("peft")
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    config = peft.LoraConfig(target_modules=pattern)
+    theirs = [name for name in NAMES if check_target_module_exists(config, name)]
+    assert [module.name for module in select(GEOMETRY, pattern)] == theirs
+    assert theirs
+
+
+def test_words_for_many_modules() -> None:
+    assert len(select(GEOMETRY, "all")) == len(NAMES)
+    assert not any(module.name.endswith("norm") for module in select(GEOMETRY, "all-linear"))
+    assert select(GEOMETRY, "q_proj, v_proj") == select(GEOMETRY, ["q_proj", "v_proj"])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("model.layers.0.mlp.down_proj", True),
+        ("transformer.h.0.mlp.c_proj", True),
+        ("transformer.h.0.attn.c_proj", False),
+        ("bert.encoder.layer.0.output.dense", True),
+        ("bert.encoder.layer.0.attention.output.dense", False),
+        ("encoder.block.0.layer.1.DenseReluDense.wo", True),
+    ],
+)
+def test_the_ends_of_feed_forward_blocks(name: str, expected: bool) -> None:
+    assert ends_feed_forward(Module(name, 4, 4, True, 1.0, 1.0)) is expected
+
+
+@pytest.mark.parametrize("pattern", ["z_proj", ["z_proj"], r".*\.z_.*", "roj"])
+def test_patterns_that_match_nothing_say_what_there_is(pattern: str | list[str]) -> None:
+    with pytest.raises(ConfigError, match="modules are called down_proj, norm, q_proj, v_proj"):
+        select(GEOMETRY, pattern)
+
+
+def test_a_broken_expression_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no regular expression"):
+        select(GEOMETRY, "(q_proj")
