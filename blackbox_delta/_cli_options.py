@@ -152,7 +152,7 @@ _SETTINGS = {
     "dimension": (_SEARCH, "d: numbers that are searched; 500, or all of a smaller delta."),
     "subspace": (_SEARCH, "How they become a delta: gaussian, uniform, fastfood or sparse."),
     "scale": (_SEARCH, "α: size of the first steps, relative to what is moved."),
-    "optimizer": (_SEARCH, "cma-diagonal, cma, random or nevergrad:NAME."),
+    "optimizer": (_SEARCH, "cma-diagonal, cma, es, spsa, random or nevergrad:NAME."),
     "population": (_SEARCH, "λ: candidates per generation of --recipe search."),
     "head": (
         _RECIPE,

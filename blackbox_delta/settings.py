@@ -64,7 +64,8 @@ class Settings(BaseModel):
             would take more than 256 MB.
         scale: α, size of the search's first steps relative to the embeddings' deviation, or to
             what the modules put out.
-        optimizer: ``"cma-diagonal"``, ``"cma"``, ``"random"`` or ``"nevergrad:NAME"``.
+        optimizer: ``"cma-diagonal"``, ``"cma"``, ``"es"``, ``"spsa"``, ``"random"`` or
+            ``"nevergrad:NAME"``.
         population: λ, candidates per generation of ``search``.
         head: ``"anchored"``, ``"discriminant"``, ``"ridge"``, ``"logistic"``, ``"prototypes"``,
             ``"nearest"``, ``"calibrated"``, ``"contextual"`` or ``"plain"``; ``None`` for the

@@ -45,7 +45,14 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "script", ["few_shot.py", "optimizers.py", "local_throughput.py", "remote_throughput.py"]
+    "script",
+    [
+        "few_shot.py",
+        "optimizers.py",
+        "local_throughput.py",
+        "delta_throughput.py",
+        "remote_throughput.py",
+    ],
 )
 def test_help(script: str) -> None:
     done = call(script, "--help")

@@ -372,7 +372,7 @@ PARTS = [
     part("anchors of its label words", 0, 5, 0.725),
     part("further views", 3, 900, 0.8, dropped=2),
     part("further views", 1, 60, 0.75, dropped=1),
-    part("search of soft prompts", 2, 1200, 0.775),
+    part("search of the soft-prompt", 2, 1200, 0.775),
 ]
 
 
@@ -425,7 +425,7 @@ def test_parts_show_what_they_cost_and_gave() -> None:
     assert rows["anchors of its label words"] == ["0", "0", "5", "150", "0.725", "0.275"]
     # Both times together, and what stood after the second.
     assert rows["further views"] == ["4", "3", "960", "28,800", "0.750", "0.250"]
-    assert rows["search of soft prompts"] == ["2", "0", "1,200", "36,000", "0.775", "0.225"]
+    assert rows["search of the soft-prompt"] == ["2", "0", "1,200", "36,000", "0.775", "0.225"]
 
 
 def test_what_unlabelled_texts_taught_is_said() -> None:

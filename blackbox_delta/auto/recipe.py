@@ -4,7 +4,7 @@
    baseline.
 2. Further views race: other words in the slot, and labelled examples before the text. As many
    enter as the budget is sure to pay for.
-3. Rounds of other demonstrations follow, and a search of soft prompts, each as long as it makes
+3. Rounds of other demonstrations follow, and a search of the delta, each as long as it makes
    the held-out predictions reliably better; then views with words that the model itself proposes.
 4. The views that finish are pooled, each with a weight by its held-out predictions.
 5. Where there are texts without labels, what is left of the budget goes to these; what they teach
@@ -202,7 +202,7 @@ class Auto:
         looks = search.looks()
         while self._budget.affords(*search.need()):
             before = self._pooled
-            self._note("search of soft prompts", next(looks))
+            self._note(f"search of the {self._settings.delta}", next(looks))
             if not self._paid(before):
                 return
 

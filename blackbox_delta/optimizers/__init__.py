@@ -8,17 +8,29 @@ import numpy as np
 
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.optimizers.cma_es import CMAES
+from blackbox_delta.optimizers.evolution_strategy import EvolutionStrategy
 from blackbox_delta.optimizers.from_nevergrad import PREFIX as NEVERGRAD_PREFIX
 from blackbox_delta.optimizers.from_nevergrad import NevergradOptimizer
 from blackbox_delta.optimizers.random_search import RandomSearch
+from blackbox_delta.optimizers.spsa import SPSA
 
 if TYPE_CHECKING:
     from blackbox_delta.types import Optimizer
 
-OPTIMIZERS = ("cma", "cma-diagonal", "random")
+OPTIMIZERS = ("cma", "cma-diagonal", "es", "spsa", "random")
 """The names that :func:`make_optimizer` knows, besides ``nevergrad:<name in its registry>``."""
 
-__all__ = ["CMAES", "OPTIMIZERS", "NevergradOptimizer", "RandomSearch", "make_optimizer"]
+__all__ = [
+    "CMAES",
+    "OPTIMIZERS",
+    "SPSA",
+    "EvolutionStrategy",
+    "NevergradOptimizer",
+    "RandomSearch",
+    "make_optimizer",
+]
+
+_SIMPLE = {each.name: each for each in (RandomSearch, EvolutionStrategy, SPSA)}
 
 
 def make_optimizer(
@@ -48,8 +60,8 @@ def make_optimizer(
     if name in ("cma", "cma-diagonal"):
         diagonal = name == "cma-diagonal"
         return CMAES(dimension, rng, population=population, sigma=sigma, diagonal=diagonal)
-    if name == "random":
-        return RandomSearch(dimension, rng, population=population, sigma=sigma)
+    if name in _SIMPLE:
+        return _SIMPLE[name](dimension, rng, population=population, sigma=sigma)
     if name.startswith(NEVERGRAD_PREFIX):
         return NevergradOptimizer(
             name.removeprefix(NEVERGRAD_PREFIX),

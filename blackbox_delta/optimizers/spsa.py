@@ -1,0 +1,53 @@
+"""Simultaneous perturbation (Spall, 1992, IEEE Trans. Automatic Control 37): two-point estimates.
+
+MeZO (Malladi et al., 2023, arXiv 2305.17333) is its form with one pair a step. Gains and their
+exponents are those of Spall (1998, "Implementation of the simultaneous perturbation algorithm").
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from blackbox_delta.optimizers.mirrored import MirroredOptimizer
+from blackbox_delta.types import Vector
+
+#: Exponents of the gains a_k = a / (A + k + 1)^α and c_k = c / (k + 1)^γ.
+ALPHA, GAMMA = 0.602, 0.101
+#: A, a tenth of the steps that a run of some hundred generations takes.
+STABILITY = 10
+
+
+class SPSA(MirroredOptimizer):
+    """Signs as directions, falling steps, averaged over λ/2 pairs.
+
+    The first step has the length σ·√d / 2 of half a perturbation: a follows from the first
+    gradient that is not zero, so the size of the losses does not matter.
+    """
+
+    name = "spsa"
+
+    def __init__(
+        self, dimension: int, rng: np.random.Generator, *, population: int, sigma: float
+    ) -> None:
+        super().__init__(dimension, rng, population=population, sigma=sigma)
+        self._generation = 0
+        self._gain: float | None = None
+
+    def _draw(self) -> Vector:
+        return np.asarray(self._rng.choice([-1.0, 1.0], self._dimension))
+
+    @property
+    def _distance(self) -> float:
+        return float(self._sigma / (self._generation + 1) ** GAMMA)
+
+    def _step(self, directions: Vector, upper: Vector, lower: Vector) -> Vector:
+        # Δ has entries ±1, so that 1/Δ = Δ (Spall, 1992, eq. 2.2).
+        slopes = (upper - lower) / (2 * self._distance)
+        gradient = slopes @ directions / len(slopes)
+        length = float(np.linalg.norm(gradient))
+        if self._gain is None and length > 0:
+            first = 0.5 * self._sigma * np.sqrt(self._dimension)
+            self._gain = first * (STABILITY + 1) ** ALPHA / length
+        step = (self._gain or 0.0) / (STABILITY + self._generation + 1) ** ALPHA
+        self._generation += 1
+        return np.asarray(-step * gradient)
