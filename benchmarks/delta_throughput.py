@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from blackbox_delta.problem import Problem
 
 #: Throughput that (a) is meant to reach, as a share of (c)'s.
-AIMS = dict.fromkeys(KINDS, 0.9) | {"lora": 0.8, "adapter": 0.8}
+AIMS = dict.fromkeys(KINDS, 0.9) | dict.fromkeys(("lora", "tiny-lora", "adapter"), 0.8)
 SEED = 0
 
 

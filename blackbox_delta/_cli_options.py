@@ -139,7 +139,8 @@ _SETTINGS = {
     "delta": (
         _DELTA,
         (
-            "What is tuned: soft-prompt; of local models also prefix, lora, adapter, bitfit, ia3; "
+            "What is tuned: soft-prompt; of local models also prefix, lora, tiny-lora, adapter, "
+            "bitfit, ia3; "
             "several together with +."
         ),
     ),

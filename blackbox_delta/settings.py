@@ -23,6 +23,7 @@ DELTA_KINDS: dict[str, tuple[str, ...]] = {
     "soft-prompt": (),
     "prefix": ("tokens", "layers"),
     "lora": ("rank", "targets"),
+    "tiny-lora": ("rank", "targets"),
     "adapter": ("rank", "targets"),
     "bitfit": ("targets",),
     "ia3": ("targets",),
@@ -48,8 +49,8 @@ class Settings(BaseModel):
         template: Where the text, the soft prompt and the answer stand; ``None`` for a default.
         label_words: Label to the word that stands for it; ``None`` for the label names.
         delta: What is tuned on the input side or inside the model: ``"soft-prompt"``, or, with a
-            local model, ``"prefix"``, ``"lora"``, ``"adapter"``, ``"bitfit"`` or ``"ia3"``;
-            several at the same time with ``+``, as in ``"lora+bitfit"``.
+            local model, ``"prefix"``, ``"lora"``, ``"tiny-lora"``, ``"adapter"``, ``"bitfit"`` or
+            ``"ia3"``; several at the same time with ``+``, as in ``"lora+bitfit"``.
         delta_settings: Settings of the delta: ``rank``, ``targets`` (which modules, as PEFT's
             ``target_modules``), ``tokens`` and ``layers`` (of prefixes); ``"lora.rank"`` says it
             to one kind of several.

@@ -191,7 +191,10 @@ def test_tune_passes_every_setting_on(data: Path, tmp_path: Path) -> None:
         (["--delta", "lora", "--set", "rank"], "write it as in --set delta.rank=4"),
         (["--delta", "lora", "--set", "lora.depth=2"], "lora has no setting 'depth'"),
         (["--delta", "lora", "--set", "ia3.targets=k"], "about ia3, but the delta is 'lora'"),
-        (["--delta", "hat"], "there is no delta 'hat'; choose among soft-prompt, prefix, lora"),
+        (
+            ["--delta", "hat"],
+            "there is no delta 'hat'; choose among soft-prompt, prefix, lora, tiny-lora",
+        ),
         (["--delta", "lora+lora"], "names a kind twice"),
     ],
 )

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -42,9 +43,15 @@ def _bottleneck(_x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor
     return torch.baddbmm(y, inner, own["up"].transpose(1, 2))
 
 
+def _core(x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
+    inner = torch.bmm(x @ own["right"], own["core"].transpose(1, 2))
+    return y + inner @ own["left"]
+
+
 #: What each kind of delta makes of a module's output.
 TERMS: dict[str, Term] = {
     "lora": _low_rank,
+    "tiny-lora": _core,
     "bitfit": _offset,
     "ia3": _scaled,
     "adapter": _bottleneck,
@@ -61,14 +68,20 @@ class _Step:
         module: Where.
         term: What.
         tensors: Each (λ, …).
+        shared: Tensors that are the same for all candidates.
     """
 
     module: torch.nn.Module
     term: Term
     tensors: Tensors
+    shared: Tensors = field(default_factory=dict)
 
     def select(self, chunk: slice) -> _Step:
-        return _Step(self.module, self.term, {k: v[chunk] for k, v in self.tensors.items()})
+        return replace(self, tensors={name: each[chunk] for name, each in self.tensors.items()})
+
+    def after(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """What becomes of a module's output."""
+        return self.term(x, y, {**self.shared, **self.tensors})
 
 
 @dataclass(frozen=True)
@@ -101,7 +114,8 @@ class Inside:
             for name, tensors in _by_module(part.tensors).items():
                 module = _module(model, name)
                 own = {key: _tensor(value, like) for key, value in tensors.items()}
-                steps.append(_Step(module, TERMS[part.kind], own))
+                shared = _factors(module, own["core"].shape[-1]) if "core" in own else {}
+                steps.append(_Step(module, TERMS[part.kind], own, shared))
         return cls(tuple(steps), count)
 
     def __bool__(self) -> bool:
@@ -144,13 +158,35 @@ class Inside:
         def add(_module: torch.nn.Module, inputs: Any, y: Any) -> Any:
             x, changed = self._grouped(inputs[0]), self._grouped(y)
             for step in steps:
-                changed = step.term(x, changed, step.tensors)
+                changed = step.after(x, changed)
             return changed.view(y.shape)
 
         return add
 
     def _grouped(self, rows: torch.Tensor) -> torch.Tensor:
         return rows.reshape(self.count, -1, rows.shape[-1])
+
+
+_FACTORS: WeakKeyDictionary[torch.nn.Module, dict[int, Tensors]] = WeakKeyDictionary()
+
+
+def _factors(module: torch.nn.Module, rank: int) -> Tensors:
+    """``left`` (Σ U)^T (r, outputs) and ``right`` V^T (inputs, r); found once for a module.
+
+    Singular vectors are known but for a sign, which is fixed: the largest entry of each column of
+    U is positive. So a saved core means the same everywhere.
+    """
+    kept = _FACTORS.setdefault(module, {})
+    if rank not in kept:
+        weight: Any = module.weight
+        # GPT-2's Conv1D keeps its matrix the other way round.
+        matrix = (weight.T if type(module).__name__ == "Conv1D" else weight).double()
+        u, sizes, v = torch.linalg.svd(matrix, full_matrices=False)
+        u, sizes, v = u[:, :rank], sizes[:rank], v[:rank]
+        signs = torch.sign(torch.gather(u, 0, u.abs().argmax(dim=0, keepdim=True)))
+        left = (u * signs * sizes).T.contiguous().to(weight.dtype)
+        kept[rank] = {"left": left, "right": (v * signs.T).T.contiguous().to(weight.dtype)}
+    return kept[rank]
 
 
 def _by_module(tensors: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ from blackbox_delta.deltas.ia3 import IA3
 from blackbox_delta.deltas.lora import LoRA
 from blackbox_delta.deltas.prefix import Prefix
 from blackbox_delta.deltas.soft_prompt import TEXT, SoftPrompt
+from blackbox_delta.deltas.tiny_lora import TinyLoRA
 from blackbox_delta.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from blackbox_delta.types import Delta, EmbeddingTable
 
 MODULE_DELTAS: dict[str, type[ModuleDelta]] = {
-    each.kind: each for each in (LoRA, Adapter, BitFit, IA3)
+    each.kind: each for each in (LoRA, TinyLoRA, Adapter, BitFit, IA3)
 }
 """Kinds that act at modules inside a model."""
 
@@ -39,6 +40,7 @@ __all__ = [
     "LoRA",
     "Prefix",
     "SoftPrompt",
+    "TinyLoRA",
     "delta_from_config",
 ]
 

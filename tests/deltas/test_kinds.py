@@ -74,6 +74,7 @@ def test_what_each_kind_is_at_zero() -> None:
     assert all((value != 0).all() for name, value in lora.items() if name.endswith("lora_A"))
     assert all((value == 0).all() for name, value in adapter.items() if name.endswith("up"))
     assert all((value == 0).all() for value in at_zero("bitfit").values())
+    assert all((value == 0).all() for value in at_zero("tiny-lora").values())
     assert all((value == 1).all() for value in at_zero("ia3").values())
     assert all((value == 0).all() for value in at_zero("prefix").values())
 

@@ -167,7 +167,5 @@ def test_senseless_settings_are_refused(name, wrong):
 
 
 def test_an_unknown_name_lists_what_exists():
-    with pytest.raises(
-        ConfigError, match=r"'sgd'.*cma, cma-diagonal, es, spsa, random.*nevergrad:"
-    ):
+    with pytest.raises(ConfigError, match=r"'sgd'.*cma, cma-diagonal, es, .*nevergrad:"):
         make_optimizer("sgd", 5, seed=0)

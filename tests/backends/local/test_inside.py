@@ -22,7 +22,7 @@ ARCHITECTURES = (
     "llama gpt2 qwen3 mistral gemma3 opt gpt_neox bloom qwen2_moe bert distilbert t5 bart".split()  # noqa: SIM905
 )
 SHARING = "llama gpt2 qwen3 mistral gemma3 opt gpt_neox".split()  # noqa: SIM905
-TARGETS = {"lora": "all-linear", "adapter": "all-linear", "bitfit": "all", "ia3": "all-linear"}
+TARGETS = dict.fromkeys(MODULE_DELTAS, "all-linear") | {"bitfit": "all"}
 SLOT = lambda text: [Words(text, True), SoftSlot("a"), Words(" It was"), AnswerSlot()]  # noqa: E731
 
 
@@ -30,7 +30,9 @@ def batch(kind: str, backend: Any, candidates: int, seed: int = 0) -> DeltaBatch
     """Candidates that move the model by much."""
     delta = MODULE_DELTAS[kind](select(backend.geometry, TARGETS[kind]))
     rng = np.random.default_rng(seed)
-    return delta.unpack(rng.normal(0, 2.0, (candidates, delta.size)).astype(np.float32))
+    # Cores of this size double what the largest singular values make of a token, layer by layer.
+    size = 1.0 if kind == "tiny-lora" else 2.0
+    return delta.unpack(rng.normal(0, size, (candidates, delta.size)).astype(np.float32))
 
 
 def prefix_batch(backend: Any, candidates: int, layers: list[int] | None = None) -> DeltaBatch:
@@ -77,8 +79,23 @@ def _adapter(module: Any, own: dict[str, Any]) -> None:
     module.register_forward_hook(behind)
 
 
+def _tiny_lora(module: Any, own: dict[str, Any]) -> None:
+    """With numpy's singular vectors, the largest entry of each left one positive."""
+    import torch
+
+    matrix = module.weight.numpy().T if _columns_first(module) else module.weight.numpy()
+    u, sizes, v = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
+    rank = len(own["core"])
+    u, v = u[:, :rank], v[:rank]
+    signs = np.sign(u[np.abs(u).argmax(axis=0), np.arange(rank)])
+    core = own["core"].numpy()
+    term = torch.from_numpy(((u * signs * sizes[:rank]) @ core @ (v * signs[:, None])).astype("f4"))
+    module.weight += term.T if _columns_first(module) else term
+
+
 BOOK: dict[str, Callable[[Any, dict[str, Any]], None]] = {
     "lora": _lora,
+    "tiny-lora": _tiny_lora,
     "ia3": _ia3,
     "bitfit": _bitfit,
     "adapter": _adapter,
@@ -272,7 +289,9 @@ def test_a_prefix_at_zero_is_its_words(model: str, tiny_backend: Any) -> None:
 def test_models_that_take_no_prefix_say_what_they_take(model: str, tiny_backend: Any) -> None:
     tensors = {"0.keys": np.zeros((1, 4, 2, 8), np.float32)}
 
-    with pytest.raises(UnsupportedError, match="takes adapter, bitfit, ia3, lora, soft-prompt"):
+    with pytest.raises(
+        UnsupportedError, match="takes adapter, bitfit, ia3, lora, soft-prompt, tiny-lora"
+    ):
         tiny_backend(model).score(request_for(SLOT, DeltaBatch("prefix", tensors, (1, 2))))
 
 

@@ -1,0 +1,35 @@
+"""Small cores inside frozen singular vectors (LoRA-XS, Bałazy et al., 2024, arXiv 2405.17604).
+
+TinyLoRA (Morris et al., 2026, arXiv 2602.04118) goes on from there by drawing the cores of all
+modules from a few shared numbers by random projections, which here is the subspace.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+from blackbox_delta.deltas.blocks import Block, ModuleDelta
+from blackbox_delta.deltas.targets import ALL_LINEAR
+
+
+class TinyLoRA(ModuleDelta):
+    """y + U Σ R V x, with the r largest singular values of the module's matrix W = U Σ V.
+
+    R (r, r) starts at zero, so z = 0 is the untuned model; R = I would count the largest part of
+    what the module puts out twice. U and V are the model's own and never kept.
+
+    Args:
+        modules: Linear layers.
+        rank: r.
+    """
+
+    kind = "tiny-lora"
+    targets = ALL_LINEAR
+    defaults: ClassVar[Mapping[str, int]] = {"rank": 2}
+
+    def _blocks(self) -> Iterator[Block]:
+        rank = self.settings["rank"]
+        for module in self.modules:
+            yield Block(f"{module.name}.core", (rank, rank), self._share / math.sqrt(rank))
