@@ -22,7 +22,7 @@ class TinyLoRA(ModuleDelta):
 
     Args:
         modules: Linear layers.
-        rank: r.
+        rank: r; less where a module has fewer inputs or outputs.
     """
 
     kind = "tiny-lora"
@@ -30,6 +30,6 @@ class TinyLoRA(ModuleDelta):
     defaults: ClassVar[Mapping[str, int]] = {"rank": 2}
 
     def _blocks(self) -> Iterator[Block]:
-        rank = self.settings["rank"]
         for module in self.modules:
+            rank = min(self.settings["rank"], module.inputs, module.outputs)
             yield Block(f"{module.name}.core", (rank, rank), self._share / math.sqrt(rank))
