@@ -36,6 +36,8 @@ _SETTINGS = (
     "optimizer",
     "budget",
     "dimension",
+    "delta",
+    "delta_settings",
     "soft_tokens",
     "max_queries_per_example",
 )
@@ -67,6 +69,8 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         optimizer: What searches.
         budget: What one fit may spend.
         dimension: d, the search dimension.
+        delta: What is tuned on the input side or inside the model, such as ``"lora"``.
+        delta_settings: Its settings, such as ``{"rank": 4}``.
         soft_tokens: Length of soft slots that do not give their own.
         max_queries_per_example: The most queries that ``auto`` may spend on a text it answers.
         validation_fraction: Share of each class that ``search`` keeps to choose among results, more
@@ -92,6 +96,8 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         optimizer: str = _DEFAULTS.optimizer,
         budget: str = _DEFAULTS.budget,
         dimension: int | None = _DEFAULTS.dimension,
+        delta: str = _DEFAULTS.delta,
+        delta_settings: Mapping[str, str | int] | None = _DEFAULTS.delta_settings,
         soft_tokens: int | None = _DEFAULTS.soft_tokens,
         max_queries_per_example: int = _DEFAULTS.max_queries_per_example,
         validation_fraction: float = 0.5,
@@ -105,6 +111,8 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.optimizer = optimizer
         self.budget = budget
         self.dimension = dimension
+        self.delta = delta
+        self.delta_settings = delta_settings
         self.soft_tokens = soft_tokens
         self.max_queries_per_example = max_queries_per_example
         self.validation_fraction = validation_fraction

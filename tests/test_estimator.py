@@ -29,7 +29,13 @@ from blackbox_delta import BlackBoxClassifier, tune
 from blackbox_delta.backends import open_backend
 from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.backends.remote import Endpoint
-from blackbox_delta.errors import ConfigError, DataError, FingerprintError, VerbalizerError
+from blackbox_delta.errors import (
+    ConfigError,
+    DataError,
+    FingerprintError,
+    UnsupportedError,
+    VerbalizerError,
+)
 from blackbox_delta.report import time_free
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import split_by_share, task_from_lists, train_on_all
@@ -494,6 +500,9 @@ def test_no_examples_at_all() -> None:
         ({"model": 3}, ConfigError, "model"),
         ({"head": "none"}, ConfigError, "head"),
         ({"dimension": 0}, ConfigError, "dimension"),
+        ({"delta": "hat"}, ConfigError, "no delta 'hat'"),
+        ({"delta": "lora"}, UnsupportedError, "fake takes no lora"),
+        ({"delta_settings": {"rank": 2}}, ConfigError, "soft-prompt has no setting 'rank'"),
         ({"label_words": {"sports": "game"}}, VerbalizerError, "money"),
         ({"label_words": ["game", "cash"]}, ConfigError, "label_words"),
     ],
