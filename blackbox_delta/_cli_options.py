@@ -140,7 +140,7 @@ _SETTINGS = {
         _DELTA,
         (
             "What is tuned: soft-prompt; of local models also prefix, lora, tiny-lora, adapter, "
-            "bitfit, ia3; "
+            "bitfit, ia3, last-layer, selective; "
             "several together with +."
         ),
     ),

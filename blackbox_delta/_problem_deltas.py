@@ -85,7 +85,9 @@ def _at_modules(kind: str) -> Callable[[Backend, Template, Settings, str | None]
     def make(backend: Backend, _template: Template, settings: Settings, _init: str | None) -> Delta:
         made = MODULE_DELTAS[kind]
         told = settings.told(kind)
-        modules = select(_geometry(backend), str(told.pop("targets", "")) or made.targets)
+        modules = select(
+            _geometry(backend), str(told.pop("targets", "")) or made.targets, settings.seed
+        )
         own = {name: _whole(name, value) for name, value in told.items()}
         if "seed" in made.defaults:
             own["seed"] = settings.seed

@@ -27,6 +27,8 @@ DELTA_KINDS: dict[str, tuple[str, ...]] = {
     "adapter": ("rank", "targets"),
     "bitfit": ("targets",),
     "ia3": ("targets",),
+    "last-layer": ("targets",),
+    "selective": ("targets",),
 }
 """Kinds of delta, and what each can be told."""
 #: What ``auto`` can do without.
@@ -49,8 +51,9 @@ class Settings(BaseModel):
         template: Where the text, the soft prompt and the answer stand; ``None`` for a default.
         label_words: Label to the word that stands for it; ``None`` for the label names.
         delta: What is tuned on the input side or inside the model: ``"soft-prompt"``, or, with a
-            local model, ``"prefix"``, ``"lora"``, ``"tiny-lora"``, ``"adapter"``, ``"bitfit"`` or
-            ``"ia3"``; several at the same time with ``+``, as in ``"lora+bitfit"``.
+            local model, ``"prefix"``, ``"lora"``, ``"tiny-lora"``, ``"adapter"``, ``"bitfit"``,
+            ``"ia3"``, ``"last-layer"`` or ``"selective"``; several at the same time with ``+``, as
+            in ``"lora+bitfit"``.
         delta_settings: Settings of the delta: ``rank``, ``targets`` (which modules, as PEFT's
             ``target_modules``), ``tokens`` and ``layers`` (of prefixes); ``"lora.rank"`` says it
             to one kind of several.

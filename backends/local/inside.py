@@ -48,6 +48,10 @@ def _core(x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
     return y + inner @ own["left"]
 
 
+def _matrix(x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
+    return torch.baddbmm(y, x, own["weight"].transpose(1, 2))
+
+
 #: What each kind of delta makes of a module's output.
 TERMS: dict[str, Term] = {
     "lora": _low_rank,
@@ -55,6 +59,8 @@ TERMS: dict[str, Term] = {
     "bitfit": _offset,
     "ia3": _scaled,
     "adapter": _bottleneck,
+    "last-layer": _matrix,
+    "selective": _matrix,
 }
 #: The part that scales what goes into a module.
 _SCALE_IN = "scale_in"

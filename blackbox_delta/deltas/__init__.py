@@ -11,6 +11,7 @@ from blackbox_delta.deltas.composition import Composition
 from blackbox_delta.deltas.ia3 import IA3
 from blackbox_delta.deltas.lora import LoRA
 from blackbox_delta.deltas.prefix import Prefix
+from blackbox_delta.deltas.selective import LastLayer, Selective
 from blackbox_delta.deltas.soft_prompt import TEXT, SoftPrompt
 from blackbox_delta.deltas.tiny_lora import TinyLoRA
 from blackbox_delta.errors import ConfigError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from blackbox_delta.types import Delta, EmbeddingTable
 
 MODULE_DELTAS: dict[str, type[ModuleDelta]] = {
-    each.kind: each for each in (LoRA, TinyLoRA, Adapter, BitFit, IA3)
+    each.kind: each for each in (LoRA, TinyLoRA, Adapter, BitFit, IA3, LastLayer, Selective)
 }
 """Kinds that act at modules inside a model."""
 
@@ -37,8 +38,10 @@ __all__ = [
     "Adapter",
     "BitFit",
     "Composition",
+    "LastLayer",
     "LoRA",
     "Prefix",
+    "Selective",
     "SoftPrompt",
     "TinyLoRA",
     "delta_from_config",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.geometry import Geometry, Module
 
@@ -12,6 +14,10 @@ from blackbox_delta.geometry import Geometry, Module
 ALL_LINEAR = "all-linear"
 #: Every linear layer but the head, and every norm.
 ALL = "all"
+#: The linear layers of the layer with the highest number.
+LAST_LAYER = "last-layer"
+#: And a number: so many linear layers, drawn from a seed.
+RANDOM = "random:"
 
 #: Names of the layers that make keys or values, in the families of models that transformers has.
 KEYS_AND_VALUES = (
@@ -26,19 +32,29 @@ FEED_FORWARD = (
 _NOT_FEED_FORWARD = ("attention.output.dense",)
 
 
-def select(geometry: Geometry, pattern: str | Sequence[str]) -> tuple[Module, ...]:
+def select(geometry: Geometry, pattern: str | Sequence[str], seed: int = 0) -> tuple[Module, ...]:
     """The modules that a pattern names, in the model's order.
 
     Args:
         geometry: The model's modules.
-        pattern: ``"all-linear"``; ``"all"``, norms included; another text is a regular expression
-            that must match a module's whole name; a list holds names or their ends
-            (``["q_proj", "v_proj"]``). A text of several names with commas is such a list.
+        pattern: ``"all-linear"``; ``"all"``, norms included; ``"last-layer"``; ``"random:4"``, four
+            linear layers by chance; another text is a regular expression that must match a
+            module's whole name; a list holds names or their ends (``["q_proj", "v_proj"]``). A
+            text of several names with commas is such a list.
+        seed: Determines who is drawn.
 
     Raises:
         ConfigError: The pattern is no regular expression, or nothing is named so.
     """
-    found = tuple(module for module in geometry.modules if _Matcher(pattern)(module))
+    linear = [module for module in geometry.modules if module.linear]
+    if pattern == LAST_LAYER:
+        last = max((_layer(module) for module in linear), default=-1)
+        found = tuple(module for module in linear if _layer(module) == last)
+    elif isinstance(pattern, str) and pattern.startswith(RANDOM):
+        found = _drawn(linear, pattern, seed)
+    else:
+        matches = _Matcher(pattern)
+        found = tuple(module for module in geometry.modules if matches(module))
     if not found:
         raise ConfigError(
             f"no module of this model is named by {_written(pattern)}; its modules are called "
@@ -50,6 +66,24 @@ def select(geometry: Geometry, pattern: str | Sequence[str]) -> tuple[Module, ..
 def ends_feed_forward(module: Module) -> bool:
     """Whether it is the layer that ends a feed-forward block, by its name."""
     return _ends(module.name, FEED_FORWARD) and not _ends(module.name, _NOT_FEED_FORWARD)
+
+
+def _layer(module: Module) -> int:
+    """The number of its layer; -1 outside all of them."""
+    numbers = [part for part in module.name.split(".") if part.isdigit()]
+    return int(numbers[0]) if numbers else -1
+
+
+def _drawn(linear: Sequence[Module], pattern: str, seed: int) -> tuple[Module, ...]:
+    count = pattern.removeprefix(RANDOM)
+    if not (count.isdigit() and 1 <= int(count) <= len(linear)):
+        raise ConfigError(
+            f"{pattern!r} draws no modules; write {RANDOM} and a number up to the {len(linear)} "
+            "linear layers of this model"
+        )
+    # The smallest raw numbers: the same choice on every machine.
+    drawn = np.argsort(np.random.PCG64([seed, 4]).random_raw(len(linear)), kind="stable")
+    return tuple(linear[place] for place in sorted(drawn[: int(count)].tolist()))
 
 
 class _Matcher:

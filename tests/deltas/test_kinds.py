@@ -74,12 +74,15 @@ def test_what_each_kind_is_at_zero() -> None:
     assert all((value != 0).all() for name, value in lora.items() if name.endswith("lora_A"))
     assert all((value == 0).all() for name, value in adapter.items() if name.endswith("up"))
     assert all((value == 0).all() for value in at_zero("bitfit").values())
-    assert all((value == 0).all() for value in at_zero("tiny-lora").values())
+    for kind in ("tiny-lora", "last-layer", "selective"):
+        assert all((value == 0).all() for value in at_zero(kind).values())
     assert all((value == 1).all() for value in at_zero("ia3").values())
     assert all((value == 0).all() for value in at_zero("prefix").values())
 
 
-@pytest.mark.parametrize(("kind", "rank"), [("lora", 1), ("lora", 16), ("bitfit", 0)])
+@pytest.mark.parametrize(
+    ("kind", "rank"), [("lora", 1), ("lora", 16), ("bitfit", 0), ("selective", 0)]
+)
 def test_a_unit_step_moves_modules_by_about_what_they_put_out(kind: str, rank: int) -> None:
     """Its square, over all modules together: the reason why one scale serves every kind."""
     delta = made(kind, **({"rank": rank} if rank else {}))
@@ -88,10 +91,12 @@ def test_a_unit_step_moves_modules_by_about_what_they_put_out(kind: str, rank: i
     tensors = delta.unpack(theta).tensors
     shares = []
     for module in LINEAR:
+        x = module.level * rng.standard_normal((300, module.inputs))
         if kind == "bitfit":
             moved = tensors[f"{module.name}.offset"]
+        elif kind == "selective":
+            moved = np.einsum("loi,li->lo", tensors[f"{module.name}.weight"], x)
         else:
-            x = module.level * rng.standard_normal((300, module.inputs))
             inner = np.einsum("lri,li->lr", tensors[f"{module.name}.lora_A"], x)
             moved = np.einsum("lor,lr->lo", tensors[f"{module.name}.lora_B"], inner)
         shares.append((moved**2).mean() / module.spread**2)

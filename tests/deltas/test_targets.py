@@ -42,6 +42,28 @@ def test_words_for_many_modules() -> None:
     assert select(GEOMETRY, "q_proj, v_proj") == select(GEOMETRY, ["q_proj", "v_proj"])
 
 
+def test_the_last_layer_is_the_one_with_the_highest_number() -> None:
+    assert {module.name for module in select(GEOMETRY, "last-layer")} == {
+        name for name in NAMES if ".10." in name and not name.endswith("norm")
+    }
+
+
+def test_random_modules_follow_from_the_seed() -> None:
+    drawn = [select(GEOMETRY, "random:5", seed) for seed in range(20)]
+    assert drawn == [select(GEOMETRY, "random:5", seed) for seed in range(20)]
+    assert {len(set(modules)) for modules in drawn} == {5}
+    assert len(set(drawn)) > 15
+    assert {module for modules in drawn for module in modules} == set(
+        select(GEOMETRY, "all-linear")
+    )
+
+
+@pytest.mark.parametrize("pattern", ["random:0", "random:99", "random:x", "random:"])
+def test_numbers_that_cannot_be_drawn_are_refused(pattern: str) -> None:
+    with pytest.raises(ConfigError, match="a number up to the 12 linear layers"):
+        select(GEOMETRY, pattern)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

@@ -22,7 +22,11 @@ ARCHITECTURES = (
     "llama gpt2 qwen3 mistral gemma3 opt gpt_neox bloom qwen2_moe bert distilbert t5 bart".split()  # noqa: SIM905
 )
 SHARING = "llama gpt2 qwen3 mistral gemma3 opt gpt_neox".split()  # noqa: SIM905
-TARGETS = dict.fromkeys(MODULE_DELTAS, "all-linear") | {"bitfit": "all"}
+TARGETS = dict.fromkeys(MODULE_DELTAS, "all-linear") | {
+    "bitfit": "all",
+    "last-layer": "last-layer",
+    "selective": "random:3",
+}
 SLOT = lambda text: [Words(text, True), SoftSlot("a"), Words(" It was"), AnswerSlot()]  # noqa: E731
 
 
@@ -93,8 +97,14 @@ def _tiny_lora(module: Any, own: dict[str, Any]) -> None:
     module.weight += term.T if _columns_first(module) else term
 
 
+def _matrix(module: Any, own: dict[str, Any]) -> None:
+    module.weight += own["weight"].T if _columns_first(module) else own["weight"]
+
+
 BOOK: dict[str, Callable[[Any, dict[str, Any]], None]] = {
     "lora": _lora,
+    "last-layer": _matrix,
+    "selective": _matrix,
     "tiny-lora": _tiny_lora,
     "ia3": _ia3,
     "bitfit": _bitfit,
