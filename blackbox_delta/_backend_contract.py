@@ -62,6 +62,9 @@ def check_backend(
         AssertionError: It breaks a promise.
     """
     soft = "soft-prompt" in backend.capabilities.deltas
+    inside = backend.capabilities.deltas - {"soft-prompt"}
+    known = not inside or backend.geometry is not None
+    require(known, f"geometry must say what {', '.join(sorted(inside))} can act on")
     prompts = tuple(_prompts(soft) if prompts is None else prompts)
     _check_description(backend)
     _check_refusals(backend, prompts, choices)

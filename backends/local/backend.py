@@ -12,6 +12,7 @@ import torch
 from blackbox_delta.backends.local import loading
 from blackbox_delta.backends.local.batching import Footprint, MemoryLimit
 from blackbox_delta.backends.local.candidates import Candidates
+from blackbox_delta.backends.local.checking import check_delta
 from blackbox_delta.backends.local.embeddings import LocalEmbeddings
 from blackbox_delta.backends.local.engines import choose_engine
 from blackbox_delta.backends.local.measuring import measure
@@ -21,7 +22,6 @@ from blackbox_delta.geometry import Geometry
 from blackbox_delta.types import (
     SOFT_PROMPT,
     Capabilities,
-    DeltaBatch,
     IntArray,
     Json,
     Prompt,
@@ -200,25 +200,15 @@ class LocalBackend:
     def _check(self, request: ScoreRequest) -> None:
         if self._closed:
             raise ModelError(f"the model {self.name!r} has been closed; open it again")
-        for part in request.delta.parts if request.delta else ():
-            self._check_part(part)
+        if request.delta is not None:
+            taken = self.capabilities.deltas
+            inside = taken.intersection(request.delta.kinds) - {SOFT_PROMPT}
+            geometry = self.geometry if inside else None
+            check_delta(request.delta, taken, self._table.hidden_size, geometry)
         if request.top_k > self.capabilities.max_top_k:
             raise UnsupportedError(
                 f"top_k={request.top_k} is more than the vocabulary's {self.capabilities.max_top_k}"
             )
-
-    def _check_part(self, part: DeltaBatch) -> None:
-        if part.kind not in self.capabilities.deltas:
-            raise UnsupportedError(
-                f"this model takes {', '.join(sorted(self.capabilities.deltas))} deltas, "
-                f"not {part.kind!r}"
-            )
-        for name, value in part.tensors.items() if part.kind == SOFT_PROMPT else ():
-            if value.ndim != 3 or value.shape[2] != self._table.hidden_size:
-                raise UnsupportedError(
-                    f"the soft prompt {name!r} has shape {value.shape}; this model takes "
-                    f"(candidates, tokens, {self._table.hidden_size})"
-                )
 
     def _encode(self, request: ScoreRequest) -> list[EncodedPrompt]:
         slots = {} if request.delta is None else request.delta.slots

@@ -79,9 +79,6 @@ class Candidates:
             delta: The candidates.
             hidden: Length of an embedding.
             like: A tensor of the model's precision and device.
-
-        Raises:
-            UnsupportedError: A module is not there.
         """
         parts = () if delta is None else delta.parts
         count = 1 if delta is None else len(delta)

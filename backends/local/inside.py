@@ -17,7 +17,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from blackbox_delta.errors import UnsupportedError
 from blackbox_delta.types import DeltaBatch
 
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
@@ -108,17 +107,15 @@ class Inside:
 
         Args:
             model: Whose modules they name.
-            parts: Batches of the kinds in :data:`TERMS`.
+            parts: Batches of the kinds in :data:`TERMS`, which fit it.
             like: A tensor of the model's precision and device.
             count: λ.
 
-        Raises:
-            UnsupportedError: A module is not there, or a tensor does not fit it.
         """
         steps = []
         for part in parts:
             for name, tensors in _by_module(part.tensors).items():
-                module = _module(model, name)
+                module = model.get_submodule(name)
                 own = {key: _tensor(value, like) for key, value in tensors.items()}
                 shared = _factors(module, own["core"].shape[-1]) if "core" in own else {}
                 steps.append(_Step(module, TERMS[part.kind], own, shared))
@@ -200,14 +197,6 @@ def _by_module(tensors: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, dict[st
     for name, value in tensors.items():
         module, _, part = name.rpartition(".")
         found.setdefault(module, {})[part] = value
-    return found
-
-
-def _module(model: Any, name: str) -> torch.nn.Module:
-    try:
-        found: torch.nn.Module = model.get_submodule(name)
-    except AttributeError:
-        raise UnsupportedError(f"this model has no module {name!r} for a delta to act on") from None
     return found
 
 

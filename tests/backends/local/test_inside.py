@@ -211,13 +211,17 @@ def test_the_model_is_left_as_it_was(model: str, tiny_backend: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", MODULE_DELTAS)
-def test_hooks_go_even_when_a_forward_pass_fails(kind: str, tiny_backend: Any) -> None:
+def test_hooks_go_even_when_a_forward_pass_fails(
+    kind: str, tiny_backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backend = tiny_backend("llama")
-    good = batch(kind, backend, 2)
-    wrong = {name: value[..., :-1] for name, value in good.tensors.items()}
+    request = request_for(SLOT, batch(kind, backend, 2))
+    last = backend._model.model.layers[-1].mlp
 
-    with pytest.raises(Exception):  # noqa: B017
-        backend.score(request_for(SLOT, DeltaBatch(kind, wrong)))
+    with monkeypatch.context() as broken:
+        broken.setattr(last, "forward", lambda *_args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            backend.score(request)
 
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in backend._model.modules())
 
@@ -303,6 +307,36 @@ def test_models_that_take_no_prefix_say_what_they_take(model: str, tiny_backend:
         UnsupportedError, match="takes adapter, bitfit, ia3, lora, soft-prompt, tiny-lora"
     ):
         tiny_backend(model).score(request_for(SLOT, DeltaBatch("prefix", tensors, (1, 2))))
+
+
+Q = "model.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("delta", "message"),
+    [
+        (DeltaBatch("lora", {f"{Q}.lora_A": np.zeros((1, 4, 31), np.float32)}),
+         r"q_proj.lora_A' has shape \(1, 4, 31\); this model takes \(candidates, rank, 32\)"),
+        (DeltaBatch("bitfit", {f"{Q}.offset": np.zeros((1, 32, 1), np.float32)}),
+         r"takes \(candidates, 32\)"),
+        (DeltaBatch("bitfit", {"model.z.offset": np.zeros((1, 32), np.float32)}),
+         "no module 'model.z'"),
+        (DeltaBatch("bitfit", {f"{Q}.hat": np.zeros((1, 32), np.float32)}),
+         "no tensor that acts at a module"),
+        (DeltaBatch("prefix", {"0.keys": np.zeros((1, 2, 3, 8), np.float32)}, (5,)),
+         r"takes \(candidates, 2, 1, 8\)"),
+        (DeltaBatch("prefix", {"2.keys": np.zeros((1, 2, 1, 8), np.float32)}, (5,)),
+         "these are '0.keys' to '1.values'"),
+        (DeltaBatch("soft-prompt", {"a": np.zeros((1, 2, 32), np.float32)}, (),
+                    (DeltaBatch("soft-prompt", {"b": np.zeros((1, 2, 32), np.float32)}),)),
+         "one soft-prompt can act at a time, not 2"),
+    ],
+)  # fmt: skip
+def test_deltas_that_do_not_fit_are_refused(
+    delta: DeltaBatch, message: str, tiny_backend: Any
+) -> None:
+    with pytest.raises(UnsupportedError, match=message):
+        tiny_backend("llama").score(request_for(SLOT, delta))
 
 
 # ----------------------------------------------------------------------------- PEFT

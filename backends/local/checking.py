@@ -1,0 +1,92 @@
+"""Whether a delta fits a model: its kinds, modules and shapes, before anything is computed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TypeAlias
+
+from blackbox_delta.backends.local.candidates import PREFIX
+from blackbox_delta.errors import UnsupportedError
+from blackbox_delta.geometry import Geometry, Module
+from blackbox_delta.types import SOFT_PROMPT, DeltaBatch, FloatArray
+
+_Shape: TypeAlias = tuple[int | str, ...]
+"""Without λ; a word stands for any length."""
+
+#: Shape of each part at a module, from its inputs and outputs.
+_AT_MODULES: dict[str, tuple[str, ...]] = {
+    "lora_A": ("rank", "inputs"),
+    "lora_B": ("outputs", "rank"),
+    "core": ("rank", "rank"),
+    "offset": ("outputs",),
+    "scale_in": ("inputs",),
+    "scale_out": ("outputs",),
+    "down": ("rank", "outputs"),
+    "up": ("outputs", "rank"),
+    "weight": ("outputs", "inputs"),
+}
+
+
+def check_delta(
+    delta: DeltaBatch, taken: frozenset[str], hidden: int, geometry: Geometry | None
+) -> None:
+    """Checks a delta against a model.
+
+    Args:
+        delta: λ candidates.
+        taken: The kinds that the model takes.
+        hidden: Length of an embedding.
+        geometry: What stands inside; may be left out for soft prompts alone.
+
+    Raises:
+        UnsupportedError: The model does not take such a delta.
+    """
+    for kind, count in Counter(delta.kinds).items():
+        if kind not in taken:
+            raise UnsupportedError(
+                f"this model takes {', '.join(sorted(taken))} deltas, not {kind!r}"
+            )
+        if count > 1 and kind in (SOFT_PROMPT, PREFIX):
+            raise UnsupportedError(f"one {kind} can act at a time, not {count}")
+    for part in delta.parts:
+        for name, value in part.tensors.items():
+            if part.kind == SOFT_PROMPT:
+                _require(name, value, ("tokens", hidden))
+            elif geometry is not None:
+                _require(name, value, _expected(part, name, geometry))
+
+
+def _require(name: str, value: FloatArray, expected: _Shape) -> None:
+    fits = value.ndim == 1 + len(expected) and all(
+        isinstance(length, str) or length == found
+        for length, found in zip(expected, value.shape[1:], strict=True)
+    )
+    if not fits:
+        written = ", ".join(map(str, expected))
+        raise UnsupportedError(
+            f"the delta's {name!r} has shape {value.shape}; this model takes "
+            f"(candidates, {written})"
+        )
+
+
+def _expected(part: DeltaBatch, name: str, geometry: Geometry) -> _Shape:
+    where, _, what = name.rpartition(".")
+    if part.kind == PREFIX:
+        if not (where.isdigit() and int(where) < geometry.layers and what in ("keys", "values")):
+            raise UnsupportedError(
+                f"{name!r} is no part of a prefix: these are '0.keys' to "
+                f"'{geometry.layers - 1}.values' in this model"
+            )
+        return geometry.kv_heads, len(part.token_ids), geometry.head_size
+    module = _module(geometry, where)
+    if what not in _AT_MODULES:
+        raise UnsupportedError(f"{name!r} is no tensor that acts at a module")
+    lengths = {"inputs": module.inputs, "outputs": module.outputs}
+    return tuple(lengths.get(each, each) for each in _AT_MODULES[what])
+
+
+def _module(geometry: Geometry, name: str) -> Module:
+    for module in geometry.modules:
+        if module.name == name:
+            return module
+    raise UnsupportedError(f"this model has no module {name!r} for a delta to act on")
