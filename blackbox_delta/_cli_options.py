@@ -124,7 +124,7 @@ _SEARCH, _DELTA, _SOFT = "The search", "The delta", "The soft prompt"
 _SETTINGS = {
     "recipe": (
         _RECIPE,
-        "auto pools several views of every example; search tunes one soft prompt.",
+        "auto pools several views of every example; search tunes one delta.",
     ),
     "shots": (_TASK, "k: examples per class for training; as many more for development."),
     "seed": (_TASK, "Determines the examples drawn, and all else that is drawn."),

@@ -27,7 +27,7 @@ from blackbox_delta.auto.ledger import Ledger
 from blackbox_delta.auto.pooling import Pooled, best_pool
 from blackbox_delta.auto.race import run_race
 from blackbox_delta.auto.rewriting import rewritten_views
-from blackbox_delta.auto.searching import PromptSearch, check_optimizer
+from blackbox_delta.auto.searching import DeltaSearch, check_optimizer
 from blackbox_delta.auto.selftraining import SelfTrained, self_train
 from blackbox_delta.auto.views import DEMONSTRATIONS, View, demonstrated, pool_of_views
 from blackbox_delta.budget import Budget
@@ -196,7 +196,7 @@ class Auto:
 
     def _search_prompts(self) -> None:
         """Soft prompts around the best view that has a slot, as long as what they find pays."""
-        search = None if "search" in self._left_out else self._prompt_search()
+        search = None if "search" in self._left_out else self._delta_search()
         if search is None:
             return
         looks = search.looks()
@@ -206,14 +206,14 @@ class Auto:
             if not self._paid(before):
                 return
 
-    def _prompt_search(self) -> PromptSearch | None:
+    def _delta_search(self) -> DeltaSearch | None:
         labels, settings = self._asker.labels, self._settings
         slotted = [(seen.loss(labels), seen, seen.view.frame) for seen in self._finished]
         rated = [(loss, seen, frame) for loss, seen, frame in slotted if frame is not None]
         if not rated:
             return None
         _, best, frame = min(rated, key=lambda each: each[0])
-        return PromptSearch(self._asker, best, frame, settings.optimizer, settings.seed)
+        return DeltaSearch(self._asker, best, frame, settings.optimizer, settings.seed)
 
     def _learn_from_unlabelled(self) -> None:
         """Heads of the pool learn from texts without labels, as many as can be paid."""

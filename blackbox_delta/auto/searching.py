@@ -1,4 +1,4 @@
-"""The input side through the head: soft prompts found on half of the examples.
+"""The delta through the head, found on half of the examples.
 
 With few examples a search overfits its own leave-one-out estimate long before it is short of
 queries. So there are two searches, each of which sees the held-out losses of one half of the
@@ -6,8 +6,8 @@ training examples only; what it found is judged, and weighed against the other v
 half, which costs no further query. The distribution's mean is taken, never its luckiest sample,
 and both searches' means answer together with the other views.
 
-The search starts from the words of the best view that has a slot for them, z = 0; how far its
-first steps go is probed beforehand.
+The search starts from the best view that a delta can move, z = 0; how far its first steps go is
+probed beforehand.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class _Search:
     sees: IntArray
 
 
-class PromptSearch:
-    """Searches soft prompts around one view.
+class DeltaSearch:
+    """Searches a delta around one view.
 
     Args:
         asker: Asks.
