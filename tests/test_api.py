@@ -204,7 +204,7 @@ def test_the_test_part_is_sent_last(given: dict[str, Any]) -> None:
         ({"optimizer": "sgd"}, ConfigError),
         ({"optimizer": "nevergrad:sgd"}, ConfigError),
         ({"soft_init": "none"}, ConfigError),
-        ({"subspace": "sparse"}, ConfigError),
+        ({"subspace": "cauchy"}, ConfigError),
         ({"nonsense": 1}, ConfigError),
         ({"shots": 100}, DataError),
     ],

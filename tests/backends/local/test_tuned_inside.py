@@ -84,7 +84,7 @@ def test_a_saved_delta_acts_elsewhere_as_it_did(
     backend = tiny(model).wrap()
     settings = Settings(recipe="search", delta=delta, template=template_for(delta), dimension=20)
     problem = build_problem(backend, SPLIT, settings)
-    z = np.random.default_rng(0).standard_normal(20)
+    z = 4 * np.random.default_rng(0).standard_normal(20)
     [seen] = backend.score(problem.request(problem.train.prompts, problem.delta(z)))
     head = make_head("plain").fit(seen, problem.train.labels, None)
     member = Member("delta", problem.reader, head, frame=problem.frame, z=z)
