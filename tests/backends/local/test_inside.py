@@ -303,9 +303,7 @@ def test_a_prefix_at_zero_is_its_words(model: str, tiny_backend: Any) -> None:
 def test_models_that_take_no_prefix_say_what_they_take(model: str, tiny_backend: Any) -> None:
     tensors = {"0.keys": np.zeros((1, 4, 2, 8), np.float32)}
 
-    with pytest.raises(
-        UnsupportedError, match="takes adapter, bitfit, .* not 'prefix'"
-    ):
+    with pytest.raises(UnsupportedError, match="takes adapter, bitfit, .* not 'prefix'"):
         tiny_backend(model).score(request_for(SLOT, DeltaBatch("prefix", tensors, (1, 2))))
 
 
