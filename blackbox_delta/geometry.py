@@ -6,8 +6,9 @@ model tells it; the others have none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +53,8 @@ class Geometry:
     key_spread: Sequence[float] = field(default=())
     value_spread: Sequence[float] = field(default=())
     context: int = 0
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Module]:
+        """The modules by their names."""
+        return {module.name: module for module in self.modules}

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from blackbox_delta.backends.local.candidates import PREFIX
 from blackbox_delta.errors import UnsupportedError
-from blackbox_delta.geometry import Geometry, Module
+from blackbox_delta.geometry import Geometry
 from blackbox_delta.types import SOFT_PROMPT, DeltaBatch, FloatArray
 
 _Shape: TypeAlias = tuple[int | str, ...]
@@ -78,15 +78,10 @@ def _expected(part: DeltaBatch, name: str, geometry: Geometry) -> _Shape:
                 f"'{geometry.layers - 1}.values' in this model"
             )
         return geometry.kv_heads, len(part.token_ids), geometry.head_size
-    module = _module(geometry, where)
+    module = geometry.by_name.get(where)
+    if module is None:
+        raise UnsupportedError(f"this model has no module {where!r} for a delta to act on")
     if what not in _AT_MODULES:
         raise UnsupportedError(f"{name!r} is no tensor that acts at a module")
     lengths = {"inputs": module.inputs, "outputs": module.outputs}
     return tuple(lengths.get(each, each) for each in _AT_MODULES[what])
-
-
-def _module(geometry: Geometry, name: str) -> Module:
-    for module in geometry.modules:
-        if module.name == name:
-            return module
-    raise UnsupportedError(f"this model has no module {name!r} for a delta to act on")

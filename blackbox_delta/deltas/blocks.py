@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from blackbox_delta.deltas.shapes import check_theta
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.geometry import Geometry, Module
 from blackbox_delta.types import DeltaBatch, FloatArray, Json
@@ -79,10 +80,7 @@ class BlockDelta:
         Raises:
             ConfigError: θ has another shape.
         """
-        if theta.ndim != 2 or theta.shape[1] != self.size:
-            raise ConfigError(
-                f"Expected θ of shape (λ, {self.size}) for this {self.kind}, not {theta.shape}."
-            )
+        check_theta(theta, self.size, self.kind)
         tensors, at = {}, 0
         for block in self.blocks:
             part = theta[:, at : at + block.size].astype(np.float32, copy=False)
@@ -150,10 +148,8 @@ def _module(
     geometry: Geometry, name: str, inputs: int, outputs: int, level: float, spread: float
 ) -> Module:
     """A module as it was measured when the delta was made."""
-    for module in geometry.modules:
-        if module.name == name:
-            break
-    else:
+    module = geometry.by_name.get(name)
+    if module is None:
         raise ConfigError(f"the delta acts on a module {name!r}, which this model does not have")
     if (module.inputs, module.outputs) != (inputs, outputs):
         raise ConfigError(

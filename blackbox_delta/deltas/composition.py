@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from blackbox_delta.deltas.shapes import check_theta
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.types import Delta, DeltaBatch, FloatArray, Json
 
@@ -48,10 +49,7 @@ class Composition:
         Raises:
             ConfigError: θ has another shape.
         """
-        if theta.ndim != 2 or theta.shape[1] != self.size:
-            raise ConfigError(
-                f"Expected θ of shape (λ, {self.size}) for this {self.kind}, not {theta.shape}."
-            )
+        check_theta(theta, self.size, self.kind)
         parts, at = [], 0
         for delta in self.deltas:
             own = theta[:, at : at + delta.size] * np.float32(delta.scale) + delta.origin

@@ -7,6 +7,7 @@ In every layer, or in chosen ones, without the reparametrisation, as in P-tuning
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from blackbox_delta.deltas.blocks import Block, BlockDelta
@@ -92,13 +93,10 @@ class Prefix(BlockDelta):
                 f"the settings of the prefix are incomplete or of another version: {error!r}"
             ) from error
         by_layer = dict(zip(layers, spreads, strict=True))
-        measured = Geometry(
-            geometry.modules,
-            geometry.layers,
-            geometry.kv_heads,
-            geometry.head_size,
-            [by_layer.get(layer, (0.0, 0.0))[0] for layer in range(geometry.layers)],
-            [by_layer.get(layer, (0.0, 0.0))[1] for layer in range(geometry.layers)],
-            geometry.context,
+        kept = [by_layer.get(layer, (0.0, 0.0)) for layer in range(geometry.layers)]
+        measured = replace(
+            geometry,
+            key_spread=[keys for keys, _ in kept],
+            value_spread=[values for _, values in kept],
         )
         return cls(measured, tokens, layers)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from blackbox_delta.deltas.shapes import check_theta
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.types import DeltaBatch, EmbeddingTable, FloatArray, Json
 
@@ -142,10 +143,7 @@ class SoftPrompt:
         Raises:
             ConfigError: θ has another shape.
         """
-        if theta.ndim != 2 or theta.shape[1] != self.size:
-            raise ConfigError(
-                f"Expected θ of shape (λ, {self.size}) for this soft prompt, not {theta.shape}."
-            )
+        check_theta(theta, self.size, "soft prompt")
         ends = np.cumsum([start.length * self._hidden for start in self._starts])
         parts = np.split(theta.astype(np.float32, copy=False), ends[:-1], axis=1)
         tensors = {

@@ -108,7 +108,6 @@ class MirroredOptimizer:
         told = np.array(
             [[self._losses[2 * pair], self._losses[2 * pair + 1]] for pair in range(pairs)]
         )
-        if pairs:
-            directions = np.array(self._directions[:pairs])
-            self._mean = self._mean + self._step(directions, told[:, 0], told[:, 1])
+        directions = np.array(self._directions[:pairs])
+        self._mean = self._mean + self._step(directions, told[:, 0], told[:, 1])
         self._directions, self._handed_out, self._losses = [], 0, {}

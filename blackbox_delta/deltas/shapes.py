@@ -1,0 +1,12 @@
+"""What every kind of delta asks of θ."""
+
+from __future__ import annotations
+
+from blackbox_delta.errors import ConfigError
+from blackbox_delta.types import FloatArray
+
+
+def check_theta(theta: FloatArray, size: int, what: str) -> None:
+    """Raises ConfigError unless θ has shape (λ, D) for the D = ``size`` numbers of ``what``."""
+    if theta.ndim != 2 or theta.shape[1] != size:
+        raise ConfigError(f"Expected θ of shape (λ, {size}) for this {what}, not {theta.shape}.")
