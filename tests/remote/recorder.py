@@ -37,10 +37,13 @@ class Recorder:
     Attributes:
         url: Its own base URL.
         on_event: Called when a request has come, and when its reply is about to go.
+        failures: What went wrong in handing requests on: nothing, or a client lost a query that
+            none of the tests took from it.
     """
 
     def __init__(self, url: str, classes: int) -> None:
         self.on_event: Callable[[], None] = lambda: None
+        self.failures: list[str] = []
         self._classes = classes
         self._target = url.removesuffix("/v1")
         self._lock = threading.Lock()
@@ -48,7 +51,9 @@ class Recorder:
         self._answers: dict[Asked, Json] = {}
         self._others: dict[tuple[str, bytes], Reply] = {}
         self._source: dict[Told, Asked] = {}
-        self._client = httpx.Client(timeout=300, trust_env=False)
+        # A kept connection dies where it is used again at the moment the server lets it go.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self._client = httpx.Client(timeout=300, trust_env=False, limits=limits)
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()
@@ -141,14 +146,22 @@ def _handler(recorder: Recorder) -> type[http.server.BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self._reply(*recorder.get(self.path))
+            self._hand_on(lambda: recorder.get(self.path))
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            self._reply(*recorder.post(self.path, body))
+            self._hand_on(lambda: recorder.post(self.path, body))
 
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
             """Not on stderr."""
+
+        def _hand_on(self, ask: Callable[[], Reply]) -> None:
+            try:
+                reply = ask()
+            except Exception as error:
+                recorder.failures.append(f"{self.command} {self.path}: {error!r}")
+                raise
+            self._reply(*reply)
 
         def _reply(self, status: int, content: bytes) -> None:
             with suppress(OSError):

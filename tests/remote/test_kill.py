@@ -200,6 +200,7 @@ def test_killed_at_random_moments_it_pays_nothing_twice_and_ends_alike(
         calm = Run(tmp_path / f"{seed}-calm", common, seed)
         assert nursery.run(calm.command) == 0
         assert calm.look(recorder) == total
+        assert not recorder.failures
         assert calm.kept == run.kept
         assert calm.ending() == run.ending()
         if kills >= KILLS:
