@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from blackbox_delta.api import describe
-from blackbox_delta.artifact import Artifact
-from blackbox_delta.budget import Budget
 from blackbox_delta.compare.contract import Measured, Step, Trial
-from blackbox_delta.compare.metered import Metered
-from blackbox_delta.compare.searched import RUN, measured, observer
-from blackbox_delta.errors import BudgetError
-from blackbox_delta.journal import JournaledBackend
-from blackbox_delta.problem import build_problem
-from blackbox_delta.runs import open_run
+from blackbox_delta.compare.search import run_search
 from blackbox_delta.settings import Settings
-from blackbox_delta.tuned_model import TunedModel
-from blackbox_delta.tuner import Option, Outcome, Tuner
 from blackbox_delta.types import Json
 
 #: The defaults of Sun et al. 2022: 50 soft tokens before the text, d = 500, λ = 20, σ = 1, random
@@ -71,26 +61,7 @@ class Bbt:
             BlackBoxDeltaError: The model takes no soft prompts, the budget does not suffice for
                 one generation, or the model fails.
         """
-        settings, split = self._settings(trial), replace(trial.split, test=())
-        budget = Budget.parse(settings.budget)
-        problem = build_problem(trial.backend, split, settings)
-        tuner = Tuner(trial.backend, problem, settings, budget, observer(step))
-        description = describe(trial.backend, split, settings)
-        with open_run(trial.folder / RUN, description, resume=True) as run:
-            outcome = tuner.run(JournaledBackend(trial.backend, run.journal), run.history)
-        best, meter = best_delta(outcome, budget), Metered(trial.backend)
-        found = replace(outcome, chosen=best).found
-        model = TunedModel(Artifact.of(meter, found.members), meter)
-        spent = {
-            "calls": budget.calls,
-            "queries": budget.usage.queries,
-            "tokens": budget.usage.tokens,
-            "backend_seconds": budget.usage.seconds,
-            "optimizer_seconds": outcome.seconds.optimizer,
-            "head_seconds": outcome.seconds.head,
-        }
-        details: Json = {"generations": outcome.generations, "dev_accuracy": best.dev_accuracy}
-        return measured(trial, model, meter, spent, details, step)
+        return run_search(trial, self._settings(trial), step)
 
     def _settings(self, trial: Trial) -> Settings:
         return Settings.of(
@@ -103,15 +74,3 @@ class Bbt:
                 "shots": trial.split.shots,
             }
         )
-
-
-def best_delta(outcome: Outcome, budget: Budget) -> Option:
-    """The delta with the lowest development loss, however it compares with the untuned model.
-
-    Raises:
-        BudgetError: The budget did not last until the first look at one.
-    """
-    deltas = [option for option in outcome.options if option.name == "delta"]
-    if not deltas:
-        raise BudgetError(f"the budget of {budget} ran out before a soft prompt was judged")
-    return min(deltas, key=lambda option: option.dev_loss)

@@ -9,7 +9,7 @@ from types import ModuleType
 from blackbox_delta.compare.contract import Method
 from blackbox_delta.compare.specs import Spec
 from blackbox_delta.errors import ConfigError, MissingExtraError
-from blackbox_delta.settings import PARTS
+from blackbox_delta.settings import PARTS, Settings
 
 #: What everything else is compared with.
 BASELINE = "calibrated"
@@ -17,6 +17,8 @@ BASELINE = "calibrated"
 PLAIN = ("untuned", BASELINE, "in-context", "dect")
 #: Those that take a budget in calls, which stands for the number of passes over the examples.
 BUDGETED = ("auto", "bbt", "bbtv2-style")
+#: What the search of a delta begins with, as in ``search-lora+bitfit``; it takes a budget too.
+SEARCH = "search-"
 #: Those that are trained, with a learning rate that is chosen on the first seed.
 GRADIENTS = ("full", "lora", "prefix", "prompt", "bitfit")
 #: No gradients, and quick.
@@ -26,7 +28,7 @@ DEFAULTS = (*PLAIN, "auto:1", "auto:4", "auto:16")
 Rates = tuple[float, ...] | None
 
 _PUBLISHED_CALLS = 8000  # of BBT and BBTv2
-_AUTO_CALLS = 300
+_OWN_CALLS = 300
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Contender:
         Raises:
             ConfigError: There is no such method, it takes no budget in calls, or it lacks a part.
         """
-        if spec.name in BUDGETED:
+        if spec.name in BUDGETED or spec.name.startswith(SEARCH):
             _check_parts(spec)
             own = spec.name == "bbtv2-style"
             return cls(spec, lambda _rates: _budgeted(spec), needs_weights=own)
@@ -73,11 +75,13 @@ class Contender:
 
 def method_names() -> tuple[str, ...]:
     """All names, with ``:CALLS`` those that take a budget."""
-    return (*PLAIN, *(f"{name}:CALLS" for name in BUDGETED), *GRADIENTS)
+    return (*PLAIN, *(f"{name}:CALLS" for name in (*BUDGETED, f"{SEARCH}DELTA")), *GRADIENTS)
 
 
 def _check_parts(spec: Spec) -> None:
-    """Raises ``ConfigError`` where parts are to be left out that the method does not have."""
+    """Raises ``ConfigError`` where a method lacks parts, or a search has no such delta."""
+    if spec.name.startswith(SEARCH):
+        Settings.of({"delta": spec.name.removeprefix(SEARCH)})
     unknown = sorted(set(spec.without) - set(PARTS if spec.name == "auto" else ()))
     if unknown:
         known = f"; it has {', '.join(PARTS)}" if spec.name == "auto" else ""
@@ -98,9 +102,12 @@ def _plain(name: str) -> Method:
 def _budgeted(spec: Spec) -> Method:
     from blackbox_delta.compare.auto import Auto
     from blackbox_delta.compare.bbt import Bbt
+    from blackbox_delta.compare.search import Search
 
     if spec.name == "auto":
-        return Auto(spec.calls or _AUTO_CALLS, spec.without)
+        return Auto(spec.calls or _OWN_CALLS, spec.without)
+    if spec.name.startswith(SEARCH):
+        return Search(spec.name.removeprefix(SEARCH), spec.calls or _OWN_CALLS)
     calls = spec.calls or _PUBLISHED_CALLS
     method: Method = Bbt(calls) if spec.name == "bbt" else _gradients().BBTv2Style(calls)
     return method

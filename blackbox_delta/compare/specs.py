@@ -1,4 +1,4 @@
-"""How a method is asked for in words: ``auto:16``, ``auto:16-search``, ``bbt:500``, ``lora@64``."""
+"""How a method is asked for in words: ``auto:16-search``, ``search-lora:300``, ``lora@64``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from blackbox_delta.errors import ConfigError
 
 _FORM = re.compile(
-    r"(?P<name>[a-z][a-z0-9-]*)(:(?P<calls>[0-9]+)(?P<without>(-[a-z]+)*))?(@(?P<shots>[0-9]+))?"
+    r"(?P<name>[a-z][a-z0-9+-]*)(:(?P<calls>[0-9]+)(?P<without>(-[a-z]+)*))?(@(?P<shots>[0-9]+))?"
 )
 
 

@@ -14,7 +14,7 @@ def of(text: str) -> Contender:
     return Contender.of(Spec.parse(text))
 
 
-@pytest.mark.parametrize("name", [*DEFAULTS, "bbt", "bbt:500"])
+@pytest.mark.parametrize("name", [*DEFAULTS, "bbt", "bbt:500", "search-lora+bitfit:8"])
 def test_a_method_without_gradients_is_made_by_name(name: str) -> None:
     contender = of(name)
     method = contender.make(None)
@@ -27,6 +27,16 @@ def test_the_budget_reaches_the_method() -> None:
     assert of("bbt:500").make(None).settings["budget"] == "500 calls"
     assert of("bbt").make(None).settings["budget"] == "8000 calls"
     assert of("auto:16").make(None).settings["budget"] == "16 calls"
+    assert of("search-prefix:16").make(None).settings["budget"] == "16 calls"
+    assert of("search-prefix").make(None).settings["budget"] == "300 calls"
+
+
+def test_the_delta_of_a_search_is_in_its_name() -> None:
+    method = of("search-lora+bitfit:16").make(None)
+    assert method.name == "search-lora+bitfit:16"
+    assert method.settings["delta"] == "lora+bitfit"
+    with pytest.raises(ConfigError, match="no delta 'magic'; choose among"):
+        of("search-magic:16")
 
 
 def test_parts_are_left_out_of_auto_alone() -> None:

@@ -13,9 +13,10 @@ from blackbox_delta.artifact import Artifact
 from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.budget import Budget
 from blackbox_delta.compare.auto import Auto
-from blackbox_delta.compare.bbt import PUBLISHED, Bbt, best_delta
+from blackbox_delta.compare.bbt import PUBLISHED, Bbt
 from blackbox_delta.compare.contract import Measured
 from blackbox_delta.compare.metered import Metered
+from blackbox_delta.compare.search import Search, best_delta
 from blackbox_delta.compare.searched import read_curve
 from blackbox_delta.errors import BackendError, BudgetError, UnsupportedError
 from blackbox_delta.runs import read_result
@@ -33,6 +34,10 @@ def bbt(calls: int = 60, **changed: Any) -> Bbt:
 
 def auto(calls: int = 12) -> Auto:
     return Auto(calls)
+
+
+def search(calls: int = 60) -> Search:
+    return Search("soft-prompt", calls)
 
 
 def time_free(found: Measured) -> dict[str, Any]:
@@ -70,7 +75,7 @@ def test_bbt_answers_with_the_plain_verbalizer_under_a_soft_prompt(tmp_path: Pat
 def test_the_slot_stands_before_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Artifact] = []
     monkeypatch.setattr(
-        "blackbox_delta.compare.bbt.TunedModel",
+        "blackbox_delta.compare.search.TunedModel",
         lambda artifact, backend: kept.append(artifact) or TunedModel(artifact, backend),
     )
     bbt(20).run(film_trial(tmp_path), ignore)
@@ -112,6 +117,22 @@ def test_bbt_refuses_models_without_soft_prompts_and_tiny_budgets(tmp_path: Path
         bbt(3).run(film_trial(tmp_path / "b"), ignore)
 
 
+# ------------------------------------------------------------------------- search
+
+
+def test_a_search_is_the_recipe_s_with_its_defaults(tmp_path: Path) -> None:
+    method = Search("soft-prompt", 300)
+    assert method.settings == Settings(recipe="search").model_dump()
+    trial = film_trial(tmp_path)
+    found = search().run(trial, ignore)
+    expected = tune(
+        FakeBackend(), trial.split, recipe="search", seed=13, budget="60 calls", shots=4
+    )
+    for name in ("calls", "queries", "tokens"):
+        assert getattr(found, name) == expected.result[name]
+    assert found.details["delta"] == expected.result["delta"]
+
+
 # -------------------------------------------------------------------------- auto
 
 
@@ -151,8 +172,10 @@ def test_what_is_left_out_of_auto_is_not_asked(tmp_path: Path) -> None:
     assert len(found.curve) == 2, "the first view and its anchors"
 
 
-@pytest.mark.parametrize("method", [bbt(), auto()], ids=["bbt", "auto"])
-def test_an_interrupted_search_goes_on_where_it_was(method: Bbt | Auto, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", [bbt(), auto(), search()], ids=["bbt", "auto", "search"])
+def test_an_interrupted_search_goes_on_where_it_was(
+    method: Bbt | Auto | Search, tmp_path: Path
+) -> None:
     whole = FakeBackend()
     expected = method.run(film_trial(tmp_path / "whole", whole), ignore)
     failing = FakeBackend(fail_at=[5])
@@ -164,11 +187,11 @@ def test_an_interrupted_search_goes_on_where_it_was(method: Bbt | Auto, tmp_path
     assert rest.queries == whole.queries - failing.queries
 
 
-@pytest.mark.parametrize("method", [bbt(), auto()], ids=["bbt", "auto"])
-def test_steps_grow_until_the_test(method: Bbt | Auto, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", [bbt(), auto(), search()], ids=["bbt", "auto", "search"])
+def test_steps_grow_until_the_test(method: Bbt | Auto | Search, tmp_path: Path) -> None:
     steps: list[tuple[float, str]] = []
     method.run(film_trial(tmp_path), lambda share, note: steps.append((share, note)))
-    accuracy = "dev accuracy" if isinstance(method, Bbt) else "held-out accuracy"
+    accuracy = "held-out accuracy" if isinstance(method, Auto) else "dev accuracy"
     searching = [share for share, note in steps if "calls" in note and accuracy in note]
     assert searching
     assert searching == sorted(searching)
