@@ -139,9 +139,8 @@ _SETTINGS = {
     "delta": (
         _DELTA,
         (
-            "What is tuned: soft-prompt; of local models also prefix, lora, tiny-lora, adapter, "
-            "bitfit, ia3, last-layer, selective; "
-            "several together with +."
+            "What is tuned: soft-prompt; of local models also deep-prompt, prefix, lora, "
+            "tiny-lora, adapter, bitfit, ia3, last-layer, selective; several together with +."
         ),
     ),
     "delta_settings": (

@@ -8,13 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from blackbox_delta.deltas import MODULE_DELTAS, TEXT, Composition, Prefix, SoftPrompt
+from blackbox_delta.deltas import (
+    MODULE_DELTAS,
+    TEXT,
+    Composition,
+    DeepPrompt,
+    Prefix,
+    SoftPrompt,
+)
 from blackbox_delta.deltas.targets import select
 from blackbox_delta.errors import ConfigError, UnsupportedError
 from blackbox_delta.geometry import Geometry
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import Template
-from blackbox_delta.types import Backend, Delta, EmbeddingTable
+from blackbox_delta.types import IN_SLOTS, Backend, Delta, EmbeddingTable
 
 #: Length of soft slots and prefixes for which nothing else says it.
 SOFT_TOKENS = 10
@@ -32,13 +39,21 @@ def make_delta(
         ConfigError: A setting makes no sense.
     """
     kinds = settings.delta_kinds
-    if template.slots and SoftPrompt.kind not in kinds:
+    filling = [kind for kind in kinds if kind in IN_SLOTS]
+    if len(filling) > 1:
+        raise ConfigError(f"{' and '.join(filling)} fill the same slots; tune one of them")
+    if template.slots and not filling:
         raise ConfigError(
             f"the template has a {{soft}} slot, which {settings.delta} does not fill; leave "
             f"{{soft}} out, or add it: --delta {SoftPrompt.kind}+{settings.delta}"
         )
     if kinds == (SoftPrompt.kind,) and not template.slots:
         return None  # only the output side is tuned
+    if filling and not template.slots:
+        raise ConfigError(
+            f"the template has no {{soft}} slot for the {settings.delta}; write {{soft}} where it "
+            "is to stand, e.g. '{text}{soft} It was {label}'"
+        )
     for kind in kinds:
         _check_taken(backend, kind)
     deltas = [_MAKERS[kind](backend, template, settings, init) for kind in kinds]
@@ -61,7 +76,7 @@ def _check_taken(backend: Backend, kind: str) -> None:
 
 def _soft_prompt(
     backend: Backend, template: Template, settings: Settings, init: str | None
-) -> Delta:
+) -> SoftPrompt:
     return SoftPrompt.build(
         {slot.name: slot.length or settings.soft_tokens for slot in template.slots},
         _table(backend),
@@ -69,6 +84,12 @@ def _soft_prompt(
         init=init,
         rng=np.random.Generator(np.random.PCG64([settings.seed, 1])),
     )
+
+
+def _deep_prompt(
+    backend: Backend, template: Template, settings: Settings, init: str | None
+) -> Delta:
+    return DeepPrompt.build(_soft_prompt(backend, template, settings, init), _geometry(backend))
 
 
 def _prefix(backend: Backend, _template: Template, settings: Settings, init: str | None) -> Delta:
@@ -98,6 +119,7 @@ def _at_modules(kind: str) -> Callable[[Backend, Template, Settings, str | None]
 
 _MAKERS: dict[str, Callable[[Backend, Template, Settings, str | None], Delta]] = {
     SoftPrompt.kind: _soft_prompt,
+    DeepPrompt.kind: _deep_prompt,
     Prefix.kind: _prefix,
     **{kind: _at_modules(kind) for kind in MODULE_DELTAS},
 }

@@ -15,7 +15,7 @@ from blackbox_delta.tasks import (
     default_template,
 )
 from blackbox_delta.tasks.templates import in_words
-from blackbox_delta.types import Backend, Capabilities
+from blackbox_delta.types import IN_SLOTS, Backend, Capabilities
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ def starts_in_words(able: Capabilities, settings: Settings) -> bool:
 
 def _plain(able: Capabilities, settings: Settings) -> bool:
     """Whether words stand in the template instead of a slot: no soft prompt is taken, or wanted."""
-    return SoftPrompt.kind not in able.deltas or SoftPrompt.kind not in settings.delta_kinds
+    filling = set(settings.delta_kinds).intersection(IN_SLOTS)
+    return SoftPrompt.kind not in able.deltas or not filling
 
 
 def find_starts(

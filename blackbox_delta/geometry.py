@@ -44,6 +44,8 @@ class Geometry:
         key_spread: Root mean square of the keys, a number for each layer.
         value_spread: Of the values, likewise.
         context: The most tokens that the model reads.
+        layer_spread: Root mean square of a token's state as it enters each layer, the first one
+            included; empty where the layers do not stand one behind the other.
     """
 
     modules: tuple[Module, ...]
@@ -53,6 +55,7 @@ class Geometry:
     key_spread: Sequence[float] = field(default=())
     value_spread: Sequence[float] = field(default=())
     context: int = 0
+    layer_spread: Sequence[float] = field(default=())
 
     @cached_property
     def by_name(self) -> Mapping[str, Module]:

@@ -21,6 +21,7 @@ from blackbox_delta.prices import Prices
 #: What can be tuned.
 DELTA_KINDS: dict[str, tuple[str, ...]] = {
     "soft-prompt": (),
+    "deep-prompt": (),
     "prefix": ("tokens", "layers"),
     "lora": ("rank", "targets"),
     "tiny-lora": ("rank", "targets"),
@@ -51,9 +52,9 @@ class Settings(BaseModel):
         template: Where the text, the soft prompt and the answer stand; ``None`` for a default.
         label_words: Label to the word that stands for it; ``None`` for the label names.
         delta: What is tuned on the input side or inside the model: ``"soft-prompt"``, or, with a
-            local model, ``"prefix"``, ``"lora"``, ``"tiny-lora"``, ``"adapter"``, ``"bitfit"``,
-            ``"ia3"``, ``"last-layer"`` or ``"selective"``; several at the same time with ``+``, as
-            in ``"lora+bitfit"``.
+            local model, ``"deep-prompt"``, ``"prefix"``, ``"lora"``, ``"tiny-lora"``,
+            ``"adapter"``, ``"bitfit"``, ``"ia3"``, ``"last-layer"`` or ``"selective"``; several at
+            the same time with ``+``, as in ``"lora+bitfit"``.
         delta_settings: Settings of the delta: ``rank``, ``targets`` (which modules, as PEFT's
             ``target_modules``), ``tokens`` and ``layers`` (of prefixes); ``"lora.rank"`` says it
             to one kind of several.

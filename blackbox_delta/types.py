@@ -78,8 +78,9 @@ class Prompt:
 
 # ------------------------------------------------------------------------- deltas
 
-SOFT_PROMPT = "soft-prompt"
-"""The one kind of delta whose tensors stand among the tokens, in the template's slots."""
+SOFT_PROMPT, DEEP_PROMPT = "soft-prompt", "deep-prompt"
+IN_SLOTS = (SOFT_PROMPT, DEEP_PROMPT)
+"""Kinds of delta whose tensors stand among the tokens, in the template's slots."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,9 @@ class DeltaBatch:
     Attributes:
         kind: What the tensors are, e.g. ``"soft-prompt"``; a backend declares the kinds it takes.
         tensors: Name to float32 array of shape (λ, …). For a soft prompt: slot name to
-            (λ, tokens, hidden). For what acts inside a model: a module's name, a dot and the name
-            of the part, e.g. ``"model.layers.0.mlp.up_proj.lora_A"``.
+            (λ, tokens, hidden); for a deep prompt beside these ``"SLOT@LAYER"``, what is added
+            there to the states that enter a layer. For what acts inside a model: a module's name,
+            a dot and the name of the part, e.g. ``"model.layers.0.mlp.up_proj.lora_A"``.
         token_ids: Tokens that all candidates start from (prefixes); often none.
         beside: λ candidates of other kinds that act after this one, in the same pass.
     """
@@ -120,8 +122,9 @@ class DeltaBatch:
         return {
             name: value.shape[1]
             for part in self.parts
-            if part.kind == SOFT_PROMPT
+            if part.kind in IN_SLOTS
             for name, value in part.tensors.items()
+            if "@" not in name
         }
 
     def select(self, candidates: Sequence[int]) -> DeltaBatch:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from blackbox_delta.backends.local.deep import AT, DeepOffsets
 from blackbox_delta.backends.local.inside import TERMS, Inside
 from blackbox_delta.backends.local.layout import SoftTokens
-from blackbox_delta.types import SOFT_PROMPT, DeltaBatch
+from blackbox_delta.types import DEEP_PROMPT, IN_SLOTS, DeltaBatch, IntArray
 
 PREFIX = "prefix"
 
@@ -62,11 +64,13 @@ class Candidates:
         soft: Their soft tokens; none for the untuned model.
         inside: Their terms beside the model's modules.
         prefix: Their prefixes.
+        deep: What they add to their soft tokens' states.
     """
 
     soft: SoftTokens
     inside: Inside = field(default_factory=Inside)
     prefix: PrefixOffsets = field(default_factory=PrefixOffsets)
+    deep: DeepOffsets = field(default_factory=DeepOffsets)
 
     @classmethod
     def of(
@@ -82,12 +86,15 @@ class Candidates:
         """
         parts = () if delta is None else delta.parts
         count = 1 if delta is None else len(delta)
-        own = [part for part in parts if part.kind == SOFT_PROMPT]
+        own = next((part for part in parts if part.kind in IN_SLOTS), None)
         prefixes = [part for part in parts if part.kind == PREFIX]
+        soft = SoftTokens.of(_in_slots(own), hidden, like.dtype, like.device, count)
+        deep = own is not None and own.kind == DEEP_PROMPT
         return cls(
-            SoftTokens.of(own[0] if own else None, hidden, like.dtype, like.device, count),
+            soft,
             Inside.of(model, [part for part in parts if part.kind in TERMS], like, count),
             PrefixOffsets.of(prefixes[0], like) if prefixes else PrefixOffsets(),
+            DeepOffsets.of(model, own, list(soft.first), like) if own and deep else DeepOffsets(),
         )
 
     def __len__(self) -> int:
@@ -101,9 +108,30 @@ class Candidates:
     def select(self, chunk: slice) -> Candidates:
         """Some of them."""
         soft = SoftTokens(self.soft.vectors[chunk], self.soft.first, self.soft.lengths)
-        return Candidates(soft, self.inside.select(chunk), self.prefix.select(chunk))
+        return Candidates(
+            soft, self.inside.select(chunk), self.prefix.select(chunk), self.deep.select(chunk)
+        )
+
+    @contextmanager
+    def acting(self, codes: IntArray, *, by_example: bool = False) -> Iterator[None]:
+        """All that they do inside the model, for the time of a forward pass.
+
+        Args:
+            codes: (rows, m), which every candidate goes through.
+            by_example: Whether the batch is rows × candidates, and not candidates × rows; there is
+                no place for terms in it then.
+        """
+        with self.inside.acting(), self.deep.acting(codes, by_example=by_example):
+            yield
 
     def untuned(self) -> Candidates:
         """The model as it is, for what all candidates share."""
         vectors = self.soft.vectors[:1, :0]
         return Candidates(SoftTokens(vectors, {}, {}))
+
+
+def _in_slots(part: DeltaBatch | None) -> DeltaBatch | None:
+    """The tensors that stand among the tokens themselves."""
+    if part is None:
+        return None
+    return replace(part, tensors={k: v for k, v in part.tensors.items() if AT not in k})

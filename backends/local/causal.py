@@ -42,7 +42,7 @@ from blackbox_delta.backends.local.reading import (
 )
 from blackbox_delta.backends.local.view import AnswerTree, View
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt, Ids
-from blackbox_delta.types import SOFT_PROMPT, IntArray
+from blackbox_delta.types import IN_SLOTS, IntArray
 
 SharedBy: TypeAlias = Callable[[slice], PrefixCache | None]
 """The prefixes that a chunk of the candidates continues."""
@@ -145,7 +145,7 @@ class CausalEngine:
                 prefix=some_front,
                 record=record,
             )
-            with running(plan), of.select(candidates).inside.acting():
+            with running(plan), of.select(candidates).acting(codes[some]):
                 self._trunk(inputs_embeds=batch, position_ids=positions, use_cache=False)
             parts.append(record.behind(some_front) if some_front else record)
             self.computed_tokens += int(own.sum())
@@ -186,7 +186,7 @@ class CausalEngine:
     @property
     def deltas(self) -> frozenset[str]:
         """Kinds of delta that it can apply."""
-        return frozenset({SOFT_PROMPT, PREFIX, *TERMS})
+        return frozenset({*IN_SLOTS, PREFIX, *TERMS})
 
     @property
     def embeddings(self) -> Any:
@@ -295,7 +295,7 @@ class _Job:
                 key_positions=view.repeated(view.key_positions, candidates, by_example=by_example),
                 prefix=shared(chunk),
             )
-            with some.inside.acting():
+            with some.acting(view.codes, by_example=by_example):
                 logits = self._engine.logits(batch.flatten(0, 1), plan, slice(view.end, None))
             self._store(chunk, pack, logits, order)
             self._engine.computed_tokens += candidates * view.real_tokens

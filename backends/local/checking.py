@@ -6,9 +6,10 @@ from collections import Counter
 from typing import TypeAlias
 
 from blackbox_delta.backends.local.candidates import PREFIX
+from blackbox_delta.backends.local.deep import AT
 from blackbox_delta.errors import UnsupportedError
 from blackbox_delta.geometry import Geometry
-from blackbox_delta.types import SOFT_PROMPT, DeltaBatch, FloatArray
+from blackbox_delta.types import IN_SLOTS, DeltaBatch, FloatArray
 
 _Shape: TypeAlias = tuple[int | str, ...]
 """Without λ; a word stands for any length."""
@@ -46,14 +47,28 @@ def check_delta(
             raise UnsupportedError(
                 f"this model takes {', '.join(sorted(taken))} deltas, not {kind!r}"
             )
-        if count > 1 and kind in (SOFT_PROMPT, PREFIX):
+        if count > 1 and kind in (*IN_SLOTS, PREFIX):
             raise UnsupportedError(f"one {kind} can act at a time, not {count}")
+    if set(IN_SLOTS) <= set(delta.kinds):
+        raise UnsupportedError(f"{' and '.join(IN_SLOTS)} fill the same slots: one can act")
     for part in delta.parts:
         for name, value in part.tensors.items():
-            if part.kind == SOFT_PROMPT:
+            if part.kind in IN_SLOTS:
+                _check_layer(part, name, geometry)
                 _require(name, value, ("tokens", hidden))
             elif geometry is not None:
                 _require(name, value, _expected(part, name, geometry))
+
+
+def _check_layer(part: DeltaBatch, name: str, geometry: Geometry | None) -> None:
+    """Raises ``UnsupportedError`` where a deep prompt names no layer or slot that there is."""
+    slot, at, layer = name.partition(AT)
+    known = len(geometry.layer_spread) if geometry else 0
+    if at and not (slot in part.tensors and layer.isdigit() and 0 < int(layer) < known):
+        raise UnsupportedError(
+            f"{name!r} is no part of a deep prompt: it needs a slot of its own, and a layer from 1 "
+            f"to {known - 1} of this model"
+        )
 
 
 def _require(name: str, value: FloatArray, expected: _Shape) -> None:

@@ -18,6 +18,7 @@ import torch
 
 from blackbox_delta.backends.local.candidates import Candidates
 from blackbox_delta.backends.local.causal import CausalEngine
+from blackbox_delta.backends.local.deep import layers_of
 from blackbox_delta.backends.local.engines import Engine
 from blackbox_delta.backends.local.layout import SoftTokens
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt
@@ -52,7 +53,8 @@ def measure(model: Any, engine: Engine, context: int) -> Geometry:
     rng, top = np.random.default_rng(0), min(len(weights), 1000)
     rows = rng.integers(0, top, (ROWS, TOKENS))
     before = engine.computed_tokens
-    with _watching(model, seen):
+    sizes: dict[int, float] = {}
+    with _watching(model, seen), _watching_layers(model, sizes):
         if isinstance(engine, CausalEngine):
             kept = engine.prefixes(list(rows), nothing)
         else:
@@ -61,9 +63,10 @@ def measure(model: Any, engine: Engine, context: int) -> Geometry:
             engine.score(prompts, [(int(rows[0, 0]),)], nothing, 0)
             engine.release()
     engine.computed_tokens = before
+    entering = [size for _, size in sorted(sizes.items())]
     modules = tuple(_module(model, name, each) for name, each in seen.items() if each.sound)
     if not isinstance(engine, CausalEngine):
-        return Geometry(modules, context=context)
+        return Geometry(modules, context=context, layer_spread=entering)
     _, heads, _, size = kept.keys[0].shape
     return Geometry(
         modules,
@@ -73,6 +76,7 @@ def measure(model: Any, engine: Engine, context: int) -> Geometry:
         [_rounded(_rms(layer)) for layer in kept.keys],
         [_rounded(_rms(layer)) for layer in kept.values],
         context,
+        entering,
     )
 
 
@@ -88,6 +92,30 @@ def _watching(model: Any, seen: dict[str, _Seen]) -> Iterator[None]:
             if isinstance(module, torch.nn.Embedding):
                 continue
             handles.append(module.register_forward_hook(_watch(name, seen)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _watching_layers(model: Any, sizes: dict[int, float]) -> Iterator[None]:
+    """Notes how large a token's state is as it enters each layer."""
+
+    def watch(number: int) -> Any:
+        def look(_module: torch.nn.Module, inputs: Any, named: dict[str, Any]) -> None:
+            states = inputs[0] if inputs else named["hidden_states"]
+            # The median: states of a few tokens, often the first, are a thousand times larger.
+            size = states.float().square().mean(dim=-1).sqrt().median()
+            sizes[number] = _rounded(float(size)) or 1.0
+
+        return look
+
+    handles = [
+        layer.register_forward_pre_hook(watch(number), with_kwargs=True)
+        for number, layer in enumerate(layers_of(model))
+    ]
+    try:
         yield
     finally:
         for handle in handles:

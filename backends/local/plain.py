@@ -32,7 +32,7 @@ from blackbox_delta.backends.local.reading import (
     trunk_of,
 )
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt, Ids
-from blackbox_delta.types import SOFT_PROMPT, IntArray
+from blackbox_delta.types import DEEP_PROMPT, IN_SLOTS, IntArray
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,9 @@ class PlainEngine:
     @property
     def deltas(self) -> frozenset[str]:
         """Kinds of delta that it can apply."""
-        return frozenset({SOFT_PROMPT, *TERMS})
+        taken = frozenset({*IN_SLOTS, *TERMS})
+        # An encoder and a decoder are two rows of layers, each with tokens of its own.
+        return taken - {DEEP_PROMPT} if self._kind == "seq2seq" else taken
 
     @property
     def embeddings(self) -> Any:
@@ -192,8 +194,7 @@ class PlainEngine:
         def work_on(pack: list[int]) -> None:
             def work(chunk: slice) -> None:
                 some = candidates.select(chunk)
-                with some.inside.acting():
-                    logits = self._forward(rows.select(pack), some)
+                logits = self._forward(rows.select(pack), some)
                 scores, ids, logprobs = read_logits(logits, targets, top_k)
                 grid = scores.reshape(-1, len(pack), scores.shape[1])
                 for choice in form.choices:
@@ -227,7 +228,8 @@ class PlainEngine:
             inputs = {"inputs_embeds": batch, "attention_mask": mask}
         if self._kind != "masked":
             inputs["use_cache"] = False
-        logits = logits_at(self._model, self._trunk, positions, inputs)
+        with some.acting(codes):
+            logits = logits_at(self._model, self._trunk, positions, inputs)
         self.computed_tokens += candidates * int(lengths.sum())
         return logits
 
@@ -238,7 +240,8 @@ class PlainEngine:
         mask = self._mask(codes, lengths, len(vectors), vectors.device)
         if some.inside or any((row < 0).any() for row in rows):
             batch = embed(codes, vectors, self._embeddings).flatten(0, 1)
-            encoded = self._model.get_encoder()(inputs_embeds=batch, attention_mask=mask)
+            with some.inside.acting():
+                encoded = self._model.get_encoder()(inputs_embeds=batch, attention_mask=mask)
             self.computed_tokens += len(vectors) * int(lengths.sum())
             return encoded.last_hidden_state, mask
         key = tuple(row.tobytes() for row in rows)

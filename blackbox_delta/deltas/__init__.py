@@ -8,6 +8,7 @@ from blackbox_delta.deltas.adapter import Adapter
 from blackbox_delta.deltas.bitfit import BitFit
 from blackbox_delta.deltas.blocks import ModuleDelta
 from blackbox_delta.deltas.composition import Composition
+from blackbox_delta.deltas.deep_prompt import DeepPrompt
 from blackbox_delta.deltas.ia3 import IA3
 from blackbox_delta.deltas.lora import LoRA
 from blackbox_delta.deltas.prefix import Prefix
@@ -27,7 +28,7 @@ MODULE_DELTAS: dict[str, type[ModuleDelta]] = {
 }
 """Kinds that act at modules inside a model."""
 
-KINDS = (SoftPrompt.kind, Prefix.kind, *MODULE_DELTAS)
+KINDS = (SoftPrompt.kind, DeepPrompt.kind, Prefix.kind, *MODULE_DELTAS)
 """All kinds, as they are chosen."""
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Adapter",
     "BitFit",
     "Composition",
+    "DeepPrompt",
     "LastLayer",
     "LoRA",
     "Prefix",
@@ -67,6 +69,8 @@ def delta_from_config(
         return Composition([delta_from_config(part, table, geometry) for part in parts])
     if kind == SoftPrompt.kind and table is not None:
         return SoftPrompt.from_config(config, table)
+    if kind == DeepPrompt.kind and table is not None and geometry is not None:
+        return DeepPrompt.from_config(config, table, geometry)
     if geometry is not None and kind == Prefix.kind:
         return Prefix.from_config(config, geometry)
     if geometry is not None and kind in MODULE_DELTAS:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from blackbox_delta.deltas import MODULE_DELTAS
+from blackbox_delta.deltas.targets import select
 from blackbox_delta.types import (
     AnswerSlot,
     DecoderStart,
@@ -24,6 +26,13 @@ if TYPE_CHECKING:
 TEXTS = ["fine", "the plot is long and the acting was so dull", "a film, I would go again"]
 #: One token, one token, and three of several tokens that begin alike.
 CHOICES = [" great", " good", " terrible bad", " terrible dull", " terrible dull film"]
+
+#: Modules for each kind of delta.
+TARGETS = dict.fromkeys(MODULE_DELTAS, "all-linear") | {
+    "bitfit": "all",
+    "last-layer": "last-layer",
+    "selective": "random:3",
+}
 
 Template = Callable[[str], Sequence[Segment]]
 
@@ -125,3 +134,12 @@ def request_for(
     template: Template, delta: DeltaBatch | None, choices: Sequence[str] = CHOICES, top_k: int = 0
 ) -> ScoreRequest:
     return ScoreRequest([Prompt(tuple(template(text))) for text in TEXTS], choices, delta, top_k)
+
+
+def batch(kind: str, backend: Any, candidates: int, seed: int = 0) -> DeltaBatch:
+    """Candidates that move the model by much."""
+    delta = MODULE_DELTAS[kind](select(backend.geometry, TARGETS[kind]))
+    rng = np.random.default_rng(seed)
+    # Cores of this size double what the largest singular values make of a token, layer by layer.
+    size = 1.0 if kind == "tiny-lora" else 2.0
+    return delta.unpack(rng.normal(0, size, (candidates, delta.size)).astype(np.float32))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from by_the_book import CHOICES, Reference, request_for
+from by_the_book import CHOICES, TARGETS, Reference, batch, request_for
 
 from blackbox_delta.deltas import MODULE_DELTAS, Prefix
 from blackbox_delta.deltas.targets import select
@@ -22,21 +22,7 @@ ARCHITECTURES = (
     "llama gpt2 qwen3 mistral gemma3 opt gpt_neox bloom qwen2_moe bert distilbert t5 bart".split()  # noqa: SIM905
 )
 SHARING = "llama gpt2 qwen3 mistral gemma3 opt gpt_neox".split()  # noqa: SIM905
-TARGETS = dict.fromkeys(MODULE_DELTAS, "all-linear") | {
-    "bitfit": "all",
-    "last-layer": "last-layer",
-    "selective": "random:3",
-}
 SLOT = lambda text: [Words(text, True), SoftSlot("a"), Words(" It was"), AnswerSlot()]  # noqa: E731
-
-
-def batch(kind: str, backend: Any, candidates: int, seed: int = 0) -> DeltaBatch:
-    """Candidates that move the model by much."""
-    delta = MODULE_DELTAS[kind](select(backend.geometry, TARGETS[kind]))
-    rng = np.random.default_rng(seed)
-    # Cores of this size double what the largest singular values make of a token, layer by layer.
-    size = 1.0 if kind == "tiny-lora" else 2.0
-    return delta.unpack(rng.normal(0, size, (candidates, delta.size)).astype(np.float32))
 
 
 def prefix_batch(backend: Any, candidates: int, layers: list[int] | None = None) -> DeltaBatch:

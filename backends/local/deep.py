@@ -1,0 +1,114 @@
+"""Deep prompts on their way through a model: what is added to soft tokens' states in each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from blackbox_delta.types import DeltaBatch, IntArray
+
+#: Between a slot and a layer in a tensor's name.
+AT = "@"
+
+
+def layers_of(model: Any) -> Sequence[torch.nn.Module]:
+    """The layers that a token's state passes one after the other; none where that is not so.
+
+    They are the outermost list of as many modules as the model says that it has layers.
+    """
+    config = model.config.get_text_config()
+    if getattr(model.config, "is_encoder_decoder", False):
+        return ()
+    count = getattr(config, "num_hidden_layers", None)
+    lists = (each for each in model.modules() if isinstance(each, torch.nn.ModuleList))
+    return next((list(each) for each in lists if len(each) == count), ())
+
+
+@dataclass(frozen=True)
+class DeepOffsets:
+    """What λ candidates add to the states of their soft tokens.
+
+    Attributes:
+        layers: The model's layers.
+        offsets: Number of a layer to (λ, S, hidden), soft tokens as in ``SoftTokens``.
+    """
+
+    layers: Sequence[torch.nn.Module] = ()
+    offsets: Mapping[int, torch.Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, model: Any, part: DeltaBatch, slots: Sequence[str], like: torch.Tensor
+    ) -> DeepOffsets:
+        """From a batch of deep prompts.
+
+        Args:
+            model: Whose layers they enter.
+            part: The batch.
+            slots: The slots in the order in which soft tokens are numbered.
+            like: A tensor of the model's precision and device.
+        """
+        numbers = sorted({int(name.rpartition(AT)[2]) for name in part.tensors if AT in name})
+        offsets = {}
+        for number in numbers:
+            stacked = np.concatenate(
+                [part.tensors[f"{slot}{AT}{number}"] for slot in slots], axis=1
+            )
+            tensor = torch.from_numpy(np.ascontiguousarray(stacked))
+            offsets[number] = tensor.to(device=like.device, dtype=like.dtype)
+        return cls(layers_of(model), offsets)
+
+    def __bool__(self) -> bool:
+        return bool(self.offsets)
+
+    def select(self, chunk: slice) -> DeepOffsets:
+        """Some of the candidates."""
+        return replace(self, offsets={layer: each[chunk] for layer, each in self.offsets.items()})
+
+    @contextmanager
+    def acting(self, codes: IntArray, *, by_example: bool = False) -> Iterator[None]:
+        """For the time of a forward pass.
+
+        Args:
+            codes: (rows, m), which every candidate goes through; negative for soft tokens.
+            by_example: Whether the batch is rows × candidates, and not candidates × rows.
+        """
+        row, position = np.nonzero(codes < 0)
+        soft = -codes[row, position] - 1
+        handles = []
+        try:
+            for number, offset in self.offsets.items() if len(row) else ():
+                added = offset[:, soft]
+
+                def move(states: torch.Tensor, added: torch.Tensor = added) -> torch.Tensor:
+                    grid = states.clone().view(-1, len(added), *states.shape[1:])
+                    if by_example:
+                        grid[row, :, position] += added.transpose(0, 1)
+                    else:
+                        grid = grid.view(len(added), -1, *states.shape[1:])
+                        grid[:, row, position] += added
+                    return grid.view(states.shape)
+
+                hook = _entering(move)
+                layer = self.layers[number]
+                handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _entering(move: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
+    """A hook that moves the states, by whichever way a layer is handed them."""
+
+    def hook(_module: torch.nn.Module, inputs: Any, named: dict[str, Any]) -> Any:
+        if inputs:
+            return (move(inputs[0]), *inputs[1:]), named
+        return inputs, {**named, "hidden_states": move(named["hidden_states"])}
+
+    return hook
