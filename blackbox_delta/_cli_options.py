@@ -140,7 +140,8 @@ _SETTINGS = {
         _DELTA,
         (
             "What is tuned: soft-prompt; of local models also deep-prompt, prefix, lora, "
-            "tiny-lora, adapter, bitfit, ia3, last-layer, selective; several together with +."
+            "tiny-lora, adapter, bitfit, ia3, last-layer, selective, sparse; several together "
+            "with +."
         ),
     ),
     "delta_settings": (

@@ -106,13 +106,13 @@ def _at_modules(kind: str) -> Callable[[Backend, Template, Settings, str | None]
     def make(backend: Backend, _template: Template, settings: Settings, _init: str | None) -> Delta:
         made = MODULE_DELTAS[kind]
         told = settings.told(kind)
-        modules = select(
-            _geometry(backend), str(told.pop("targets", "")) or made.targets, settings.seed
-        )
+        geometry = _geometry(backend)
+        pattern = str(told.pop("targets", "")) or made.targets
+        modules = select(geometry, pattern, settings.seed)
         own = {name: _whole(name, value) for name, value in told.items()}
         if "seed" in made.defaults:
             own["seed"] = settings.seed
-        return made(modules, **own)
+        return made.build(modules, geometry, **own)
 
     return make
 

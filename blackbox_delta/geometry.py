@@ -6,9 +6,10 @@ model tells it; the others have none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,20 @@ class Module:
     spread: float
 
 
+class Salient(NamedTuple):
+    """The entries of a module's matrix that move it most, the first the most important.
+
+    Attributes:
+        rows: Which output each belongs to.
+        columns: Which input.
+        levels: Root mean square of that input, on a few tokens.
+    """
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    levels: tuple[float, ...]
+
+
 @dataclass(frozen=True)
 class Geometry:
     """The modules of a model and the shapes of what its attention keeps.
@@ -46,6 +61,7 @@ class Geometry:
         context: The most tokens that the model reads.
         layer_spread: Root mean square of a token's state as it enters each layer, the first one
             included; empty where the layers do not stand one behind the other.
+        salient: Tells so many entries of a linear module, by its name; ``None`` where nobody can.
     """
 
     modules: tuple[Module, ...]
@@ -56,6 +72,7 @@ class Geometry:
     value_spread: Sequence[float] = field(default=())
     context: int = 0
     layer_spread: Sequence[float] = field(default=())
+    salient: Callable[[str, int], Salient] | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def by_name(self) -> Mapping[str, Module]:

@@ -30,6 +30,7 @@ DELTA_KINDS: dict[str, tuple[str, ...]] = {
     "ia3": ("targets",),
     "last-layer": ("targets",),
     "selective": ("targets",),
+    "sparse": ("entries", "targets"),
 }
 """Kinds of delta, and what each can be told."""
 #: What ``auto`` can do without.
@@ -53,8 +54,8 @@ class Settings(BaseModel):
         label_words: Label to the word that stands for it; ``None`` for the label names.
         delta: What is tuned on the input side or inside the model: ``"soft-prompt"``, or, with a
             local model, ``"deep-prompt"``, ``"prefix"``, ``"lora"``, ``"tiny-lora"``,
-            ``"adapter"``, ``"bitfit"``, ``"ia3"``, ``"last-layer"`` or ``"selective"``; several at
-            the same time with ``+``, as in ``"lora+bitfit"``.
+            ``"adapter"``, ``"bitfit"``, ``"ia3"``, ``"last-layer"``, ``"selective"`` or
+            ``"sparse"``; several at the same time with ``+``, as in ``"lora+bitfit"``.
         delta_settings: Settings of the delta: ``rank``, ``targets`` (which modules, as PEFT's
             ``target_modules``), ``tokens`` and ``layers`` (of prefixes); ``"lora.rank"`` says it
             to one kind of several.

@@ -25,6 +25,9 @@ _AT_MODULES: dict[str, tuple[str, ...]] = {
     "down": ("rank", "outputs"),
     "up": ("outputs", "rank"),
     "weight": ("outputs", "inputs"),
+    "values": ("entries",),
+    "rows": ("entries",),
+    "columns": ("entries",),
 }
 
 

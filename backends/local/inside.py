@@ -21,34 +21,44 @@ from blackbox_delta.types import DeltaBatch
 
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
 Term: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Tensors], torch.Tensor]
-"""From what goes in (λ, t, inputs), what comes out (λ, t, outputs), and tensors (λ, …)."""
+"""From what goes in (λ, t, inputs), what comes out (λ, t, outputs), and tensors (λ, …).
+
+What comes out of a module is nobody else's yet, and is changed in place: at hundreds of modules a
+copy each would cost more than most terms do.
+"""
 
 
 def _low_rank(x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
     inner = torch.bmm(x, own["lora_A"].transpose(1, 2))
-    return torch.baddbmm(y, inner, own["lora_B"].transpose(1, 2))
+    return y.baddbmm_(inner, own["lora_B"].transpose(1, 2))
 
 
 def _offset(_x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
-    return y + own["offset"][:, None]
+    return y.add_(own["offset"][:, None])
 
 
 def _scaled(_x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
-    return y * own["scale_out"][:, None] if "scale_out" in own else y
+    return y.mul_(own["scale_out"][:, None]) if "scale_out" in own else y
 
 
 def _bottleneck(_x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
     inner = torch.nn.functional.gelu(torch.bmm(y, own["down"].transpose(1, 2)))
-    return torch.baddbmm(y, inner, own["up"].transpose(1, 2))
+    return y.baddbmm_(inner, own["up"].transpose(1, 2))
 
 
 def _core(x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
     inner = torch.bmm(x @ own["right"], own["core"].transpose(1, 2))
-    return y + inner @ own["left"]
+    return y.add_(inner @ own["left"])
 
 
 def _matrix(x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
-    return torch.baddbmm(y, x, own["weight"].transpose(1, 2))
+    return y.baddbmm_(x, own["weight"].transpose(1, 2))
+
+
+def _entries(x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
+    taken = own["columns"][:, None].expand(-1, x.shape[1], -1)
+    put = own["rows"][:, None].expand(-1, x.shape[1], -1)
+    return y.scatter_add_(2, put, x.gather(2, taken) * own["values"][:, None])
 
 
 #: What each kind of delta makes of a module's output.
@@ -60,9 +70,12 @@ TERMS: dict[str, Term] = {
     "adapter": _bottleneck,
     "last-layer": _matrix,
     "selective": _matrix,
+    "sparse": _entries,
 }
 #: The part that scales what goes into a module.
 _SCALE_IN = "scale_in"
+#: Parts that are whole numbers, which a model's precision may not hold.
+_PLACES = ("rows", "columns")
 
 
 @dataclass(frozen=True)
@@ -116,7 +129,10 @@ class Inside:
         for part in parts:
             for name, tensors in _by_module(part.tensors).items():
                 module = model.get_submodule(name)
-                own = {key: _tensor(value, like) for key, value in tensors.items()}
+                own = {
+                    key: _places(value, like) if key in _PLACES else _tensor(value, like)
+                    for key, value in tensors.items()
+                }
                 shared = _factors(module, own["core"].shape[-1]) if "core" in own else {}
                 steps.append(_Step(module, TERMS[part.kind], own, shared))
         return cls(tuple(steps), count)
@@ -182,14 +198,19 @@ def _factors(module: torch.nn.Module, rank: int) -> Tensors:
     kept = _FACTORS.setdefault(module, {})
     if rank not in kept:
         weight: Any = module.weight
-        # GPT-2's Conv1D keeps its matrix the other way round.
-        matrix = (weight.T if type(module).__name__ == "Conv1D" else weight).double()
+        matrix = oriented(module).double()
         u, sizes, v = torch.linalg.svd(matrix, full_matrices=False)
         u, sizes, v = u[:, :rank], sizes[:rank], v[:rank]
         signs = torch.sign(torch.gather(u, 0, u.abs().argmax(dim=0, keepdim=True)))
         left = (u * signs * sizes).T.contiguous().to(weight.dtype)
         kept[rank] = {"left": left, "right": (v * signs.T).T.contiguous().to(weight.dtype)}
     return kept[rank]
+
+
+def oriented(module: Any) -> torch.Tensor:
+    """A linear module's matrix (outputs, inputs); GPT-2's Conv1D keeps it the other way round."""
+    weight: torch.Tensor = module.weight
+    return weight.T if type(module).__name__ == "Conv1D" else weight
 
 
 def _by_module(tensors: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, dict[str, Any]]:
@@ -202,3 +223,7 @@ def _by_module(tensors: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, dict[st
 
 def _tensor(value: Any, like: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(value)).to(device=like.device, dtype=like.dtype)
+
+
+def _places(value: Any, like: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(value.astype(np.int64)).to(device=like.device)

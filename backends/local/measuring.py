@@ -20,9 +20,10 @@ from blackbox_delta.backends.local.candidates import Candidates
 from blackbox_delta.backends.local.causal import CausalEngine
 from blackbox_delta.backends.local.deep import layers_of
 from blackbox_delta.backends.local.engines import Engine
+from blackbox_delta.backends.local.inside import oriented
 from blackbox_delta.backends.local.layout import SoftTokens
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt
-from blackbox_delta.geometry import Geometry, Module
+from blackbox_delta.geometry import Geometry, Module, Salient
 
 #: Rows and tokens of the batch: numbers that nothing else in a model is likely to be.
 ROWS, TOKENS = 3, 11
@@ -37,6 +38,7 @@ class _Seen:
     level: float = 0.0
     spread: float = 0.0
     sound: bool = field(default=True)
+    columns: torch.Tensor = field(default_factory=lambda: torch.ones(0))
 
 
 def measure(model: Any, engine: Engine, context: int) -> Geometry:
@@ -65,8 +67,12 @@ def measure(model: Any, engine: Engine, context: int) -> Geometry:
     engine.computed_tokens = before
     entering = [size for _, size in sorted(sizes.items())]
     modules = tuple(_module(model, name, each) for name, each in seen.items() if each.sound)
+
+    def salient(name: str, count: int) -> Salient:
+        return _salient(model.get_submodule(name), seen[name].columns, count)
+
     if not isinstance(engine, CausalEngine):
-        return Geometry(modules, context=context, layer_spread=entering)
+        return Geometry(modules, context=context, layer_spread=entering, salient=salient)
     _, heads, _, size = kept.keys[0].shape
     return Geometry(
         modules,
@@ -77,6 +83,7 @@ def measure(model: Any, engine: Engine, context: int) -> Geometry:
         [_rounded(_rms(layer)) for layer in kept.values],
         context,
         entering,
+        salient,
     )
 
 
@@ -131,6 +138,7 @@ def _watch(name: str, seen: dict[str, _Seen]) -> Any:
             return
         noted.inputs, noted.outputs = x.shape[-1], output.shape[-1]
         noted.level, noted.spread = _rms(x), _rms(output)
+        noted.columns = x.float().square().flatten(0, -2).mean(dim=0).sqrt()
 
     return look
 
@@ -149,6 +157,20 @@ def _module(model: Any, name: str, seen: _Seen) -> Module:
     # A module that puts out nothing now may do so under a delta.
     level, spread = _rounded(seen.level) or 1.0, _rounded(seen.spread) or 1.0
     return Module(name, seen.inputs, seen.outputs, linear, level, spread)
+
+
+@torch.inference_mode()
+def _salient(module: Any, columns: torch.Tensor, count: int) -> Salient:
+    """The ``count`` entries with the largest |w_ij|·‖x_j‖; all where there are fewer."""
+    matrix = oriented(module)
+    # A column that is never used says nothing of what its entries would do.
+    levels = columns.clamp(min=float(columns.max()) * 1e-3 or 1.0)
+    weights = matrix.float().abs() * levels
+    places = weights.flatten().topk(min(count, weights.numel())).indices
+    rows, taken = places // matrix.shape[1], places % matrix.shape[1]
+    return Salient(
+        tuple(rows.tolist()), tuple(taken.tolist()), tuple(map(_rounded, levels[taken].tolist()))
+    )
 
 
 def _rms(values: torch.Tensor) -> float:

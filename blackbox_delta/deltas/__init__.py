@@ -14,6 +14,7 @@ from blackbox_delta.deltas.lora import LoRA
 from blackbox_delta.deltas.prefix import Prefix
 from blackbox_delta.deltas.selective import LastLayer, Selective
 from blackbox_delta.deltas.soft_prompt import TEXT, SoftPrompt
+from blackbox_delta.deltas.sparse import Sparse
 from blackbox_delta.deltas.tiny_lora import TinyLoRA
 from blackbox_delta.errors import ConfigError
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from blackbox_delta.types import Delta, EmbeddingTable
 
 MODULE_DELTAS: dict[str, type[ModuleDelta]] = {
-    each.kind: each for each in (LoRA, TinyLoRA, Adapter, BitFit, IA3, LastLayer, Selective)
+    each.kind: each for each in (LoRA, TinyLoRA, Adapter, BitFit, IA3, LastLayer, Selective, Sparse)
 }
 """Kinds that act at modules inside a model."""
 
@@ -45,6 +46,7 @@ __all__ = [
     "Prefix",
     "Selective",
     "SoftPrompt",
+    "Sparse",
     "TinyLoRA",
     "delta_from_config",
 ]

@@ -133,15 +133,32 @@ class ModuleDelta(BlockDelta):
         Raises:
             ConfigError: The settings are not those of such a delta, or the model lacks a module.
         """
+        modules, settings = cls._kept(config, geometry)
+        return cls(modules, **settings)
+
+    @classmethod
+    def build(cls, modules: Sequence[Module], geometry: Geometry, **settings: int) -> Self:
+        """For modules of a model, with what else its geometry tells.
+
+        Raises:
+            ConfigError: A setting makes no sense.
+        """
+        del geometry  # most kinds need the modules alone
+        return cls(modules, **settings)
+
+    @classmethod
+    def _kept(
+        cls, config: Mapping[str, Any], geometry: Geometry
+    ) -> tuple[list[Module], dict[str, int]]:
+        """Modules and settings that were saved."""
         try:
             settings = {name: int(config[name]) for name in cls.defaults}
             kept = [tuple(entry) for entry in config["modules"]]
-            modules = [_module(geometry, *entry) for entry in kept]
+            return [_module(geometry, *entry) for entry in kept], settings
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"the settings of the {cls.kind} are incomplete or of another version: {error!r}"
             ) from error
-        return cls(modules, **settings)
 
 
 def _module(

@@ -13,7 +13,7 @@ import pytest
 from blackbox_delta.deltas import KINDS, MODULE_DELTAS, Composition, Prefix, delta_from_config
 from blackbox_delta.deltas.blocks import even
 from blackbox_delta.errors import ConfigError
-from blackbox_delta.geometry import Geometry, Module
+from blackbox_delta.geometry import Geometry, Module, Salient
 from blackbox_delta.settings import DELTA_KINDS
 from blackbox_delta.testing import check_delta
 
@@ -27,14 +27,24 @@ MODULES = tuple(
         ("norm", 8, 8, False, 4.0, 1.0),
     )
 )
-GEOMETRY = Geometry(MODULES, 2, 1, 4, [2.0, 3.0], [0.5, 0.25], 64)
+
+
+def salient(name: str, count: int) -> Salient:
+    """The first entries of a module's matrix."""
+    module = next(each for each in MODULES if each.name == name)
+    rows, columns = np.divmod(np.arange(min(count, 3 * module.inputs)), module.inputs)
+    levels = [module.level] * len(rows)
+    return Salient(tuple(rows.tolist()), tuple(columns.tolist()), tuple(levels))
+
+
+GEOMETRY = Geometry(MODULES, 2, 1, 4, [2.0, 3.0], [0.5, 0.25], 64, salient=salient)
 LINEAR = tuple(module for module in MODULES if module.linear)
 
 
 def made(kind: str, **settings: int) -> Any:
     if kind == "prefix":
         return Prefix(GEOMETRY, [5, 6, 7])
-    return MODULE_DELTAS[kind](LINEAR, **settings)
+    return MODULE_DELTAS[kind].build(LINEAR, GEOMETRY, **settings)
 
 
 INSIDE = ["prefix", *MODULE_DELTAS]
@@ -76,12 +86,15 @@ def test_what_each_kind_is_at_zero() -> None:
     assert all((value == 0).all() for value in at_zero("bitfit").values())
     for kind in ("tiny-lora", "last-layer", "selective"):
         assert all((value == 0).all() for value in at_zero(kind).values())
+    sparse = at_zero("sparse")
+    assert all((value == 0).all() for name, value in sparse.items() if name.endswith("values"))
     assert all((value == 1).all() for value in at_zero("ia3").values())
     assert all((value == 0).all() for value in at_zero("prefix").values())
 
 
 @pytest.mark.parametrize(
-    ("kind", "rank"), [("lora", 1), ("lora", 16), ("bitfit", 0), ("selective", 0)]
+    ("kind", "rank"),
+    [("lora", 1), ("lora", 16), ("bitfit", 0), ("selective", 0), ("sparse", 0)],
 )
 def test_a_unit_step_moves_modules_by_about_what_they_put_out(kind: str, rank: int) -> None:
     """Its square, over all modules together: the reason why one scale serves every kind."""
@@ -94,6 +107,12 @@ def test_a_unit_step_moves_modules_by_about_what_they_put_out(kind: str, rank: i
         x = module.level * rng.standard_normal((300, module.inputs))
         if kind == "bitfit":
             moved = tensors[f"{module.name}.offset"]
+        elif kind == "sparse":
+            moved = np.zeros((300, module.outputs))
+            own = {part: tensors[f"{module.name}.{part}"] for part in ("values", "rows", "columns")}
+            for entry in range(own["values"].shape[1]):
+                row, column = int(own["rows"][0, entry]), int(own["columns"][0, entry])
+                moved[:, row] += own["values"][:, entry] * x[:, column]
         elif kind == "selective":
             moved = np.einsum("loi,li->lo", tensors[f"{module.name}.weight"], x)
         else:
@@ -156,6 +175,13 @@ def test_a_batch_of_several_kinds_keeps_its_candidates_together() -> None:
     ("what", "message"),
     [
         (lambda: made("lora", rank=0), "rank of lora is at least 1, not 0"),
+        (lambda: made("sparse", entries=0), "entries of sparse is at least 1, not 0"),
+        (lambda: MODULE_DELTAS["sparse"].build(LINEAR, Geometry(MODULES)), "cannot be told"),
+        (lambda: delta_from_config({"kind": "sparse", "entries": 1, "modules": []}, None, GEOMETRY),
+         "incomplete"),
+        (lambda: delta_from_config(
+            {**made("sparse").config(), "chosen": [[[9], [0], [1.0]]] * len(LINEAR)},
+            None, GEOMETRY), "entries that this model's matrices do not have"),
         (lambda: Prefix(GEOMETRY, []), "at least 1 token"),
         (lambda: Prefix(GEOMETRY, range(64)), "64 tokens leaves no room in the 64 tokens"),
         (lambda: Prefix(GEOMETRY, [1], [0, 2]), "layers 0 to 1 of this model, not into 2"),

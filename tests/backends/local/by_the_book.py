@@ -138,7 +138,8 @@ def request_for(
 
 def batch(kind: str, backend: Any, candidates: int, seed: int = 0) -> DeltaBatch:
     """Candidates that move the model by much."""
-    delta = MODULE_DELTAS[kind](select(backend.geometry, TARGETS[kind]))
+    geometry = backend.geometry
+    delta = MODULE_DELTAS[kind].build(select(geometry, TARGETS[kind]), geometry)
     rng = np.random.default_rng(seed)
     # Cores of this size double what the largest singular values make of a token, layer by layer.
     size = 1.0 if kind == "tiny-lora" else 2.0

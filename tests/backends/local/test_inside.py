@@ -87,10 +87,18 @@ def _matrix(module: Any, own: dict[str, Any]) -> None:
     module.weight += own["weight"].T if _columns_first(module) else own["weight"]
 
 
+def _sparse(module: Any, own: dict[str, Any]) -> None:
+    rows, columns = own["rows"].int(), own["columns"].int()
+    matrix = module.weight.T if _columns_first(module) else module.weight
+    for row, column, value in zip(rows, columns, own["values"], strict=True):
+        matrix[row, column] += value
+
+
 BOOK: dict[str, Callable[[Any, dict[str, Any]], None]] = {
     "lora": _lora,
     "last-layer": _matrix,
     "selective": _matrix,
+    "sparse": _sparse,
     "tiny-lora": _tiny_lora,
     "ia3": _ia3,
     "bitfit": _bitfit,
@@ -108,7 +116,7 @@ def changed(tiny: Any, delta: DeltaBatch, candidate: int) -> Any:
             by_module: dict[str, dict[str, Any]] = {}
             for name, value in part.tensors.items() if part.kind in BOOK else ():
                 module, _, tensor = name.rpartition(".")
-                by_module.setdefault(module, {})[tensor] = torch.from_numpy(value[candidate])
+                by_module.setdefault(module, {})[tensor] = torch.from_numpy(value[candidate].copy())
             for module, own in by_module.items():
                 BOOK[part.kind](model.get_submodule(module), own)
     return model
@@ -169,7 +177,8 @@ def test_kinds_act_together_with_soft_prompts(
 @pytest.mark.parametrize("model", ["llama", "bloom", "bert", "bart"])
 def test_at_zero_the_model_is_the_untuned_one(model: str, kind: str, tiny_backend: Any) -> None:
     backend = tiny_backend(model)
-    delta = MODULE_DELTAS[kind](select(backend.geometry, TARGETS[kind]))
+    geometry = backend.geometry
+    delta = MODULE_DELTAS[kind].build(select(geometry, TARGETS[kind]), geometry)
     nothing = delta.unpack(np.zeros((2, delta.size), np.float32))
     untuned = backend.score(request_for(SLOT, None)).label_logprobs
 
@@ -210,6 +219,25 @@ def test_hooks_go_even_when_a_forward_pass_fails(
             backend.score(request)
 
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in backend._model.modules())
+
+
+@pytest.mark.parametrize("model", ["llama", "gpt2"])
+def test_the_entries_that_matter_most_are_those_of_large_weights_and_inputs(
+    model: str, tiny: Any, tiny_backend: Any
+) -> None:
+    """Told by numpy from what goes into the module, on tokens of the test's own."""
+    backend = tiny_backend(model)
+    module = next(each for each in backend.geometry.modules if each.linear)
+    chosen = backend.geometry.salient(module.name, 20)
+    part = tiny(model).model.get_submodule(module.name)
+    weight = part.weight.detach().numpy()
+    matrix = np.abs(weight.T if _columns_first(part) else weight)
+    importance = matrix[list(chosen.rows), list(chosen.columns)] * np.array(chosen.levels)
+    assert (np.diff(importance) < 1e-2 * importance[0]).all()
+    assert len(set(zip(chosen.rows, chosen.columns, strict=True))) == 20
+    typical = np.median(matrix) * np.median(chosen.levels)
+    assert importance.min() > 2 * typical
+    assert len(backend.geometry.salient(module.name, 10**9).rows) == matrix.size
 
 
 # ------------------------------------------------------------------------ prefixes

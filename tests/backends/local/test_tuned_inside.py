@@ -49,11 +49,13 @@ CASES = [
     ("bert", "ia3"),
     ("t5", "lora+bitfit"),
     ("llama", "soft-prompt+lora"),
+    ("llama", "deep-prompt"),
+    ("bert", "sparse"),
 ]
 
 
 def template_for(delta: str) -> str:
-    return TEMPLATE.replace(". It", "{soft:2}. It") if "soft" in delta else TEMPLATE
+    return TEMPLATE.replace(". It", "{soft:2}. It") if "prompt" in delta else TEMPLATE
 
 
 @pytest.mark.parametrize(("model", "delta"), CASES)
