@@ -12,22 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blackbox_delta.errors import ConfigError
-from blackbox_delta.optimizers.pending import Pending
-from blackbox_delta.optimizers.validation import check_asked, check_settings, check_told
+from blackbox_delta.optimizers.generational import GenerationalOptimizer
 
 if TYPE_CHECKING:
     from blackbox_delta.types import Vector
 
 
-class CMAES:
+class CMAES(GenerationalOptimizer):
     """CMA-ES from x0 = 0 with a full or a diagonal covariance matrix.
 
-    **Any number may be asked and told.** pycma draws a generation of λ at a time, and it is
-    handed out in whatever portions are asked for; how it was split changes nothing. When more
-    than λ are asked before the update, the rest are further draws from the same distribution.
-    The update comes as soon as at least λ candidates, and all that were asked, have been told.
-    One with more than λ keeps pycma's μ = λ/2 parents, chosen among more candidates; the
-    learning rates, which depend on the parents' weights alone, stay right.
+    pycma draws a generation of λ at a time. When more than λ are asked before the update, the
+    rest are further draws from the same distribution. An update with more than λ keeps pycma's
+    μ = λ/2 parents, chosen among more candidates; the learning rates, which depend on the
+    parents' weights alone, stay right.
 
     The step size is pycma's choice: cumulative adaptation, or two-point adaptation for d >= 300.
     pycma's own stopping rules are not consulted: the budget stops a run.
@@ -52,21 +49,13 @@ class CMAES:
         sigma: float,
         diagonal: bool,
     ) -> None:
-        check_settings(dimension, population, sigma)
+        self.name = "cma-diagonal" if diagonal else "cma"
+        super().__init__(dimension, population=population, sigma=sigma, least=4)
         if dimension < 2:
             raise ConfigError(
                 "CMA-ES needs a search dimension of at least 2; use the optimizer 'random'."
             )
-        if population < 4:
-            raise ConfigError(f"CMA-ES needs a population of at least 4, not {population}.")
-        self.name = "cma-diagonal" if diagonal else "cma"
-        self.population = population
-        self._dimension = dimension
         self._rng = rng
-        self._drawn: list[Vector] = []  # this generation, in the order in which pycma drew it
-        self._losses: dict[int, float] = {}  # by position in it
-        self._asked = 0
-        self._pending: Pending[int] = Pending()
         self._strategy = self._start(sigma, diagonal)
 
     def _start(self, sigma: float, diagonal: bool) -> Any:
@@ -92,18 +81,7 @@ class CMAES:
         """(d,), the mean of the search distribution."""
         return np.array(self._strategy.mean, dtype=np.float64)
 
-    def ask(self, count: int) -> Vector:
-        """``count`` draws from the search distribution, of shape (count, d)."""
-        check_asked(count)
-        while len(self._drawn) < self._asked + count:
-            self._drawn += self._draw()
-        portion = self._drawn[self._asked : self._asked + count]
-        for position, candidate in enumerate(portion, start=self._asked):
-            self._pending.add(candidate, position)
-        self._asked += count
-        return np.array(portion)
-
-    def _draw(self) -> list[Vector]:
+    def _more(self) -> list[Vector]:
         # Two-point adaptation puts its two samples first in a generation, and pycma asks that
         # whatever is drawn after the generation be drawn one at a time.
         number = 1 if self._drawn else self.population
@@ -111,26 +89,8 @@ class CMAES:
             warnings.simplefilter("ignore")
             return list(self._strategy.ask(number=number))
 
-    def tell(self, z: Vector, losses: Vector) -> None:
-        """Losses (λ,) for (λ, d) candidates, which may be told in any split and order.
-
-        Raises:
-            ConfigError: See :func:`~blackbox_delta.optimizers.validation.check_told`; or a
-                candidate was never asked or is told twice.
-        """
-        check_told(z, losses, self._dimension)
-        for row, loss in zip(z, losses, strict=True):
-            self._losses[self._pending.take(row)] = float(loss)
-        if len(self._losses) >= self.population and not self._pending:
-            self._update()
-
-    def _update(self) -> None:
-        order = range(self._asked)
+    def _update(self, generation: list[Vector], losses: Vector) -> None:
         with warnings.catch_warnings():
             # pycma warns about a generation larger than λ, which it handles (class docstring)
             warnings.simplefilter("ignore")
-            self._strategy.tell(
-                [self._drawn[position] for position in order],
-                [self._losses[position] for position in order],
-            )
-        self._drawn, self._losses, self._asked = [], {}, 0
+            self._strategy.tell(generation, losses.tolist())
