@@ -151,7 +151,10 @@ _SETTINGS = {
     "soft_tokens": (_SOFT, "Length of slots that give none of their own."),
     "soft_init": (_SOFT, "What it starts from: random, zero or 'text:WORDS'."),
     "dimension": (_SEARCH, "d: numbers that are searched; 500, or all of a smaller delta."),
-    "subspace": (_SEARCH, "How they become a delta: gaussian, uniform, fastfood or sparse."),
+    "subspace": (
+        _SEARCH,
+        "How they become a delta: gaussian, uniform, fastfood, sparse or blocks.",
+    ),
     "scale": (_SEARCH, "α: size of the first steps, relative to what is moved."),
     "optimizer": (_SEARCH, "cma-diagonal, cma, es, spsa, random or nevergrad:NAME."),
     "population": (_SEARCH, "λ: candidates per generation of --recipe search."),

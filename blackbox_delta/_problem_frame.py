@@ -70,6 +70,7 @@ def build_frames(
                 delta.size,
                 settings.seed,
                 settings.scale * delta.scale,
+                delta.groups,
             ),
         )
         for delta in deltas

@@ -66,8 +66,9 @@ class Settings(BaseModel):
             the default template's own words, else random.
         dimension: d, the search dimension; ``None`` for 500, or D where the delta is smaller.
         subspace: The projection: ``"gaussian"`` or ``"uniform"`` (dense), ``"fastfood"`` or
-            ``"sparse"`` (which take no memory); ``None`` for a dense one, or sparse where that
-            would take more than 256 MB.
+            ``"sparse"`` (which take no memory), or ``"blocks"``, one for each layer, module or
+            slot with numbers of its own; ``None`` for a dense one, or sparse where that would
+            take more than 256 MB.
         scale: α, size of the search's first steps relative to the embeddings' deviation, or to
             what the modules put out.
         optimizer: ``"cma-diagonal"``, ``"cma"``, ``"es"``, ``"spsa"``, ``"random"`` or

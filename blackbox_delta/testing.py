@@ -110,6 +110,9 @@ def check_delta(delta: Delta) -> None:
     """
     require(isinstance(delta.kind, str) and delta.kind, "kind must be a text")
     require(delta.size > 0, "size must be positive")
+    groups = delta.groups
+    require(groups and min(groups) > 0, f"every group must be positive, not {groups}")
+    require(sum(groups) == delta.size, f"groups must add up to D = {delta.size}, not {sum(groups)}")
     shape, origin = (delta.size,), delta.origin
     require(origin.shape == shape, f"origin must have shape {shape}, not {origin.shape}")
     require(origin.dtype == np.float32, f"origin must be float32, not {origin.dtype}")

@@ -193,6 +193,11 @@ class Delta(Protocol):
         ...
 
     @property
+    def groups(self) -> tuple[int, ...]:
+        """Lengths of θ's consecutive groups, by where they act (layers, say); add up to D."""
+        ...
+
+    @property
     def origin(self) -> FloatArray:
         """p0 of shape (D,): the delta at z = 0."""
         ...

@@ -189,6 +189,16 @@ def test_all_starts_share_their_search_dimension() -> None:
     assert dimensions == {min(sizes)}
 
 
+def test_blocks_follow_the_slots() -> None:
+    template = "{text} {soft:2} It was {soft:4} {label}"
+    frame = build(template=template, subspace="blocks", dimension=12, soft_tokens=None).frame
+    assert frame is not None
+    assert frame.described()["subspace"] == "blocks"
+    assert frame.delta.groups == (frame.delta.size // 3, 2 * frame.delta.size // 3)
+    assert len(frame.subspace.parts) == 2
+    assert sum(frame.subspace.parts) == 12
+
+
 def test_soft_tokens_cut_the_default_start() -> None:
     backend = FakeBackend()
     table = backend.embedding_table

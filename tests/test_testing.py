@@ -327,6 +327,7 @@ class Flat:
 
     kind = "soft-prompt"
     size = 10
+    groups: tuple[int, ...] = (4, 6)
     origin: FloatArray = np.linspace(0, 1, 10, dtype=np.float32)
     scale = 0.1
 
@@ -354,6 +355,14 @@ class Short(Flat):
     origin = np.zeros(9, dtype=np.float32)
 
 
+class Torn(Flat):
+    groups = (4, 5)
+
+
+class Groupless(Flat):
+    groups = ()
+
+
 class Scaleless(Flat):
     scale = 0.0
 
@@ -374,6 +383,8 @@ def test_a_sound_delta_passes() -> None:
         (Centred, "must not depend on the others"),
         (Single, "leading λ"),
         (Short, "origin must have shape"),
+        (Torn, "groups must add up to D = 10, not 9"),
+        (Groupless, "every group must be positive"),
         (Scaleless, "scale must be a positive"),
         (Renamed, "kind must be 'soft-prompt'"),
     ],

@@ -8,8 +8,10 @@ serves every kind, every model and every layer.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -73,6 +75,23 @@ class BlockDelta:
     def size(self) -> int:
         """D."""
         return self.origin.size
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """Lengths of θ's layers; of its modules where there is one layer or none."""
+        by_layer = self._grouped(r".*?(?<![^.])\d+(?=\.)")  # up to the layer's number
+        return by_layer if len(by_layer) > 1 else self._grouped(r".*(?=\.)")
+
+    def _grouped(self, pattern: str) -> tuple[int, ...]:
+        """Lengths of the blocks that follow one another and whose names begin alike."""
+
+        def beginning(block: Block) -> str:
+            found = re.match(pattern, block.name)
+            return found.group() if found else ""
+
+        return tuple(
+            sum(block.size for block in blocks) for _, blocks in groupby(self.blocks, beginning)
+        )
 
     def unpack(self, theta: FloatArray) -> DeltaBatch:
         """θ of shape (λ, D) to one tensor (λ, …) for each block.

@@ -43,6 +43,11 @@ class Composition:
         """D, of all of them."""
         return self.origin.size
 
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """Those of all of them, one after the other."""
+        return tuple(length for delta in self.deltas for length in delta.groups)
+
     def unpack(self, theta: FloatArray) -> DeltaBatch:
         """θ of shape (λ, D) to a batch with the others beside the first.
 

@@ -133,6 +133,11 @@ class SoftPrompt:
         return self.origin.size
 
     @property
+    def groups(self) -> tuple[int, ...]:
+        """Numbers in each slot."""
+        return tuple(start.length * self._hidden for start in self._starts)
+
+    @property
     def slots(self) -> dict[str, int]:
         """Slot name to number of soft tokens, in order."""
         return {start.name: start.length for start in self._starts}
@@ -144,7 +149,7 @@ class SoftPrompt:
             ConfigError: θ has another shape.
         """
         check_theta(theta, self.size, "soft prompt")
-        ends = np.cumsum([start.length * self._hidden for start in self._starts])
+        ends = np.cumsum(self.groups)
         parts = np.split(theta.astype(np.float32, copy=False), ends[:-1], axis=1)
         tensors = {
             start.name: part.reshape(len(theta), start.length, self._hidden)

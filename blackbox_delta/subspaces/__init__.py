@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.subspaces.base import MAX_DIMENSION, Subspace
+from blackbox_delta.subspaces.blocks import BlockSubspace
 from blackbox_delta.subspaces.dense import DenseSubspace
 from blackbox_delta.subspaces.fastfood import FastfoodSubspace
 from blackbox_delta.subspaces.sparse import SparseSubspace
@@ -15,6 +16,7 @@ from blackbox_delta.subspaces.sparse import SparseSubspace
 __all__ = [
     "MAX_DIMENSION",
     "SUBSPACES",
+    "BlockSubspace",
     "DenseSubspace",
     "FastfoodSubspace",
     "SparseSubspace",
@@ -26,18 +28,29 @@ __all__ = [
 #: Entries of a dense matrix, 256 MB as float32, beyond which a sparse one takes its place.
 MOST_DENSE = 2**26
 
-SUBSPACES: dict[str, Callable[[int, int, int, float], Subspace]] = {
+_UNSTRUCTURED: dict[str, Callable[[int, int, int, float], Subspace]] = {
     "gaussian": DenseSubspace,
     "uniform": partial(DenseSubspace, distribution="uniform"),
     FastfoodSubspace.kind: FastfoodSubspace,
     SparseSubspace.kind: SparseSubspace,
 }
-"""By the name that they are chosen by, from d, D, seed and scale."""
 
-_BY_KIND = {each.kind: each for each in (DenseSubspace, FastfoodSubspace, SparseSubspace)}
+SUBSPACES = (*_UNSTRUCTURED, BlockSubspace.kind)
+"""The names that :func:`make_subspace` knows."""
+
+_BY_KIND: dict[str, type[Subspace]] = {
+    each.kind: each for each in (DenseSubspace, FastfoodSubspace, SparseSubspace, BlockSubspace)
+}
 
 
-def make_subspace(name: str | None, dimension: int, size: int, seed: int, scale: float) -> Subspace:
+def make_subspace(
+    name: str | None,
+    dimension: int,
+    size: int,
+    seed: int,
+    scale: float,
+    groups: Sequence[int] = (),
+) -> Subspace:
     """A subspace by name.
 
     Args:
@@ -47,14 +60,17 @@ def make_subspace(name: str | None, dimension: int, size: int, seed: int, scale:
         size: D.
         seed: Determines the map.
         scale: Standard deviation of an entry of θ − p0 when z ~ N(0, I).
+        groups: Lengths of the consecutive groups of θ, which add up to D; for ``"blocks"``.
 
     Raises:
         ConfigError: A setting makes no sense.
     """
+    if name == BlockSubspace.kind:
+        return BlockSubspace.divided(dimension, tuple(groups) or (size,), seed, scale, MOST_DENSE)
     chosen = name or ("gaussian" if dimension * size <= MOST_DENSE else SparseSubspace.kind)
-    if chosen not in SUBSPACES:
+    if chosen not in _UNSTRUCTURED:
         raise ConfigError(f"there is no subspace '{chosen}'; choose one of {', '.join(SUBSPACES)}")
-    return SUBSPACES[chosen](dimension, size, seed, scale)
+    return _UNSTRUCTURED[chosen](dimension, size, seed, scale)
 
 
 def subspace_from_config(config: Mapping[str, Any]) -> Subspace:
@@ -71,8 +87,8 @@ def subspace_from_config(config: Mapping[str, Any]) -> Subspace:
             f"{', '.join(_BY_KIND)}"
         )
     try:
-        return _BY_KIND[kind](**values)
-    except TypeError as error:
+        return _BY_KIND[kind].from_config(values)
+    except (KeyError, TypeError) as error:
         raise ConfigError(
             f"The settings of the subspace are incomplete or of another version: {error}."
         ) from error

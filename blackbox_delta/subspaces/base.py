@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,11 @@ class Subspace:
 
     # ------------------------------------------------------------------ what kinds differ in
 
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Lengths of the consecutive parts of z that each move a part of θ alone; add up to d."""
+        return (self.dimension,)
+
     def _blocks(self) -> Iterable[slice]:
         """Rows of θ that are worked on at a time."""
         raise NotImplementedError
@@ -102,8 +107,11 @@ class Subspace:
             )
         if not np.isfinite(z).all():
             raise ConfigError("z holds numbers that are not finite.")
-        exact = self.snap(z)
-        theta = np.empty((len(z), self.size), dtype=np.float32)
+        return self._projected(self.snap(z), origin)
+
+    def _projected(self, exact: Vector, origin: FloatArray) -> FloatArray:
+        """The same for a z that is snapped."""
+        theta = np.empty((len(exact), self.size), dtype=np.float32)
         if not exact.any():
             theta[:] = origin.astype(np.float64) + 0.0
             return theta
@@ -121,6 +129,16 @@ class Subspace:
             "seed": self.seed,
             "scale": self.scale,
         }
+
+    @classmethod
+    def from_config(cls, values: Mapping[str, Any]) -> Self:
+        """The subspace whose :meth:`config` this is, but for the kind.
+
+        Raises:
+            ConfigError: A setting makes no sense.
+            TypeError: One is missing, or there are others.
+        """
+        return cls(**values)
 
 
 def snapped(values: Vector, step: float, limit: float) -> Vector:

@@ -139,6 +139,17 @@ def test_kinds_and_their_settings_are_those_that_can_be_chosen() -> None:
         assert set(DELTA_KINDS[kind]) == {*delta.defaults, "targets"} - {"seed"}
 
 
+def test_groups_are_layers_or_modules() -> None:
+    rank_1 = {"q_proj": 16, "v_proj": 12, "down_proj": 20}
+    assert made("lora", rank=1).groups == (sum(rank_1.values()),) * 2
+    assert MODULE_DELTAS["lora"](LINEAR[:3], rank=1).groups == tuple(rank_1.values())
+    assert made("prefix").groups == (2 * 12,) * 2
+    assert made("bitfit").groups == (8 + 4 + 8,) * 2
+    names = ("enc.0.x.3.q", "enc.0.x.4.q", "dec.0.x.3.q", "dec.1.x.3.q", "norm")
+    outside = [Module(name, 8, 8, True, 1.0, 1.0) for name in names]
+    assert MODULE_DELTAS["bitfit"](outside).groups == (16, 8, 8, 8)
+
+
 # ------------------------------------------------------------------------ compositions
 
 
@@ -147,6 +158,7 @@ def test_a_composition_is_its_parts_in_their_own_units() -> None:
     together = Composition(parts)
     assert together.kind == "lora+bitfit+prefix"
     assert together.size == sum(part.size for part in parts)
+    assert together.groups == tuple(length for part in parts for length in part.groups)
     check_delta(together)
     theta = np.random.default_rng(0).standard_normal((2, together.size)).astype(np.float32)
     batch, at = together.unpack(theta), 0

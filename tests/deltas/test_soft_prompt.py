@@ -35,6 +35,7 @@ def test_size_scale_and_slots():
     assert prompt.kind == "soft-prompt"
     assert prompt.slots == {"soft": 3, "soft_2": 2}
     assert prompt.size == 5 * 4
+    assert prompt.groups == (12, 8)
     assert prompt.origin.shape == (20,)
     assert prompt.origin.dtype == np.float32
     assert prompt.scale == Table().std
