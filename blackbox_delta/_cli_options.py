@@ -156,7 +156,10 @@ _SETTINGS = {
         "How they become a delta: gaussian, uniform, fastfood, sparse or blocks.",
     ),
     "scale": (_SEARCH, "α: size of the first steps, relative to what is moved."),
-    "optimizer": (_SEARCH, "cma-diagonal, cma, es, spsa, random or nevergrad:NAME."),
+    "optimizer": (
+        _SEARCH,
+        "cma-diagonal, cma, es, spsa, divide-and-conquer, random or nevergrad:NAME.",
+    ),
     "population": (_SEARCH, "λ: candidates per generation of --recipe search."),
     "head": (
         _RECIPE,

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from blackbox_delta._problem_deltas import make_delta
 from blackbox_delta.errors import ConfigError
+from blackbox_delta.optimizers import DivideAndConquer
 from blackbox_delta.settings import Settings
-from blackbox_delta.subspaces import Subspace, make_subspace
+from blackbox_delta.subspaces import BlockSubspace, Subspace, make_subspace
 from blackbox_delta.tasks import Template
 from blackbox_delta.types import Backend, Delta, DeltaBatch, Json, Vector
 
@@ -59,13 +60,16 @@ def build_frames(
             f"dimension = {dimension} is more than the {smallest} numbers of the "
             f"{settings.delta}; give at most {smallest}"
         )
+    subspace = settings.subspace
+    if subspace is None and settings.optimizer == DivideAndConquer.name:
+        subspace = BlockSubspace.kind
     return [
         None
         if delta is None
         else Frame(
             delta,
             make_subspace(
-                settings.subspace,
+                subspace,
                 dimension,
                 delta.size,
                 settings.seed,

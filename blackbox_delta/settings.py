@@ -68,11 +68,11 @@ class Settings(BaseModel):
         subspace: The projection: ``"gaussian"`` or ``"uniform"`` (dense), ``"fastfood"`` or
             ``"sparse"`` (which take no memory), or ``"blocks"``, one for each layer, module or
             slot with numbers of its own; ``None`` for a dense one, or sparse where that would
-            take more than 256 MB.
+            take more than 256 MB, or the blocks that ``"divide-and-conquer"`` goes through.
         scale: α, size of the search's first steps relative to the embeddings' deviation, or to
             what the modules put out.
-        optimizer: ``"cma-diagonal"``, ``"cma"``, ``"es"``, ``"spsa"``, ``"random"`` or
-            ``"nevergrad:NAME"``.
+        optimizer: ``"cma-diagonal"``, ``"cma"``, ``"es"``, ``"spsa"``,
+            ``"divide-and-conquer"`` (block after block), ``"random"`` or ``"nevergrad:NAME"``.
         population: λ, candidates per generation of ``search``.
         head: ``"anchored"``, ``"discriminant"``, ``"ridge"``, ``"logistic"``, ``"prototypes"``,
             ``"nearest"``, ``"calibrated"``, ``"contextual"`` or ``"plain"``; ``None`` for the

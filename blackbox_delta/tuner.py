@@ -113,7 +113,8 @@ class Tuner:
         self._plan = Plan(backend, starts, settings.population, self._head)
         self._steps = self._plan.steps[0]
         self._plan.require(budget)
-        self._optimizer = None if problem.frame is None else self._make_optimizer(problem.frame)
+        if problem.frame is not None:
+            self._make_optimizer(problem.frame)  # refuses what makes no sense
 
     def forecast(self) -> Forecast:
         """What :meth:`run`, and the test after it, will spend if no query is lost; asks nothing.
@@ -143,15 +144,16 @@ class Tuner:
                 f"{self._budget.usage.lost} replies were lost or the others cost more than was "
                 "estimated; give a larger budget"
             )
-        if self._problem.frame is not None and self._optimizer is not None:
-            self._search(self._problem.frame, self._optimizer, options)
+        if self._problem.frame is not None:
+            self._search(self._problem.frame, options)
         chosen = choose(options)
         self._dev_accuracy = chosen.dev_accuracy
         return Outcome(self._problem, chosen, options, self._generation, self._seconds)
 
     # ------------------------------------------------------------------ the search
 
-    def _search(self, frame: Frame, optimizer: Optimizer, options: list[Option]) -> None:
+    def _search(self, frame: Frame, options: list[Option]) -> None:
+        optimizer = self._make_optimizer(frame)
         course = Course(self._budget, self._steps)
         while course.goes_on():
             losses = _unless_spent(lambda: self._one_generation(frame, optimizer))
@@ -281,6 +283,7 @@ class Tuner:
             seed=settings.seed,
             population=settings.population,
             budget_candidates=self._budget.most_calls(call),
+            parts=frame.subspace.parts,
         )
 
     def _timed(self, work: Callable[[], Any]) -> Any:

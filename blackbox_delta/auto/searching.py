@@ -46,7 +46,18 @@ def check_optimizer(name: str, frame: Frame) -> None:
     Raises:
         ConfigError: They cannot.
     """
-    make_optimizer(name, frame.subspace.dimension, seed=0, population=POPULATION)
+    _make_optimizer(name, frame, 0, 1.0)
+
+
+def _make_optimizer(name: str, frame: Frame, seed: int, sigma: float) -> Optimizer:
+    return make_optimizer(
+        name,
+        frame.subspace.dimension,
+        seed=seed,
+        population=POPULATION,
+        sigma=sigma,
+        parts=frame.subspace.parts,
+    )
 
 
 @dataclass(frozen=True)
@@ -110,14 +121,8 @@ class DeltaSearch:
 
     def _begin(self, sigma: float) -> Iterator[_Search]:
         for number, rows in enumerate(halves(self._asker.labels)):
-            optimizer = make_optimizer(
-                self._name,
-                self._frame.subspace.dimension,
-                seed=2 * self._seed + number,
-                population=POPULATION,
-                sigma=sigma,
-            )
-            yield _Search(optimizer, rows)
+            seed = 2 * self._seed + number
+            yield _Search(_make_optimizer(self._name, self._frame, seed, sigma), rows)
 
     def _step(self) -> float:
         """The largest probed step that does not clearly do harm."""

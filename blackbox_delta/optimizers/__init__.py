@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.optimizers.cma_es import CMAES
+from blackbox_delta.optimizers.divide_and_conquer import DivideAndConquer
 from blackbox_delta.optimizers.evolution_strategy import EvolutionStrategy
 from blackbox_delta.optimizers.from_nevergrad import PREFIX as NEVERGRAD_PREFIX
 from blackbox_delta.optimizers.from_nevergrad import NevergradOptimizer
@@ -17,13 +19,14 @@ from blackbox_delta.optimizers.spsa import SPSA
 if TYPE_CHECKING:
     from blackbox_delta.types import Optimizer
 
-OPTIMIZERS = ("cma", "cma-diagonal", "es", "spsa", "random")
+OPTIMIZERS = ("cma", "cma-diagonal", "es", "spsa", "divide-and-conquer", "random")
 """The names that :func:`make_optimizer` knows, besides ``nevergrad:<name in its registry>``."""
 
 __all__ = [
     "CMAES",
     "OPTIMIZERS",
     "SPSA",
+    "DivideAndConquer",
     "EvolutionStrategy",
     "NevergradOptimizer",
     "RandomSearch",
@@ -41,6 +44,7 @@ def make_optimizer(
     population: int = 20,
     sigma: float = 1.0,
     budget_candidates: int | None = None,
+    parts: Sequence[int] = (),
 ) -> Optimizer:
     """The optimizer called ``name``, started at z = 0.
 
@@ -51,15 +55,21 @@ def make_optimizer(
         population: λ; 20 as in Black-Box Tuning (Sun et al., 2022, arXiv 2201.03514).
         sigma: σ, the initial standard deviation of an entry of z.
         budget_candidates: How many candidates the run can pay for, if known.
+        parts: Lengths of the parts of z that the subspace keeps apart; none given is one part.
 
     Raises:
         ConfigError: The name is unknown or a setting makes no sense for it.
     """
+    parts = tuple(parts) or (dimension,)
+    if sum(parts) != dimension:
+        raise ConfigError(f"Parts of {sum(parts)} numbers are not those of {dimension} numbers.")
     # Not PCG64(seed) itself: a subspace of the same seed is drawn from that stream.
     rng = np.random.Generator(np.random.PCG64([seed, 2]))
     if name in ("cma", "cma-diagonal"):
         diagonal = name == "cma-diagonal"
         return CMAES(dimension, rng, population=population, sigma=sigma, diagonal=diagonal)
+    if name == DivideAndConquer.name:
+        return DivideAndConquer(parts, rng, population=population, sigma=sigma)
     if name in _SIMPLE:
         return _SIMPLE[name](dimension, rng, population=population, sigma=sigma)
     if name.startswith(NEVERGRAD_PREFIX):

@@ -8,12 +8,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blackbox_delta import optimizers
 from blackbox_delta.errors import ConfigError
-from blackbox_delta.optimizers import OPTIMIZERS, make_optimizer
+from blackbox_delta.optimizers import OPTIMIZERS
+from blackbox_delta.testing import check_optimizer
 
 NEVERGRAD = ("nevergrad:TBPSA", "nevergrad:CMA", "nevergrad:DE")
 EVERY = OPTIMIZERS + NEVERGRAD
 LEARNING = tuple(name for name in EVERY if name != "random")
+
+
+def make_optimizer(name, dimension, **given):
+    """With z in two parts where an optimizer wants several."""
+    halves = (dimension // 2, dimension - dimension // 2)
+    parts = halves if name == "divide-and-conquer" else ()
+    return optimizers.make_optimizer(name, dimension, **given, parts=parts)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_contract(name):
+    check_optimizer(lambda dimension, seed: make_optimizer(name, dimension, seed=seed))
 
 
 def sphere(z):
@@ -124,7 +138,7 @@ def test_memory_does_not_grow_with_generations(name):
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_loss_that_is_not_a_number_is_refused(name, bad):
-    optimizer = make_optimizer(name, 3, seed=0, population=4)
+    optimizer = make_optimizer(name, 4, seed=0, population=4)
     z = optimizer.ask(4)
     losses = np.array([0.5, bad, 0.1, 0.2])
     with pytest.raises(ConfigError, match="candidate 1"):
@@ -134,7 +148,7 @@ def test_a_loss_that_is_not_a_number_is_refused(name, bad):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_wrong_shapes_are_refused(name):
-    optimizer = make_optimizer(name, 3, seed=0, population=4)
+    optimizer = make_optimizer(name, 4, seed=0, population=4)
     z = optimizer.ask(4)
     with pytest.raises(ConfigError, match="shape"):
         optimizer.tell(z, np.zeros(3))
@@ -148,7 +162,7 @@ def test_wrong_shapes_are_refused(name):
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_a_candidate_told_twice_or_never_asked_is_refused(name):
-    optimizer = make_optimizer(name, 3, seed=0, population=8)
+    optimizer = make_optimizer(name, 4, seed=0, population=8)
     z = optimizer.ask(4)
     optimizer.tell(z[:2], sphere(z[:2]))
     with pytest.raises(ConfigError, match="twice"):

@@ -101,6 +101,37 @@ def test_a_saved_delta_acts_elsewhere_as_it_did(
     assert not np.allclose(without.predict_proba(texts), expected, atol=1e-2)
 
 
+@pytest.mark.parametrize("recipe", ["search", "auto"])
+def test_layers_are_searched_in_turn_and_saved(recipe: str, tiny: Any, tmp_path: Path) -> None:
+    given = {**SEARCH, "budget": "60 calls", "recipe": recipe, "optimizer": "divide-and-conquer"}
+    if recipe == "auto":
+        del given["population"]
+    tuned = tune(
+        tiny("llama").wrap(), SPLIT, delta="lora", template=TEMPLATE, out=tmp_path / "run", **given
+    )
+
+    if recipe == "search":
+        assert tuned.result["delta"]["subspace"] == "blocks"
+    texts = [example.text for example in EXAMPLES]
+    again = TunedModel.load(tmp_path / "run", backend=tiny("llama").wrap())
+    np.testing.assert_array_equal(again.predict_proba(texts), tuned.predict_proba(texts))
+
+
+@pytest.mark.parametrize("recipe", ["search", "auto"])
+def test_nothing_to_divide_is_said_before_anything_is_asked(recipe: str, tiny: Any) -> None:
+    backend = tiny("llama").wrap()
+    with pytest.raises(ConfigError, match="divide-and-conquer goes .* take the subspace 'blocks'"):
+        tune(
+            backend,
+            SPLIT,
+            recipe=recipe,
+            delta="lora",
+            template=TEMPLATE,
+            subspace="sparse",
+            optimizer="divide-and-conquer",
+        )
+
+
 @pytest.mark.parametrize("delta", ["lora", "bitfit"])
 def test_a_run_is_exported_to_peft_or_says_why_not(delta: str, tiny: Any, tmp_path: Path) -> None:
     backend = tiny("llama").wrap()
