@@ -139,9 +139,8 @@ _SETTINGS = {
     "delta": (
         _DELTA,
         (
-            "What is tuned: soft-prompt; of local models also deep-prompt, prefix, lora, "
-            "tiny-lora, adapter, bitfit, ia3, last-layer, selective, sparse; several together "
-            "with +."
+            "soft-prompt, deep-prompt, prefix, lora, tiny-lora, adapter, bitfit, ia3, last-layer, "
+            "selective or sparse; A+B tunes both at once; repeated, one after the other."
         ),
     ),
     "delta_settings": (
@@ -155,7 +154,10 @@ _SETTINGS = {
         _SEARCH,
         "How they become a delta: gaussian, uniform, fastfood, sparse or blocks.",
     ),
-    "scale": (_SEARCH, "α: size of the first steps, relative to what is moved."),
+    "scale": (
+        _SEARCH,
+        "α: size of the first steps, relative to what is moved; 0.3, or less if probes say so.",
+    ),
     "optimizer": (
         _SEARCH,
         "cma-diagonal, cma, es, spsa, divide-and-conquer, random or nevergrad:NAME.",
@@ -182,8 +184,11 @@ _SETTINGS = {
 _AS_TEXT: dict[str, Any] = {
     "label_words": str | None,
     "recipe": str,
+    "delta": list[str],
     "delta_settings": list[str] | None,
 }
+#: Options that may be repeated, and have a default.
+_REPEATED = ("delta",)
 #: Options that are called otherwise than the setting.
 _CALLED = {"delta_settings": "--set"}
 _COLUMNS = {
@@ -281,14 +286,16 @@ def _settings_option(name: str) -> inspect.Parameter:
     # What a choice may be is said by Settings, in one sentence like all other mistakes.
     kind = _AS_TEXT.get(name, field.annotation)
     called = (_CALLED[name],) if name in _CALLED else ()
-    return _option(name, field.default, kind, *_SETTINGS[name], called)
+    default = [field.default] if name in _REPEATED else field.default
+    return _option(name, default, kind, *_SETTINGS[name], called)
 
 
 def _settings(given: Mapping[str, Any]) -> Settings:
     words = given["label_words"]
     parsed = None if words is None else parse_words(words)
     told = dict(map(_set, given["delta_settings"] or [])) or None
-    return Settings.of({**given, "label_words": parsed, "delta_settings": told})
+    delta = ",".join(given["delta"])
+    return Settings.of({**given, "label_words": parsed, "delta": delta, "delta_settings": told})
 
 
 def _set(text: str) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +10,14 @@ import numpy as np
 from blackbox_delta.budget import Budget, Need
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.forecast import Cost, Forecast, StartForecast
+from blackbox_delta.probing import PROBED, PROBES
 from blackbox_delta.problem import Problem
 from blackbox_delta.types import Backend, Head, Prompt, Usage, Vector
 
 #: Generations between two looks at the optimizer's mean; a look costs two calls.
 CHECK_EVERY = 4
+#: The most that probing may take of the budget.
+PROBING_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,14 @@ class Steps:
         development: The untuned model on the development examples.
         generation: λ candidates on the training examples; ``None`` where nothing is searched.
         look: The optimizer's mean, on the training and on the development examples; one call each.
+        probes: The first steps of a search, on the training examples.
     """
 
     start: Need
     development: Need
     generation: Need | None = None
     look: tuple[Need, ...] = ()
+    probes: Need | None = None
 
     @property
     def search(self) -> tuple[Need, ...]:
@@ -40,20 +45,46 @@ class Steps:
 
 
 class Course:
-    """When a search goes on, and when it looks at the optimizer's mean.
+    """When a search probes, goes on, looks at the optimizer's mean and begins the next stage.
 
     Args:
         budget: What is left of it decides.
         steps: What a generation and a look take.
+        stages: How many there are; each has an equal share of the budget.
     """
 
-    def __init__(self, budget: Budget, steps: Steps) -> None:
+    def __init__(self, budget: Budget, steps: Steps, stages: int = 1) -> None:
         self._budget = budget
         self._steps = steps
+        self._stages = stages
+        self._until = 1.0
+
+    def stages(self) -> Iterator[int]:
+        """The number of each stage, when it begins."""
+        for stage in range(self._stages):
+            self._until = (stage + 1) / self._stages
+            yield stage
+
+    @property
+    def probes(self) -> tuple[Need, ...]:
+        """What probing takes as a stage begins; nothing where that would be too much."""
+        probes = self._steps.probes
+        if probes is None:
+            return ()
+        most = self._budget.most_calls(self._steps.look[0])
+        dear = most is not None and PROBING_SHARE * most < self._stages * probes.calls
+        return () if dear else (probes,)
+
+    @property
+    def least(self) -> tuple[Need, ...]:
+        """What the shortest search of all stages takes."""
+        return (*self.probes, *self._steps.search) * self._stages
 
     def goes_on(self) -> bool:
-        """Whether another generation, and a look after it, can be paid."""
-        return bool(self._steps.search) and self._budget.affords(*self._steps.search)
+        """Whether another generation of this stage, and a look after it, can be paid."""
+        if not self._steps.search or self._budget.fraction_spent >= self._until:
+            return False
+        return self._budget.affords(*self._steps.search)
 
     def look_is_due(self, generation: int) -> bool:
         """Whether to look after that generation: now and then, and after the last one.
@@ -78,6 +109,7 @@ class Plan:
         starts: What the run may begin with.
         population: λ.
         head: Its own texts go with the training examples.
+        probing: Whether the first steps are to be probed.
 
     Attributes:
         starts: As given.
@@ -90,10 +122,13 @@ class Plan:
         starts: Sequence[Problem],
         population: int,
         head: Head,
+        *,
+        probing: bool = False,
     ) -> None:
         self._backend = backend
         self._population = population
         self._head = head
+        self._probing = probing
         self.starts = tuple(starts)
         self.steps = tuple(self._steps(start) for start in starts)
 
@@ -103,13 +138,19 @@ class Plan:
         Raises:
             BudgetError: They cannot.
         """
+        least = [
+            self.course(budget, start, steps).least
+            for start, steps in zip(self.starts, self.steps, strict=True)
+        ]
         budget.require(
             *(steps.start for steps in self.steps),
             max((steps.development for steps in self.steps), key=_tokens),
-            *max(
-                (steps.search for steps in self.steps), key=lambda needs: sum(map(_tokens, needs))
-            ),
+            *max(least, key=lambda needs: sum(map(_tokens, needs))),
         )
+
+    def course(self, budget: Budget, start: Problem, steps: Steps) -> Course:
+        """The course of a search from one of the starts."""
+        return Course(budget, steps, 1 if start.frame is None else len(start.frame.parts))
 
     def forecast(self, budget: Budget) -> Forecast:
         """What a run with a budget of this size will spend.
@@ -125,7 +166,7 @@ class Plan:
         starts = (
             StartForecast(
                 start.words,
-                self._search(budget.fresh(), steps),
+                self._search(budget.fresh(), start, steps),
                 self._test(budget, start, None),
                 self._test(budget, start, _somewhere(start)),
             )
@@ -151,16 +192,19 @@ class Plan:
                 train.times(1, "a look at its mean"),
                 dev.times(1, "that mean on the development examples"),
             ),
+            train.times(1 + len(PROBED) * PROBES, "probing its steps") if self._probing else None,
         )
 
-    def _search(self, budget: Budget, steps: Steps) -> Cost:
+    def _search(self, budget: Budget, start: Problem, steps: Steps) -> Cost:
         _spend(budget, *(each.start for each in self.steps), steps.development)
-        course, generation = Course(budget, steps), 0
-        while steps.generation is not None and course.goes_on():
-            _spend(budget, steps.generation)
-            generation += 1
-            if course.look_is_due(generation):
-                _spend(budget, *steps.look)
+        course, generation = self.course(budget, start, steps), 0
+        for _ in course.stages():
+            _spend(budget, *course.probes)
+            while steps.generation is not None and course.goes_on():
+                _spend(budget, steps.generation)
+                generation += 1
+                if course.look_is_due(generation):
+                    _spend(budget, *steps.look)
         return Cost.of(round(budget.calls), budget.usage, budget.prices, generation)
 
     def _test(self, budget: Budget, problem: Problem, kept: Vector | None) -> Cost:

@@ -21,8 +21,8 @@ class Module:
         inputs: Length of a vector that goes in.
         outputs: Length of a vector that comes out.
         linear: Whether it multiplies with a matrix; a norm does not.
-        level: Root mean square of what goes in, on a few tokens.
-        spread: Of what comes out.
+        level: Root mean square of what goes in, for a typical one of a few tokens.
+        spread: Deviation of a typical number that comes out.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Geometry:
         layers: How many layers keep keys and values.
         kv_heads: Heads of keys and values in each.
         head_size: Length of a key or a value.
-        key_spread: Root mean square of the keys, a number for each layer.
+        key_spread: Deviation of a typical number in the keys, one for each layer.
         value_spread: Of the values, likewise.
         context: The most tokens that the model reads.
-        layer_spread: Root mean square of a token's state as it enters each layer, the first one
-            included; empty where the layers do not stand one behind the other.
+        layer_spread: Root mean square of a typical token's state as it enters each layer, the
+            first one included; empty where the layers do not stand one behind the other.
         salient: Tells so many entries of a linear module, by its name; ``None`` where nobody can.
     """
 

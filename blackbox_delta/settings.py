@@ -55,7 +55,9 @@ class Settings(BaseModel):
         delta: What is tuned on the input side or inside the model: ``"soft-prompt"``, or, with a
             local model, ``"deep-prompt"``, ``"prefix"``, ``"lora"``, ``"tiny-lora"``,
             ``"adapter"``, ``"bitfit"``, ``"ia3"``, ``"last-layer"``, ``"selective"`` or
-            ``"sparse"``; several at the same time with ``+``, as in ``"lora+bitfit"``.
+            ``"sparse"``; several at the same time with ``+``, as in ``"lora+bitfit"``; one stage
+            after the other with commas, as in ``"soft-prompt,lora"``, each with an equal share of
+            the budget and the earlier ones frozen.
         delta_settings: Settings of the delta: ``rank``, ``targets`` (which modules, as PEFT's
             ``target_modules``), ``tokens`` and ``layers`` (of prefixes); ``"lora.rank"`` says it
             to one kind of several.
@@ -70,7 +72,8 @@ class Settings(BaseModel):
             slot with numbers of its own; ``None`` for a dense one, or sparse where that would
             take more than 256 MB, or the blocks that ``"divide-and-conquer"`` goes through.
         scale: α, size of the search's first steps relative to the embeddings' deviation, or to
-            what the modules put out.
+            what the modules put out; ``None`` for 0.3, or less where a few probes find that so
+            large a step does harm. ``search`` probes if that takes a tenth of the budget at most.
         optimizer: ``"cma-diagonal"``, ``"cma"``, ``"es"``, ``"spsa"``,
             ``"divide-and-conquer"`` (block after block), ``"random"`` or ``"nevergrad:NAME"``.
         population: λ, candidates per generation of ``search``.
@@ -102,7 +105,7 @@ class Settings(BaseModel):
     soft_init: str | None = None
     dimension: int | None = Field(default=None, ge=1)
     subspace: str | None = None
-    scale: float = Field(default=0.3, gt=0, allow_inf_nan=False)
+    scale: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     optimizer: str = "cma-diagonal"
     population: int = Field(default=20, ge=2)
     head: str | None = None
@@ -136,7 +139,7 @@ class Settings(BaseModel):
             if kind not in DELTA_KINDS:
                 raise ValueError(
                     f"there is no delta '{kind}'; choose among {', '.join(DELTA_KINDS)}, with + "
-                    "between those that are tuned together"
+                    "between those that are tuned together and commas between stages"
                 )
         if len(set(self.delta_kinds)) < len(self.delta_kinds):
             raise ValueError(f"delta = '{self.delta}' names a kind twice")
@@ -165,6 +168,11 @@ class Settings(BaseModel):
     def _known_to_the_recipe(self) -> Self:
         """What the recipe would not look at is refused rather than left unheard."""
         if self.recipe == "auto":
+            if len(self.delta_stages) > 1:
+                raise ValueError(
+                    f"delta = '{self.delta}': stages are for the recipe 'search'; for 'auto' join "
+                    "them with +"
+                )
             for name in ("objective", "population"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name} is for the recipe 'search'; leave it out for 'auto'")
@@ -176,9 +184,16 @@ class Settings(BaseModel):
         return self.recipe == "search"
 
     @property
+    def delta_stages(self) -> tuple[tuple[str, ...], ...]:
+        """The kinds of delta that are tuned together, stage by stage."""
+        return tuple(
+            tuple(kind.strip() for kind in stage.split("+")) for stage in self.delta.split(",")
+        )
+
+    @property
     def delta_kinds(self) -> tuple[str, ...]:
-        """The kinds of delta that are tuned together."""
-        return tuple(kind.strip() for kind in self.delta.split("+"))
+        """The kinds of delta of all stages."""
+        return tuple(kind for stage in self.delta_stages for kind in stage)
 
     def told(self, kind: str) -> dict[str, str | int]:
         """What the delta settings say to one kind; what names it alone goes before the rest."""

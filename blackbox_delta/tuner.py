@@ -27,6 +27,7 @@ from blackbox_delta._tuner_outcome import (
     choose,
 )
 from blackbox_delta._tuner_plan import CHECK_EVERY, Course, Plan, passes_over_test
+from blackbox_delta._tuner_stages import Stage, stages_of
 from blackbox_delta.budget import Budget, Need
 from blackbox_delta.errors import BudgetError, SpentError
 from blackbox_delta.forecast import Forecast
@@ -34,7 +35,8 @@ from blackbox_delta.heads import make_head
 from blackbox_delta.history import History
 from blackbox_delta.objectives import make_objective
 from blackbox_delta.optimizers import make_optimizer
-from blackbox_delta.problem import Frame, Part, Problem, ask
+from blackbox_delta.probing import PROBED, PROBES, SMALLEST, does_no_harm, probe_directions
+from blackbox_delta.problem import Part, Problem, ask
 from blackbox_delta.settings import Settings
 from blackbox_delta.types import (
     Backend,
@@ -110,11 +112,12 @@ class Tuner:
         self._generation = 0
         starts = (problem, *problem.rivals)
         budget.exact_tokens = backend.capabilities.exact_tokens
-        self._plan = Plan(backend, starts, settings.population, self._head)
+        probing = settings.scale is None
+        self._plan = Plan(backend, starts, settings.population, self._head, probing=probing)
         self._steps = self._plan.steps[0]
         self._plan.require(budget)
-        if problem.frame is not None:
-            self._make_optimizer(problem.frame)  # refuses what makes no sense
+        for stage in stages_of(problem.frame):
+            self._make_optimizer(stage)  # what makes no sense is found now
 
     def forecast(self) -> Forecast:
         """What :meth:`run`, and the test after it, will spend if no query is lost; asks nothing.
@@ -145,34 +148,63 @@ class Tuner:
                 "estimated; give a larger budget"
             )
         if self._problem.frame is not None:
-            self._search(self._problem.frame, options)
+            _unless_spent(lambda: self._search(options))
         chosen = choose(options)
         self._dev_accuracy = chosen.dev_accuracy
         return Outcome(self._problem, chosen, options, self._generation, self._seconds)
 
     # ------------------------------------------------------------------ the search
 
-    def _search(self, frame: Frame, options: list[Option]) -> None:
-        optimizer = self._make_optimizer(frame)
-        course = Course(self._budget, self._steps)
+    def _search(self, options: list[Option]) -> None:
+        """All stages, each from the best that is known when it begins.
+
+        Raises:
+            SpentError: Replies were lost, and the budget ran out over it.
+        """
+        course = self._plan.course(self._budget, self._problem, self._steps)
+        stages = stages_of(self._problem.frame)
+        for number in course.stages():
+            stage = stages[number].beginning_at(_best(options))
+            sigma = self._probed_step(stage) if course.probes else 1.0
+            self._run_stage(course, stage, self._make_optimizer(stage, sigma), options)
+
+    def _run_stage(
+        self, course: Course, stage: Stage, optimizer: Optimizer, options: list[Option]
+    ) -> None:
         while course.goes_on():
-            losses = _unless_spent(lambda: self._one_generation(frame, optimizer))
-            if losses is None:
-                return
+            losses = self._one_generation(stage, optimizer)
             self._generation += 1
             check = None
             if course.look_is_due(self._generation):
-                check = _unless_spent(lambda: self._look_at(optimizer.mean))
+                check = _unless_spent(lambda: self._look_at(stage.whole(optimizer.mean)))
             options += [check] if check else []
             self._record(losses, check)
             self._tell_observer(options)
 
-    def _one_generation(self, frame: Frame, optimizer: Optimizer) -> Vector:
+    def _probed_step(self, stage: Stage) -> float:
+        """The largest probed step that does not clearly do harm."""
+        dimension = stage.length
+        directions = self._timed(lambda: probe_directions(dimension, self._settings.seed))
+        steps = [sigma * directions for sigma in PROBED]
+        z = stage.whole(np.concatenate([np.zeros((1, dimension)), *steps]))
+        scored = self._score(self._problem.train, self._candidates(stage, z), "probe")
+        before, *moved = (self._example_losses(*each) for each in scored)
+        for place, sigma in enumerate(PROBED):
+            losses = moved[place * PROBES : (place + 1) * PROBES]
+            if does_no_harm(np.mean(losses, axis=0) - before):
+                return sigma
+        return SMALLEST
+
+    def _one_generation(self, stage: Stage, optimizer: Optimizer) -> Vector:
         z = self._timed(lambda: optimizer.ask(optimizer.population))
-        losses = self._losses(self._timed(lambda: frame.candidates(z)))
+        losses = self._losses(self._candidates(stage, stage.whole(z)))
         self._timed(lambda: optimizer.tell(z, losses))
         self._best_loss = min(self._best_loss, float(losses.min()))
         return losses
+
+    def _candidates(self, stage: Stage, z: Vector) -> DeltaBatch:
+        batch: DeltaBatch = self._timed(lambda: stage.frame.candidates(z))
+        return batch
 
     def _losses(self, delta: DeltaBatch) -> Vector:
         """(λ,) held-out training losses, each through a head of its own."""
@@ -186,6 +218,12 @@ class Tuner:
     def _held_out_loss(self, evidence: Evidence, reference: Evidence | None) -> float:
         labels = self._problem.train.labels
         return self._objective(self._head.held_out(evidence, labels, reference), labels)
+
+    def _example_losses(self, evidence: Evidence, reference: Evidence | None) -> Vector:
+        """(n,) held-out negative log-probabilities of the training examples' labels."""
+        labels = self._problem.train.labels
+        log_proba = self._head.held_out(evidence, labels, reference)
+        return -log_proba[np.arange(len(labels)), labels]
 
     # ------------------------------------------------------------------ options
 
@@ -274,16 +312,17 @@ class Tuner:
 
     # ------------------------------------------------------------------ book-keeping
 
-    def _make_optimizer(self, frame: Frame) -> Optimizer:
+    def _make_optimizer(self, stage: Stage, sigma: float = 1.0) -> Optimizer:
         settings = self._settings
         call, _ = self._steps.look
         return make_optimizer(
             settings.optimizer,
-            frame.subspace.dimension,
+            stage.length,
             seed=settings.seed,
             population=settings.population,
+            sigma=sigma,
             budget_candidates=self._budget.most_calls(call),
-            parts=frame.subspace.parts,
+            parts=stage.parts,
         )
 
     def _timed(self, work: Callable[[], Any]) -> Any:
@@ -326,6 +365,12 @@ class Tuner:
             self._observer(
                 Progress(self._generation, loss, accuracy, self._budget, tested, to_test)
             )
+
+
+def _best(options: list[Option]) -> Vector | None:
+    """z of the lowest development loss behind the search's head; ``None`` for no delta."""
+    rivals = [option for option in options if option.name != "calibrated"]
+    return min(rivals, key=lambda option: option.dev_loss).z
 
 
 def _unless_spent(work: Callable[[], _T]) -> _T | None:

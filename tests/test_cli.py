@@ -193,9 +193,15 @@ def test_tune_passes_every_setting_on(data: Path, tmp_path: Path) -> None:
         (["--delta", "lora", "--set", "ia3.targets=k"], "about ia3, but the delta is 'lora'"),
         (
             ["--delta", "hat"],
-            "there is no delta 'hat'; choose among soft-prompt, prefix, lora, tiny-lora",
+            "there is no delta 'hat'; choose among soft-prompt, deep-prompt, prefix, lora",
         ),
         (["--delta", "lora+lora"], "names a kind twice"),
+        (["--delta", "lora", "--delta", "lora"], "names a kind twice"),
+        (
+            ["--delta", "soft-prompt", "--delta", "deep-prompt", "--set", "soft-prompt.x=1"],
+            "soft-prompt has no setting 'x'",
+        ),
+        (["--delta", "lora,bitfit", "--recipe", "auto"], "stages are for the recipe 'search'"),
     ],
 )
 def test_deltas_that_make_no_sense_are_refused(data: Path, options: list[str], said: str) -> None:

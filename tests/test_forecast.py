@@ -315,11 +315,12 @@ class LostAt(Api):
 @pytest.mark.parametrize(
     ("number", "generations", "options"),
     [
-        (4, 0, 2),  # the first generation
-        (7, 3, 2),  # the fourth
-        (8, 4, 2),  # the look after it
-        (9, 4, 2),  # its development examples
-        (10, 4, 3),  # the fifth generation
+        (4, 0, 2),  # the probes
+        (5, 0, 2),  # the first generation
+        (8, 3, 2),  # the fourth
+        (9, 4, 2),  # the look after it
+        (10, 4, 2),  # its development examples
+        (11, 4, 3),  # the fifth generation
     ],
 )
 def test_a_search_that_runs_out_chooses_among_what_it_has(

@@ -26,6 +26,7 @@ PARTS = frozenset(
         "journal",
         "history",
         "prices",
+        "probing",
     }
 )
 LIBRARY = FOUNDATION | PARTS | {"settings", "forecast"}

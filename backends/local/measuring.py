@@ -7,7 +7,6 @@ left out that way.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +26,8 @@ from blackbox_delta.geometry import Geometry, Module, Salient
 
 #: Rows and tokens of the batch: numbers that nothing else in a model is likely to be.
 ROWS, TOKENS = 3, 11
+#: Deviation of normal numbers whose median size is 1.
+_NORMAL = 1.4826
 
 
 @dataclass
@@ -79,8 +80,8 @@ def measure(model: Any, engine: Engine, context: int) -> Geometry:
         len(kept.keys),
         heads,
         size,
-        [_rounded(_rms(layer)) for layer in kept.keys],
-        [_rounded(_rms(layer)) for layer in kept.values],
+        [_rounded(_spread(layer)) for layer in kept.keys],
+        [_rounded(_spread(layer)) for layer in kept.values],
         context,
         entering,
         salient,
@@ -112,9 +113,7 @@ def _watching_layers(model: Any, sizes: dict[int, float]) -> Iterator[None]:
     def watch(number: int) -> Any:
         def look(_module: torch.nn.Module, inputs: Any, named: dict[str, Any]) -> None:
             states = inputs[0] if inputs else named["hidden_states"]
-            # The median: states of a few tokens, often the first, are a thousand times larger.
-            size = states.float().square().mean(dim=-1).sqrt().median()
-            sizes[number] = _rounded(float(size)) or 1.0
+            sizes[number] = _rounded(_level(states)) or 1.0
 
         return look
 
@@ -137,7 +136,7 @@ def _watch(name: str, seen: dict[str, _Seen]) -> Any:
             noted.sound = False
             return
         noted.inputs, noted.outputs = x.shape[-1], output.shape[-1]
-        noted.level, noted.spread = _rms(x), _rms(output)
+        noted.level, noted.spread = _level(x), _spread(output)
         noted.columns = x.float().square().flatten(0, -2).mean(dim=0).sqrt()
 
     return look
@@ -173,8 +172,19 @@ def _salient(module: Any, columns: torch.Tensor, count: int) -> Salient:
     )
 
 
-def _rms(values: torch.Tensor) -> float:
-    return math.sqrt(float(values.float().square().mean()))
+# A few channels, and often the first token's state, are a thousand times larger than all others. So
+# sizes are those of a typical token and a typical channel: with their mean squares instead, a step
+# that is to be small moves everything else by many times what is there.
+
+
+def _level(values: torch.Tensor) -> float:
+    """Root mean square of a typical token's vector."""
+    return float(values.float().square().mean(dim=-1).sqrt().median())
+
+
+def _spread(values: torch.Tensor) -> float:
+    """Deviation of a typical entry: that of normal ones with this median size."""
+    return _NORMAL * float(values.float().abs().median())
 
 
 def _rounded(value: float) -> float:

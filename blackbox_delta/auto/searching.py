@@ -21,15 +21,12 @@ from blackbox_delta.auto.asking import Asker, Seen
 from blackbox_delta.auto.views import View
 from blackbox_delta.budget import Need
 from blackbox_delta.optimizers import make_optimizer
+from blackbox_delta.probing import PROBED, PROBES, SMALLEST, does_no_harm, probe_directions
 from blackbox_delta.problem import Frame
 from blackbox_delta.types import IntArray, Optimizer, Vector
 
 #: λ of each search: noisy losses in many dimensions reward many small generations.
 POPULATION = 10
-#: Steps that are probed, in units of the subspace's own scale.
-PROBED = (1.0, 0.3, 0.1)
-#: Candidates that each step is probed with.
-PROBES = 2
 #: Generations between two looks at the means.
 GENERATIONS = 2
 
@@ -126,14 +123,12 @@ class DeltaSearch:
 
     def _step(self) -> float:
         """The largest probed step that does not clearly do harm."""
-        rng = np.random.default_rng([self._seed, 3])
-        directions = rng.standard_normal((PROBES, self._frame.subspace.dimension))
+        directions = probe_directions(self._frame.subspace.dimension, self._seed)
         before = self._start.losses(self._asker.labels)
-        for sigma in PROBED[:-1]:
-            moved = self._losses(sigma * directions).mean(axis=0) - before
-            if moved.mean() <= moved.std(ddof=1) / np.sqrt(len(moved)):
+        for sigma in PROBED:
+            if does_no_harm(self._losses(sigma * directions).mean(axis=0) - before):
                 return sigma
-        return PROBED[-1]
+        return SMALLEST
 
     def _one_generation(self, search: _Search) -> None:
         z = search.optimizer.ask(POPULATION)

@@ -76,6 +76,11 @@ class DeepPrompt:
         """D = Σ length·hidden over slots and layers."""
         return self.origin.size
 
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """Numbers in each layer."""
+        return (self._prompt.size,) * len(self._spreads)
+
     def unpack(self, theta: FloatArray) -> DeltaBatch:
         """θ of shape (λ, D) to one tensor (λ, length, hidden) for each slot and layer.
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from blackbox_delta.errors import ConfigError
-from blackbox_delta.subspaces.base import MAX_DIMENSION, Subspace
+from blackbox_delta.subspaces.base import MAX_DIMENSION, MOST_DENSE, Subspace
 from blackbox_delta.subspaces.blocks import BlockSubspace
 from blackbox_delta.subspaces.dense import DenseSubspace
 from blackbox_delta.subspaces.fastfood import FastfoodSubspace
@@ -24,9 +24,6 @@ __all__ = [
     "make_subspace",
     "subspace_from_config",
 ]
-
-#: Entries of a dense matrix, 256 MB as float32, beyond which a sparse one takes its place.
-MOST_DENSE = 2**26
 
 _UNSTRUCTURED: dict[str, Callable[[int, int, int, float], Subspace]] = {
     "gaussian": DenseSubspace,

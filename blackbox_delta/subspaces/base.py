@@ -14,6 +14,8 @@ from blackbox_delta.errors import ConfigError
 from blackbox_delta.types import FloatArray, Json, Vector
 
 MAX_DIMENSION = 4096
+#: Entries of a dense matrix, 256 MB as float32, beyond which a sparse one takes its place.
+MOST_DENSE = 2**26
 
 _Z_STEP, _Z_LIMIT = 2.0**-16, 256.0
 

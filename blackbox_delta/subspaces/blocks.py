@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from blackbox_delta.errors import ConfigError
-from blackbox_delta.subspaces.base import Subspace
+from blackbox_delta.subspaces.base import MOST_DENSE, Subspace
 from blackbox_delta.subspaces.dense import DenseSubspace
 from blackbox_delta.subspaces.sparse import SparseSubspace
 from blackbox_delta.types import FloatArray, Json, Vector
@@ -75,10 +75,25 @@ class BlockSubspace(Subspace):
                 f"of {sum(groups)} numbers in all: each group takes at least one and at most as "
                 f"many as it has. Give a dimension of at least {len(groups)}, or another subspace"
             )
-        shares = divide(dimension, groups)
+        return cls.with_shares(divide(dimension, groups), groups, seed, scale, most_dense)
+
+    @classmethod
+    def with_shares(
+        cls,
+        shares: Sequence[int],
+        groups: Sequence[int],
+        seed: int,
+        scale: float,
+        most_dense: int = MOST_DENSE,
+    ) -> Self:
+        """The same with given shares of z, one for each group.
+
+        Raises:
+            ConfigError: A setting makes no sense.
+        """
         entries = sum(map(int.__mul__, shares, groups))
         within = "gaussian" if entries <= most_dense else SparseSubspace.kind
-        return cls(dimension, sum(groups), seed, scale, shares, tuple(groups), within)
+        return cls(sum(shares), sum(groups), seed, scale, tuple(shares), tuple(groups), within)
 
     def _check(self) -> None:
         super()._check()
