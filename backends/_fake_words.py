@@ -66,6 +66,11 @@ class FakeEmbeddings:
         """Standard deviation over all entries of the table."""
         return float(self.table.std())
 
+    @property
+    def opening(self) -> list[int]:
+        """None."""
+        return []
+
     def rows(self, token_ids: Sequence[int]) -> FloatArray:
         """Embeddings of shape (len(token_ids), 16)."""
         return self.table[np.asarray(token_ids, dtype=np.int64)]

@@ -73,6 +73,11 @@ class PromptEncoder:
         self._decoder_start = decoder_start
         self._start, self._end = self._special_tokens()
 
+    @property
+    def opening(self) -> list[int]:
+        """Special tokens that stand before every text; often none."""
+        return list(self._start)
+
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a text that opens a sequence, without special tokens."""
         # verbose=False: no warning about texts longer than the context, which are cut later.

@@ -238,7 +238,9 @@ def predict(
 @app.command()
 @with_option_groups
 def export(run: RunArgument, folder: FolderArgument, place: Place) -> None:
-    """Write the delta of a saved run as an adapter that PEFT loads: LoRA and IA3.
+    """Write the delta of a saved run as an adapter that PEFT loads.
+
+    LoRA, IA3, a prefix, or a soft prompt that the template begins with.
 
     Example: blackbox-delta export RUN adapter
     """

@@ -1,42 +1,50 @@
-"""What was tuned, for other packages: an adapter that PEFT, and servers that take PEFT's, load."""
+"""What was tuned, for other packages: adapters that PEFT, and servers that take PEFT's, load."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from blackbox_delta.artifact import write_json, write_whole
-from blackbox_delta.deltas import IA3, LoRA
+from blackbox_delta.deltas import IA3, LoRA, Prefix, SoftPrompt
 from blackbox_delta.deltas.peft import PeftAdapter
-from blackbox_delta.errors import ExportError
+from blackbox_delta.errors import ExportError, UnsupportedError
+from blackbox_delta.members import Member
 from blackbox_delta.tuned_model import TunedModel
-from blackbox_delta.types import Delta, DeltaBatch
+from blackbox_delta.types import (
+    Backend,
+    Delta,
+    DeltaBatch,
+    Example,
+    FloatArray,
+    OpenModel,
+    SoftSlot,
+)
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
-PEFT_TYPES = (LoRA, IA3)
+PEFT_KINDS = (LoRA.kind, IA3.kind, SoftPrompt.kind, Prefix.kind)
 
 
 def export_peft(tuned: TunedModel, folder: str | Path) -> Path:
     """Writes the tuned delta as a PEFT adapter: ``adapter_config.json`` and safetensors.
 
     Under it the model says what it says under the delta; template, label words and the head stay
-    in the run.
+    in the run. A soft prompt holds the special tokens that open a text, so that what follows it is
+    tokenized without them; a prefix stands before them.
 
     Args:
-        tuned: A tuned model whose delta PEFT has a type for: LoRA or IA3.
+        tuned: A tuned model whose delta PEFT has a type for: LoRA, IA3, a prefix, or a soft prompt
+            that the template begins with.
         folder: Where; it is made if it is not there.
 
     Raises:
         ExportError: Nothing was tuned that PEFT has a type for, or the folder cannot be written.
     """
-    delta, batch = _tuned_delta(tuned)
-    if not isinstance(delta, PEFT_TYPES):
-        raise ExportError(
-            f"PEFT has no type for a {delta.kind} found in this way; it has for "
-            f"{' and '.join(each.kind for each in PEFT_TYPES)}, each alone"
-        )
-    adapter = delta.peft({name: value[0] for name, value in batch.tensors.items()})
+    found = _tuned_delta(tuned)
+    adapter = _adapter(found, tuned.backend)
     into = Path(folder)
     write_adapter(adapter, tuned.backend.name, into)
     return into
@@ -56,10 +64,10 @@ def write_adapter(adapter: PeftAdapter, model: str, into: Path) -> None:
     from safetensors.numpy import save
 
     config = {
+        "task_type": None,
         **adapter.config,
         "base_model_name_or_path": model,
         "inference_mode": True,
-        "task_type": None,
     }
     tensors = {name: np.ascontiguousarray(value) for name, value in adapter.tensors.items()}
     try:
@@ -70,10 +78,22 @@ def write_adapter(adapter: PeftAdapter, model: str, into: Path) -> None:
         raise ExportError(f"the adapter cannot be written into {into}: {error.strerror}") from error
 
 
-def _tuned_delta(tuned: TunedModel) -> tuple[Delta, DeltaBatch]:
-    """The one delta that was kept, and its one candidate."""
+class _Tuned(NamedTuple):
+    """The one delta of a tuned model, and the only candidate of it that was kept."""
+
+    member: Member
+    delta: Delta
+    batch: DeltaBatch
+
+    @property
+    def tensors(self) -> Mapping[str, FloatArray]:
+        """Without the leading λ."""
+        return {name: value[0] for name, value in self.batch.tensors.items()}
+
+
+def _tuned_delta(tuned: TunedModel) -> _Tuned:
     found = [
-        (member.frame.delta, batch)
+        _Tuned(member, member.frame.delta, batch)
         for member in tuned.members
         if member.frame is not None and (batch := member.delta) is not None
     ]
@@ -84,3 +104,44 @@ def _tuned_delta(tuned: TunedModel) -> tuple[Delta, DeltaBatch]:
             "lora, and see that the delta was kept"
         )
     return found[0]
+
+
+def _adapter(found: _Tuned, backend: Backend) -> PeftAdapter:
+    delta = found.delta
+    if isinstance(delta, LoRA | IA3):
+        return delta.peft(found.tensors)
+    if isinstance(delta, SoftPrompt):
+        return _prompt_tuning(found.member, delta, found.tensors, backend)
+    if isinstance(delta, Prefix):
+        if not isinstance(backend, OpenModel):
+            raise ExportError(f"{backend.name} does not tell the keys and values of a prefix")
+        try:
+            words = backend.keys_and_values(delta.token_ids)
+        except UnsupportedError as error:
+            raise ExportError(f"the prefix cannot be exported: {error}") from error
+        return delta.peft(found.tensors, words)
+    raise ExportError(
+        f"PEFT has no type for a {delta.kind} found in this way; it has for "
+        f"{', '.join(PEFT_KINDS)}, each alone"
+    )
+
+
+def _prompt_tuning(
+    member: Member, delta: SoftPrompt, tensors: Mapping[str, FloatArray], backend: Backend
+) -> PeftAdapter:
+    template, able, table = member.reader.template, backend.capabilities, backend.embedding_table
+    if table is None or able.text_after_answer:
+        raise ExportError(
+            "PEFT puts soft prompts before what causal and sequence-to-sequence models read; "
+            f"{backend.name} is neither"
+        )
+    second = "text" if template.uses_pair else None
+    first, *others = member.reader.prompts([Example("text", second)])[0].segments
+    if not isinstance(first, SoftSlot) or any(isinstance(each, SoftSlot) for each in others):
+        raise ExportError(
+            "PEFT puts a soft prompt before everything that the model reads, but the template is "
+            f"{template.source!r}; tune with one that begins with its only {{soft}}, such as "
+            "'{soft} {text} It was {label}'"
+        )
+    opening = table.rows(table.opening) if table.opening else np.zeros((0, table.hidden_size), "f4")
+    return delta.peft(tensors, opening, "SEQ_2_SEQ_LM" if able.decoder_slot else "CAUSAL_LM")

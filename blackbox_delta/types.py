@@ -166,6 +166,11 @@ class EmbeddingTable(Protocol):
         """Standard deviation over all entries of the table."""
         ...
 
+    @property
+    def opening(self) -> list[int]:
+        """Tokens that the tokenizer puts before every text, soft slots included; often none."""
+        ...
+
     def rows(self, token_ids: Sequence[int]) -> FloatArray:
         """Embeddings of shape (len(token_ids), hidden)."""
         ...
@@ -454,6 +459,25 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Releases what the backend holds."""
+        ...
+
+
+@runtime_checkable
+class OpenModel(Protocol):
+    """What a backend can do beside replying whose model's weights are at hand; for exports."""
+
+    def keys_and_values(self, token_ids: Sequence[int]) -> FloatArray:
+        """What attention keeps of words that everything else follows, in every layer.
+
+        Args:
+            token_ids: The words' tokens, at least one.
+
+        Returns:
+            Shape (layers, 2, kv_heads, tokens, head_size), keys before values, positions applied.
+
+        Raises:
+            UnsupportedError: They cannot be told.
+        """
         ...
 
 

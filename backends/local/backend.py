@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from blackbox_delta.backends.local import loading
 from blackbox_delta.backends.local.batching import Footprint, MemoryLimit
 from blackbox_delta.backends.local.candidates import Candidates
+from blackbox_delta.backends.local.causal import CausalEngine
 from blackbox_delta.backends.local.checking import check_delta
 from blackbox_delta.backends.local.embeddings import LocalEmbeddings
 from blackbox_delta.backends.local.engines import choose_engine
@@ -22,6 +23,7 @@ from blackbox_delta.geometry import Geometry
 from blackbox_delta.types import (
     SOFT_PROMPT,
     Capabilities,
+    FloatArray,
     IntArray,
     Json,
     Prompt,
@@ -183,6 +185,23 @@ class LocalBackend:
         slots = {} if request.delta is None else request.delta.slots
         return np.array([length(p.pieces, slots) for p in self._encode(request)], dtype=np.int64)
 
+    @torch.inference_mode()
+    def keys_and_values(self, token_ids: Sequence[int]) -> FloatArray:
+        """Shape (layers, 2, kv_heads, tokens, head_size); see :class:`.types.OpenModel`.
+
+        Raises:
+            ModelError: The backend has been closed.
+            UnsupportedError: The model's attention keeps none that could be set.
+        """
+        self._check_open()
+        if not isinstance(self._engine, CausalEngine):
+            raise UnsupportedError(f"{self.name} keeps no keys and values that could be told")
+        untuned = Candidates.of(self._model, None, self._table.hidden_size, self._weights)
+        kept = self._engine.prefixes([np.array(token_ids, dtype=np.int64)], untuned)
+        both = [torch.stack(pair) for pair in zip(kept.keys, kept.values, strict=True)]
+        told: FloatArray = torch.stack(both)[:, :, 0].float().cpu().numpy()
+        return told
+
     def close(self) -> None:
         """Hands a wrapped model back as it was; the backend answers no further request."""
         if self._closed:
@@ -198,8 +217,7 @@ class LocalBackend:
     # ------------------------------------------------------------------ parts
 
     def _check(self, request: ScoreRequest) -> None:
-        if self._closed:
-            raise ModelError(f"the model {self.name!r} has been closed; open it again")
+        self._check_open()
         if request.delta is not None:
             taken = self.capabilities.deltas
             inside = taken.intersection(request.delta.kinds) - {SOFT_PROMPT}
@@ -209,6 +227,10 @@ class LocalBackend:
             raise UnsupportedError(
                 f"top_k={request.top_k} is more than the vocabulary's {self.capabilities.max_top_k}"
             )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ModelError(f"the model {self.name!r} has been closed; open it again")
 
     def _encode(self, request: ScoreRequest) -> list[EncodedPrompt]:
         slots = {} if request.delta is None else request.delta.slots

@@ -38,6 +38,11 @@ class LocalEmbeddings:
             self._std = float(self.rows(spaced.astype(int).tolist()).std(dtype=np.float64))
         return self._std
 
+    @property
+    def opening(self) -> list[int]:
+        """Tokens that the tokenizer puts before every text; often none."""
+        return self._encoder.opening
+
     @torch.inference_mode()
     def rows(self, token_ids: Sequence[int]) -> FloatArray:
         """Embeddings of shape (len(token_ids), hidden)."""

@@ -9,6 +9,8 @@ from blackbox_delta.types import FloatArray, Json
 
 #: PEFT wraps a model twice, which its tensors' names show.
 OUTER = "base_model.model."
+#: The one tensor of what stands before the words.
+PROMPT = "prompt_embeddings"
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,8 @@ class PeftAdapter:
     """What PEFT loads.
 
     Attributes:
-        config: Of ``adapter_config.json``, but for the model's name and task.
+        config: Of ``adapter_config.json``, but for the model's name; with the task where PEFT needs
+            to know it.
         tensors: Of ``adapter_model.safetensors``.
     """
 

@@ -10,10 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from blackbox_delta.deltas.blocks import Block, BlockDelta
+from blackbox_delta.deltas.peft import PROMPT, PeftAdapter
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.geometry import Geometry
-from blackbox_delta.types import Json
+from blackbox_delta.types import FloatArray, Json
 
 
 class Prefix(BlockDelta):
@@ -68,6 +71,38 @@ class Prefix(BlockDelta):
         for layer, (keys, values) in zip(self._layers, self._spreads, strict=True):
             yield Block(f"{layer}.keys", self._shape, share * keys)
             yield Block(f"{layer}.values", self._shape, share * values)
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The words' tokens."""
+        return self._token_ids
+
+    def peft(self, tensors: Mapping[str, FloatArray], words: FloatArray) -> PeftAdapter:
+        """One candidate's tensors as PEFT's prefix tuning: finished keys and values.
+
+        Args:
+            tensors: The offsets.
+            words: The words' own keys and values (layers, 2, kv_heads, tokens, head_size).
+        """
+        whole = words.astype(np.float32)
+        for name, value in tensors.items():
+            layer, _, which = name.partition(".")
+            whole[int(layer), 0 if which == "keys" else 1] += value
+        layers, _, heads, tokens, size = whole.shape
+        config = {
+            "peft_type": "PREFIX_TUNING",
+            "task_type": "CAUSAL_LM",
+            "num_virtual_tokens": tokens,
+            # Of the heads that keep keys and values, as PEFT counts them where heads share these.
+            "token_dim": heads * size,
+            "num_attention_heads": heads,
+            "num_layers": layers,
+            "num_transformer_submodules": 1,
+            "prefix_projection": False,
+        }
+        # A row for each token: layer by layer its keys, then its values, head by head.
+        rows = whole.transpose(3, 0, 1, 2, 4).reshape(tokens, -1)
+        return PeftAdapter(config, {PROMPT: rows})
 
     def config(self) -> Json:
         """What :meth:`from_config` needs beside the model, ready for JSON."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from blackbox_delta.deltas.peft import PROMPT, PeftAdapter
 from blackbox_delta.deltas.shapes import check_theta
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.types import DeltaBatch, EmbeddingTable, FloatArray, Json
@@ -156,6 +157,29 @@ class SoftPrompt:
             for start, part in zip(self._starts, parts, strict=True)
         }
         return DeltaBatch(self.kind, tensors)
+
+    def peft(
+        self, tensors: Mapping[str, FloatArray], opening: FloatArray, task: str
+    ) -> PeftAdapter:
+        """One candidate's tensors as PEFT's prompt tuning, which puts them before everything.
+
+        Args:
+            tensors: Of its only slot, (length, hidden).
+            opening: Embeddings (o, hidden) of the special tokens that stand before the slot; they
+                become part of the prompt.
+            task: What PEFT calls the kind of model, ``"CAUSAL_LM"`` or ``"SEQ_2_SEQ_LM"``.
+        """
+        [prompt] = tensors.values()
+        whole = np.concatenate([opening, prompt]).astype(np.float32)
+        config = {
+            "peft_type": "PROMPT_TUNING",
+            "task_type": task,
+            "num_virtual_tokens": len(whole),
+            "token_dim": whole.shape[1],
+            # Of a model with two sides, the encoder alone reads it.
+            "num_transformer_submodules": 1,
+        }
+        return PeftAdapter(config, {PROMPT: whole})
 
     def config(self) -> Json:
         """What :meth:`from_config` needs beside the embedding table, ready for JSON."""

@@ -94,6 +94,11 @@ class TableFile:
         state.update(json.dumps([vocabulary, self.tokenizer("")["input_ids"]]).encode())
         return state.hexdigest()
 
+    @property
+    def opening(self) -> list[int]:
+        """Tokens that the tokenizer puts before every text; often none."""
+        return self._encoder.opening
+
     def rows(self, token_ids: Sequence[int]) -> FloatArray:
         """Embeddings of shape (len(token_ids), hidden).
 

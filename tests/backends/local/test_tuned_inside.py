@@ -143,7 +143,7 @@ def test_a_run_is_exported_to_peft_or_says_why_not(delta: str, tiny: Any, tmp_pa
     tuned = TunedModel(Artifact.of(backend, [member]), backend)
 
     if delta == "bitfit":
-        with pytest.raises(ExportError, match="no type for a bitfit.*lora and ia3"):
+        with pytest.raises(ExportError, match="no type for a bitfit.*lora, ia3"):
             export_peft(tuned, tmp_path)
         return
     export_peft(tuned, tmp_path)
