@@ -10,6 +10,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeAlias
 
@@ -79,7 +80,23 @@ RunArgument: TypeAlias = Annotated[
     Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")
 ]
 FolderArgument: TypeAlias = Annotated[
-    Path, typer.Argument(metavar="FOLDER", help="Where the adapter's two files are written.")
+    Path, typer.Argument(metavar="FOLDER", help="Where the adapter or the model is written.")
+]
+
+
+class ExportFormat(StrEnum):
+    """What ``export`` writes."""
+
+    PEFT = "peft"
+    MERGED = "merged"
+
+
+FormatOption: TypeAlias = Annotated[
+    ExportFormat,
+    typer.Option(
+        "--format",
+        help="An adapter for PEFT, or the whole model for transformers, the delta in its weights.",
+    ),
 ]
 JournalArgument: TypeAlias = Annotated[
     Path, typer.Argument(metavar="RUN", help="The folder of a run, or a shared cache's file.")

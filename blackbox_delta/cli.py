@@ -26,9 +26,11 @@ from blackbox_delta._cli_options import (
     Caller,
     DataOption,
     DryRunOption,
+    ExportFormat,
     ExportOption,
     FileArgument,
     FolderArgument,
+    FormatOption,
     JournalArgument,
     ModelOption,
     OutOption,
@@ -237,22 +239,33 @@ def predict(
 
 @app.command()
 @with_option_groups
-def export(run: RunArgument, folder: FolderArgument, place: Place) -> None:
-    """Write the delta of a saved run as an adapter that PEFT loads.
+def export(
+    run: RunArgument,
+    folder: FolderArgument,
+    place: Place,
+    form: FormatOption = ExportFormat.PEFT,
+) -> None:
+    """Write the delta of a saved run for other packages.
 
-    LoRA, IA3, a prefix, or a soft prompt that the template begins with.
+    As an adapter that PEFT loads (LoRA, IA3, a prefix, or a soft prompt that the template begins
+    with), or merged into the whole model (what changes weights alone: LoRA, IA3, …).
 
-    Example: blackbox-delta export RUN adapter
+    Examples: blackbox-delta export RUN adapter
+
+    blackbox-delta export RUN model --format merged
     """
     from blackbox_delta.display import say
-    from blackbox_delta.exports import export_peft
+    from blackbox_delta.exports import export_merged, export_peft
     from blackbox_delta.tuned_model import TunedModel
 
     tuned = TunedModel.load(run, device=place.device, dtype=place.dtype)
-    into = export_peft(tuned, folder)
-    say(
-        _out, f"Written: {into}. Load it with peft.PeftModel.from_pretrained(model, {str(into)!r})."
-    )
+    if form is ExportFormat.MERGED:
+        into = export_merged(tuned, folder)
+        how = f"transformers' from_pretrained({str(into)!r})"
+    else:
+        into = export_peft(tuned, folder)
+        how = f"peft.PeftModel.from_pretrained(model, {str(into)!r})"
+    say(_out, f"Written: {into}. Load it with {how}.")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What was tuned, for other packages: adapters that PEFT, and servers that take PEFT's, load."""
+"""What was tuned, for other packages: PEFT's adapters, or whole models with the delta merged in."""
 
 from __future__ import annotations
 
@@ -47,6 +47,36 @@ def export_peft(tuned: TunedModel, folder: str | Path) -> Path:
     adapter = _adapter(found, tuned.backend)
     into = Path(folder)
     write_adapter(adapter, tuned.backend.name, into)
+    return into
+
+
+def export_merged(tuned: TunedModel, folder: str | Path) -> Path:
+    """Writes the whole model with the tuned delta in its weights, as transformers loads it.
+
+    Weights are safetensors in the precision in which the model is open, which stays as it is. The
+    tokenizer goes with them; template, label words and the head stay in the run.
+
+    Args:
+        tuned: A tuned local model whose delta, or each of several, changes weights alone: LoRA,
+            tiny LoRA, IA3, matrices of chosen modules or of the last layer, offsets where there
+            are some.
+        folder: Where; it is made if it is not there, and must be empty.
+
+    Raises:
+        ExportError: The delta cannot be merged, or the folder is not empty or cannot be written.
+    """
+    found, backend, into = _tuned_delta(tuned), tuned.backend, Path(folder)
+    if not isinstance(backend, OpenModel):
+        raise ExportError(f"{backend.name} runs elsewhere: its weights are not at hand")
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+        # Else the folder of another model, or of this one, would be overwritten in part.
+        occupied = any(into.iterdir())
+    except OSError as error:
+        raise ExportError(f"no model can be written into {into}: {error.strerror}") from error
+    if occupied:
+        raise ExportError(f"the folder {into} is not empty; name a new one for the merged model")
+    backend.save_merged(found.batch, into)
     return into
 
 
@@ -100,8 +130,8 @@ def _tuned_delta(tuned: TunedModel) -> _Tuned:
     if len(found) != 1:
         what = "no delta was kept" if not found else f"{len(found)} views have deltas of their own"
         raise ExportError(
-            f"{what} in this run, and an adapter is one delta; tune with --recipe search --delta "
-            "lora, and see that the delta was kept"
+            f"{what} in this run, and one is exported; tune with --recipe search --delta lora, and "
+            "see that the delta was kept"
         )
     return found[0]
 
@@ -122,7 +152,8 @@ def _adapter(found: _Tuned, backend: Backend) -> PeftAdapter:
         return delta.peft(found.tensors, words)
     raise ExportError(
         f"PEFT has no type for a {delta.kind} found in this way; it has for "
-        f"{', '.join(PEFT_KINDS)}, each alone"
+        f"{', '.join(PEFT_KINDS)}, each alone. Others may be merged into the model: --format "
+        "merged"
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -477,6 +478,19 @@ class OpenModel(Protocol):
 
         Raises:
             UnsupportedError: They cannot be told.
+        """
+        ...
+
+    def save_merged(self, delta: DeltaBatch, folder: Path) -> None:
+        """Writes the model with a delta merged into its weights; the open model stays as it is.
+
+        Args:
+            delta: One candidate.
+            folder: A folder that is there; it gets weights, configuration and tokenizer.
+
+        Raises:
+            ExportError: A kind of delta, or what it acts on, has no weights to be merged into, or
+                the model cannot be written.
         """
         ...
 

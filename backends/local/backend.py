@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,14 @@ from blackbox_delta.backends.local.checking import check_delta
 from blackbox_delta.backends.local.embeddings import LocalEmbeddings
 from blackbox_delta.backends.local.engines import choose_engine
 from blackbox_delta.backends.local.measuring import measure
+from blackbox_delta.backends.local.merging import merged
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt, PromptEncoder, length
-from blackbox_delta.errors import ModelError, UnsupportedError
+from blackbox_delta.errors import ExportError, ModelError, UnsupportedError
 from blackbox_delta.geometry import Geometry
 from blackbox_delta.types import (
     SOFT_PROMPT,
     Capabilities,
+    DeltaBatch,
     FloatArray,
     IntArray,
     Json,
@@ -201,6 +204,25 @@ class LocalBackend:
         both = [torch.stack(pair) for pair in zip(kept.keys, kept.values, strict=True)]
         told: FloatArray = torch.stack(both)[:, :, 0].float().cpu().numpy()
         return told
+
+    @torch.inference_mode()
+    def save_merged(self, delta: DeltaBatch, folder: Path) -> None:
+        """Writes a folder that ``from_pretrained`` loads; see :class:`.types.OpenModel`.
+
+        Raises:
+            ModelError: The backend has been closed.
+            ExportError: The delta cannot be merged, or the model not be written.
+        """
+        self._check_open()
+        changed = merged(self._model, delta.parts)
+        try:
+            with loading.quiet():
+                self._model.save_pretrained(
+                    folder, state_dict={**self._model.state_dict(), **changed}
+                )
+                self._loaded.tokenizer.save_pretrained(folder)
+        except Exception as error:  # what models refuse, and what disks do
+            raise ExportError(f"{self.name} cannot be written into {folder}: {error}") from error
 
     def close(self) -> None:
         """Hands a wrapped model back as it was; the backend answers no further request."""

@@ -127,13 +127,7 @@ class Inside:
         """
         steps = []
         for part in parts:
-            for name, tensors in _by_module(part.tensors).items():
-                module = model.get_submodule(name)
-                own = {
-                    key: _places(value, like) if key in _PLACES else _tensor(value, like)
-                    for key, value in tensors.items()
-                }
-                shared = _factors(module, own["core"].shape[-1]) if "core" in own else {}
+            for _, module, own, shared in at_modules(model, part, like):
                 steps.append(_Step(module, TERMS[part.kind], own, shared))
         return cls(tuple(steps), count)
 
@@ -186,6 +180,30 @@ class Inside:
         return rows.reshape(self.count, -1, rows.shape[-1])
 
 
+def at_modules(
+    model: Any, part: DeltaBatch, like: torch.Tensor
+) -> Iterator[tuple[str, torch.nn.Module, Tensors, Tensors]]:
+    """What one kind of delta acts at: name, module, tensors (λ, …), tensors of all candidates.
+
+    Args:
+        model: Whose modules the part names.
+        part: A batch of a kind in :data:`TERMS`.
+        like: A tensor of the precision and device that the candidates' tensors take.
+    """
+    by_module: dict[str, dict[str, Any]] = {}
+    for name, value in part.tensors.items():
+        module, _, what = name.rpartition(".")
+        by_module.setdefault(module, {})[what] = value
+    for name, tensors in by_module.items():
+        module = model.get_submodule(name)
+        own = {
+            key: _places(value, like) if key in _PLACES else _tensor(value, like)
+            for key, value in tensors.items()
+        }
+        shared = _factors(module, own["core"].shape[-1]) if "core" in own else {}
+        yield name, module, own, shared
+
+
 _FACTORS: WeakKeyDictionary[torch.nn.Module, dict[int, Tensors]] = WeakKeyDictionary()
 
 
@@ -211,14 +229,6 @@ def oriented(module: Any) -> torch.Tensor:
     """A linear module's matrix (outputs, inputs); GPT-2's Conv1D keeps it the other way round."""
     weight: torch.Tensor = module.weight
     return weight.T if type(module).__name__ == "Conv1D" else weight
-
-
-def _by_module(tensors: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for name, value in tensors.items():
-        module, _, part = name.rpartition(".")
-        found.setdefault(module, {})[part] = value
-    return found
 
 
 def _tensor(value: Any, like: torch.Tensor) -> torch.Tensor:

@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from by_the_book import TEXTS
+from by_the_book import TEXTS, Reference
+from typer.testing import CliRunner
 
 from blackbox_delta.artifact import Artifact
+from blackbox_delta.backends.local import LocalBackend
+from blackbox_delta.cli import app
 from blackbox_delta.errors import ExportError
-from blackbox_delta.exports import export_peft
+from blackbox_delta.exports import export_merged, export_peft
 from blackbox_delta.heads import make_head
 from blackbox_delta.members import Member
 from blackbox_delta.problem import build_problem
@@ -169,3 +172,146 @@ def test_what_peft_has_no_place_for_is_refused(
     with pytest.raises(ExportError, match=message):
         export_peft(tuned(tiny(model).wrap(), delta, template), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+# --------------------------------------------------------------------------- merged
+
+
+def with_transformers(kind: str, folder: Path) -> Any:
+    """The saved model, as anybody loads it; the report says what it lacks."""
+    import transformers
+
+    loader = {
+        "causal": transformers.AutoModelForCausalLM,
+        "masked": transformers.AutoModelForMaskedLM,
+        "seq2seq": transformers.AutoModelForSeq2SeqLM,
+    }[kind]
+    model, report = loader.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    return model.eval()
+
+
+ARCHITECTURES = "llama gpt2 qwen3 gemma3 opt gpt_neox bloom qwen2_moe bert t5 bart".split()  # noqa: SIM905
+MERGED = ["lora", "ia3", "tiny-lora", "selective", "last-layer", "lora+ia3", "ia3+tiny-lora+lora"]
+
+
+def check_merged(given: TunedModel, folder: Path) -> None:
+    """The merged model on its own, evaluated plainly, answers as the delta makes the open one."""
+    import torch
+
+    backend = given.backend
+    expected, before = said(given), said(given, untuned=True)
+    weights = {name: value.clone() for name, value in backend._model.state_dict().items()}
+
+    export_merged(given, folder)
+
+    [member] = given.members
+    prompts = member.reader.prompts([Example(text) for text in TEXTS])
+    choices = member.reader.choices
+    model = with_transformers(backend._loaded.kind, folder)
+    tokenizer = transformers_tokenizer(folder)
+    reference = Reference(backend._loaded.kind, model, tokenizer)
+    with torch.no_grad():
+        theirs = [[reference.score(prompt, choice, {}) for choice in choices] for prompt in prompts]
+    np.testing.assert_allclose(theirs, expected, rtol=0, atol=1e-4)
+    assert not np.allclose(expected, before, atol=1e-2)
+    assert np.array_equal(said(given, untuned=True), before)
+    for name, value in backend._model.state_dict().items():
+        assert value.equal(weights[name])
+
+
+def transformers_tokenizer(folder: Path) -> Any:
+    import transformers
+
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("delta", MERGED)
+@pytest.mark.parametrize("model", ARCHITECTURES)
+def test_transformers_loads_a_merged_model(
+    model: str, delta: str, tiny: Any, tmp_path: Path
+) -> None:
+    check_merged(tuned(tiny(model).wrap(), delta, AFTER), tmp_path)
+
+
+@pytest.mark.model
+def test_a_real_model_is_merged_and_loaded(smollm2: LocalBackend, tmp_path: Path) -> None:
+    check_merged(tuned(smollm2, "lora+ia3", AFTER), tmp_path)
+
+
+@pytest.mark.parametrize("model", ["gpt2", "opt", "bert"])
+@pytest.mark.parametrize("delta", ["bitfit", "lora+bitfit", "bitfit+ia3"])
+def test_offsets_are_merged_where_every_module_has_one(
+    model: str, delta: str, tiny: Any, tmp_path: Path
+) -> None:
+    check_merged(tuned(tiny(model).wrap(), delta, AFTER), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "delta", "told", "message"),
+    [
+        ("llama", "adapter", {}, "can say what its adapter does"),
+        (
+            "llama",
+            "prefix",
+            {},
+            "its prefix does; these kinds can be merged.*: bitfit, ia3, last-layer",
+        ),
+        ("llama", "soft-prompt", {}, "what its soft-prompt does"),
+        ("llama", "lora+adapter", {}, "can say what its adapter does"),
+        ("llama", "bitfit", {}, "layernorm is a LlamaRMSNorm, into which nothing can be merged"),
+        ("llama", "bitfit", {"targets": "q_proj"}, "q_proj has no bias that an offset"),
+    ],
+)
+def test_what_weights_cannot_say_is_refused(
+    model: str, delta: str, told: dict[str, Any], message: str, tiny: Any, tmp_path: Path
+) -> None:
+    template = FRONT if delta.startswith("soft") else AFTER
+    with pytest.raises(ExportError, match=message):
+        export_merged(tuned(tiny(model).wrap(), delta, template, **told), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_modules_that_share_their_weights_are_not_merged(tiny: Any, tmp_path: Path) -> None:
+    model = copy.deepcopy(tiny("llama").model)
+    one, other = model.model.layers
+    one.mlp.up_proj.weight = other.mlp.up_proj.weight
+    backend = type(tiny("llama"))("causal", model, tiny("llama").tokenizer).wrap()
+
+    with pytest.raises(ExportError, match=r"up_proj and .*up_proj share their weights"):
+        export_merged(tuned(backend, "lora", AFTER, targets="up_proj"), tmp_path)
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tiny: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+
+    with pytest.raises(ExportError, match=r"is not empty; name a new one"):
+        export_merged(tuned(tiny("llama").wrap(), "lora", AFTER), tmp_path)
+    assert (tmp_path / "config.json").read_text() == "{}"
+
+
+# ------------------------------------------------------------------ the command line
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], {"adapter_config.json", "adapter_model.safetensors"}),
+        (["--format", "merged"], {"config.json", "model.safetensors", "tokenizer.json"}),
+    ],
+)
+def test_the_command_writes_either_form(
+    options: list[str], expected: set[str], tiny: Any, tmp_path: Path
+) -> None:
+    tiny("llama").model.save_pretrained(tmp_path / "base")
+    tiny("llama").tokenizer.save_pretrained(tmp_path / "base")
+    tuned(LocalBackend(str(tmp_path / "base")), "lora", AFTER).save(tmp_path / "run")
+
+    done = CliRunner().invoke(
+        app, ["export", str(tmp_path / "run"), str(tmp_path / "out"), *options]
+    )
+
+    assert done.exit_code == 0, done.output
+    assert "from_pretrained(" in done.output
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= expected
