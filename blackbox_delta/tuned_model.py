@@ -105,7 +105,7 @@ class TunedModel:
             DataError: A text is empty, or pairs are missing or too many.
             BackendError: No sound reply could be had.
         """
-        examples = self._examples(texts, text_pairs)
+        examples = self.examples(texts, text_pairs)
         if not examples:
             return np.zeros((0, len(self.labels)))
         pieces = [
@@ -113,6 +113,27 @@ class TunedModel:
             for start in range(0, len(examples), PIECE)
         ]
         return np.concatenate(pieces)
+
+    def examples(
+        self, texts: Sequence[str | Example], text_pairs: Sequence[str] | None = None
+    ) -> list[Example]:
+        """The texts as examples, fit to be asked about.
+
+        Raises:
+            DataError: A text is empty, or pairs are missing or too many.
+        """
+        if isinstance(texts, str | Example) or isinstance(text_pairs, str):
+            raise DataError("texts must be a list of texts, not one text; write [text]")
+        pairs = text_pairs if text_pairs is not None else [None] * len(texts)
+        if len(pairs) != len(texts):
+            raise DataError(f"{len(texts)} texts but {len(pairs)} second texts")
+        examples = [
+            text if isinstance(text, Example) else Example(text, pair)
+            for text, pair in zip(texts, pairs, strict=True)
+        ]
+        for number, example in enumerate(examples):
+            self._check(number, example)
+        return examples
 
     def evaluate(self, examples: Sequence[Example]) -> Metrics:
         """Scores on labelled examples.
@@ -136,22 +157,6 @@ class TunedModel:
     def _evidence(self, member: Member, examples: Sequence[Example], top_k: int) -> Evidence:
         request = member.request(member.reader.prompts(examples), top_k, "prediction")
         return ask(self.backend, request).candidate(0)
-
-    def _examples(
-        self, texts: Sequence[str | Example], text_pairs: Sequence[str] | None
-    ) -> list[Example]:
-        if isinstance(texts, str | Example) or isinstance(text_pairs, str):
-            raise DataError("texts must be a list of texts, not one text; write [text]")
-        pairs = text_pairs if text_pairs is not None else [None] * len(texts)
-        if len(pairs) != len(texts):
-            raise DataError(f"{len(texts)} texts but {len(pairs)} second texts")
-        examples = [
-            text if isinstance(text, Example) else Example(text, pair)
-            for text, pair in zip(texts, pairs, strict=True)
-        ]
-        for number, example in enumerate(examples):
-            self._check(number, example)
-        return examples
 
     def _check(self, number: int, example: Example) -> None:
         _check_text(number, "text", example.text)

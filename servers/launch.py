@@ -38,11 +38,12 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
 }
 
 
 def vllm_command(port: int) -> list[str]:
-    """vLLM on the CPU: embeddings accepted, 100 log-probabilities, small cache blocks."""
+    """vLLM on the CPU: embeddings and adapters accepted, 100 log-probabilities, small blocks."""
     from blackbox_delta.backends.local.loading import model_folder
 
     return [
@@ -51,6 +52,8 @@ def vllm_command(port: int) -> list[str]:
         *("--model", model_folder(f"pkg:{MODEL}"), "--served-model-name", NAME),
         *("--dtype", precision(), "--max-model-len", "1024", "--enforce-eager"),
         *("--enable-prompt-embeds", "--enable-prompt-tokens-details", "--max-logprobs", "100"),
+        # Adapters come while it runs; without one it answers as it would without these options.
+        *("--enable-lora", "--max-lora-rank", "8"),
         # The smallest blocks that its CPU attention takes: only whole blocks are reused.
         *("--block-size", "32"),
         *("--host", HOST, "--port", str(port)),

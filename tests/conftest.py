@@ -23,8 +23,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Threads of a small model wait for one another, which beside a busy server takes most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Where faulty_server is, which tests of the faces use too.
+# Where faulty_server is, which tests of the faces use too, and what tests everywhere share.
 sys.path.insert(0, str(Path(__file__).parent / "backends" / "remote"))
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
 
 @pytest.hookimpl(trylast=True)

@@ -65,7 +65,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "runs": LIBRARY | {"artifact"},
     "report": LIBRARY | {"problem", "members"},
     "tuned_model": LIBRARY | {"problem", "members", "artifact", "runs", "backends"},
-    "exports": LIBRARY | {"members", "artifact", "tuned_model"},
+    "exports": LIBRARY | {"members", "artifact", "tuned_model", "backends"},
     "api": BELOW_FACES - {"api", "data"},
     "display": BELOW_FACES,
     "estimator": BELOW_FACES,

@@ -117,14 +117,18 @@ class EmbeddedInputs:
 
     def input(self, request: ScoreRequest, candidate: int, prompt: int) -> Input:
         """The whole sequence, in the precision that the table is stored in."""
+        sequence = self.sequence(request, candidate, prompt)
+        return sequence.tolist() if self._rows else embeds_field(sequence, self._table.dtype)
+
+    def sequence(self, request: ScoreRequest, candidate: int, prompt: int) -> FloatArray:
+        """Embeddings (tokens, hidden) of all that precedes the answer."""
         tensors: Mapping[str, FloatArray] = {} if request.delta is None else request.delta.tensors
         slots = {} if request.delta is None else request.delta.slots
         pieces = [
             tensors[piece][candidate] if isinstance(piece, str) else piece
             for piece in self._pieces(request.prompts[prompt], slots)
         ]
-        sequence = np.concatenate(pieces)
-        return sequence.tolist() if self._rows else embeds_field(sequence, self._table.dtype)
+        return np.concatenate(pieces)
 
     def _pieces(self, prompt: Prompt, slots: Mapping[str, int]) -> list[FloatArray | str]:
         """Embeddings (tokens, hidden) and names of soft slots in reading order; kept."""

