@@ -19,6 +19,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from blackbox_delta.backends._assigned import check_assignment
 from blackbox_delta.backends._fake_words import (
     HIDDEN,
     NEUTRAL,
@@ -113,7 +114,7 @@ class FakeBackend:
     @property
     def capabilities(self) -> Capabilities:
         """Text and, unless made otherwise, soft prompts; nothing after the answer is read."""
-        return Capabilities(self._accepts, False, False, _MAX_TOP_K)
+        return Capabilities(self._accepts, False, False, _MAX_TOP_K, assigns=True)
 
     @property
     def embedding_table(self) -> EmbeddingTable | None:
@@ -170,6 +171,7 @@ class FakeBackend:
         """Nothing to release."""
 
     def _check(self, request: ScoreRequest) -> None:
+        check_assignment(request, "the fake model")
         if request.top_k > _MAX_TOP_K:
             raise UnsupportedError(f"top_k {request.top_k} is more than {_MAX_TOP_K}")
         for choice in request.choices:
@@ -209,11 +211,15 @@ class FakeBackend:
         text = np.array([self._read(prompt)[0] for prompt in request.prompts]).reshape(-1, HIDDEN)
         soft = self._soft(request)
         gain = np.exp(1.2 * np.tanh(soft @ self._gain))[:, :, None]
-        return np.asarray(gain * text + text @ self._distractor + soft @ self._correction)
+        state = np.asarray(gain * text + text @ self._distractor + soft @ self._correction)
+        if request.assignment is None:
+            return state
+        return state[list(request.assignment), np.arange(len(text))][None]
 
     def _soft(self, request: ScoreRequest) -> Vector:
         """The vectors m, (λ, n, 16); zero where a prompt holds no soft token."""
-        total = np.zeros((request.candidates, len(request.prompts), HIDDEN))
+        count = 1 if request.delta is None else len(request.delta)
+        total = np.zeros((count, len(request.prompts), HIDDEN))
         if request.delta is None:
             return total
         tensors = request.delta.tensors

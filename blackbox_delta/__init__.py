@@ -1,8 +1,8 @@
 """Tune frozen language models without gradients.
 
 :func:`tune` searches a low-dimensional delta for a frozen model by forward passes alone;
-:class:`TunedModel` loads and answers with what was found; :class:`BlackBoxClassifier` is the same
-as a scikit-learn estimator.
+:class:`TunedModel` loads and answers with what was found, :class:`TunedModels` for many users at
+once; :class:`BlackBoxClassifier` is the same as a scikit-learn estimator.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from blackbox_delta.api import tune
     from blackbox_delta.estimator import BlackBoxClassifier
     from blackbox_delta.tuned_model import TunedModel
+    from blackbox_delta.tuned_models import TunedModels
 
 __version__ = "0.1.0"
-__all__ = ["BlackBoxClassifier", "TunedModel", "__version__", "tune"]
+__all__ = ["BlackBoxClassifier", "TunedModel", "TunedModels", "__version__", "tune"]
 
 _HOMES = {
     "BlackBoxClassifier": "blackbox_delta.estimator",
     "TunedModel": "blackbox_delta.tuned_model",
+    "TunedModels": "blackbox_delta.tuned_models",
     "tune": "blackbox_delta.api",
 }
 

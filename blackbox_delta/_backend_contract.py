@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -50,7 +51,8 @@ def check_backend(
 ) -> None:
     """Checks a backend against :class:`blackbox_delta.types.Backend`.
 
-    Spends 4 queries a prompt, 16 where soft prompts are accepted.
+    Spends 4 queries a prompt; 16 where soft prompts are accepted, and one more where prompts may
+    be assigned candidates.
 
     Args:
         backend: The backend; it stays open.
@@ -81,6 +83,8 @@ def check_backend(
         _check_top(backend, request, scores, tolerance)
         _check_determinism(backend, request, scores)
         _check_batches(backend, request, scores, tolerance)
+        if request.delta is not None and backend.capabilities.assigns:
+            _check_assigned(backend, request, scores, tolerance)
 
 
 def _prompts(soft: bool) -> list[Prompt]:
@@ -147,6 +151,9 @@ def _check_refusals(backend: Backend, prompts: Sequence[Prompt], choices: Sequen
         "a delta of an unknown kind": ScoreRequest(prompts, choices, unknown),
         f"top_k = {too_many}, above max_top_k": ScoreRequest(prompts, choices, top_k=too_many),
     }
+    if not backend.capabilities.assigns:
+        own = tuple(0 for _ in prompts)
+        refused["an assignment"] = ScoreRequest(prompts, choices, assignment=own)
     for what, request in refused.items():
         try:
             backend.score(request)
@@ -235,6 +242,23 @@ def _check_top(backend: Backend, request: ScoreRequest, scores: Scores, toleranc
             label = scores.label_logprobs[candidate, prompt, column]
             message = f"{choice!r} must have the same log-probability as a label and as a top token"
             np.testing.assert_allclose(among_top, label, rtol=0, atol=tolerance, err_msg=message)
+
+
+def _check_assigned(
+    backend: Backend, request: ScoreRequest, scores: Scores, tolerance: float
+) -> None:
+    """Each prompt under a candidate of its own must answer what it answers among all pairs."""
+    own = [number % request.candidates for number in range(len(request.prompts))][::-1]
+    assigned = replace(request, assignment=tuple(own))
+    got = backend.score(assigned)
+    _check_scores(assigned, got)
+    _check_usage(backend, assigned, got)
+    for name in ("label_logprobs", "top_logprobs"):
+        expected = getattr(scores, name)[own, np.arange(len(own))][None]
+        message = f"{name} must be those of the pairs that were assigned"
+        np.testing.assert_allclose(
+            getattr(got, name), expected, rtol=0, atol=tolerance, err_msg=message
+        )
 
 
 def _check_determinism(backend: Backend, request: ScoreRequest, scores: Scores) -> None:

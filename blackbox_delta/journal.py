@@ -20,10 +20,11 @@ from blackbox_delta._journal_pairs import (
 )
 from blackbox_delta._journal_record import Record
 from blackbox_delta._journal_report import Spending, Summary, export, summarise
-from blackbox_delta.errors import BackendError, SpentError
+from blackbox_delta.errors import BackendError, SpentError, UnsupportedError
 from blackbox_delta.forwarding import ForwardingBackend
 from blackbox_delta.types import (
     Backend,
+    Capabilities,
     Reply,
     ScoreRequest,
     Scores,
@@ -71,10 +72,16 @@ class JournaledBackend(ForwardingBackend):
         self.cached = 0
         self.replayed = 0
 
+    @property
+    def capabilities(self) -> Capabilities:
+        """The inner backend's, but that no prompt is assigned a candidate: pairs are kept."""
+        return replace(super().capabilities, assigns=False)
+
     def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
         """Scores of shape (λ, n, c); whatever had to be paid is on the disk when it returns.
 
         Raises:
+            UnsupportedError: The request assigns candidates to prompts.
             BackendError: The inner backend failed, or its reply has the wrong shape or a number
                 that is not finite. What it answered before is kept.
             SpentError: The rest cannot be had within ``request.max_sent``. A replay raises it
@@ -82,6 +89,11 @@ class JournaledBackend(ForwardingBackend):
             JournalError: The journal cannot be read or written.
         """
         del sink  # every reply is in the scores
+        if request.assignment is not None:
+            raise UnsupportedError(
+                "a journal keeps pairs of a candidate and a prompt; leave the assignment out and "
+                "send one request for each candidate"
+            )
         keys = pair_keys(self._inner.identity, request)
         before = self.paid + self.cached
         records = self._recall(request, distinct(keys))

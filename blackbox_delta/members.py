@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from blackbox_delta.heads.probabilities import log_softmax
 from blackbox_delta.problem import Frame, Reader
 from blackbox_delta.types import DeltaBatch, FittedHead, Json, Prompt, ScoreRequest, Vector
+
+#: What evidence depends on: template and label words, and the bytes of a delta.
+Source: TypeAlias = tuple[Reader, bytes]
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Member:
         return None if self.frame is None or self.z is None else self.frame.candidates(self.z[None])
 
     @property
-    def source(self) -> tuple[Reader, bytes]:
+    def source(self) -> Source:
         """What its evidence depends on: members that agree in it share replies."""
         delta = self.delta
         return self.reader, b"" if delta is None else delta.digest(0)

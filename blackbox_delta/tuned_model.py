@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from blackbox_delta.artifact import Artifact
 from blackbox_delta.backends import open_backend
 from blackbox_delta.errors import DataError
-from blackbox_delta.members import Member, pool
+from blackbox_delta.members import Member, Source, pool
 from blackbox_delta.problem import ask
 from blackbox_delta.tasks import Metrics, evaluate
 from blackbox_delta.types import Backend, Evidence, Example, Json, Vector
@@ -132,8 +133,28 @@ class TunedModel:
             for text, pair in zip(texts, pairs, strict=True)
         ]
         for number, example in enumerate(examples):
-            self._check(number, example)
+            self.check(number, example)
         return examples
+
+    def check(self, number: int, example: Example) -> None:
+        """Makes sure that a text can be asked about.
+
+        Args:
+            number: Which one of those given; counted from 0.
+            example: The text.
+
+        Raises:
+            DataError: It is empty, or its second text is missing or one too many.
+        """
+        _check_text(number, "text", example.text)
+        wants = self.artifact.uses_pairs
+        if wants != (example.text_pair is not None):
+            raise DataError(
+                f"text {number + 1} of the input {'lacks' if wants else 'has'} a second text, "
+                f"which the model was tuned {'with' if wants else 'without'}"
+            )
+        if wants:
+            _check_text(number, "second text", example.text_pair)
 
     def evaluate(self, examples: Sequence[Example]) -> Metrics:
         """Scores on labelled examples.
@@ -144,30 +165,39 @@ class TunedModel:
         truth = self.artifact.members[0].reader.verbalizer.encode(examples)
         return evaluate(truth, self.log_proba(examples), self.labels)
 
-    def _pooled(self, examples: Sequence[Example]) -> Vector:
-        """Members take turns on the same few texts, whose beginnings a local model then reuses."""
-        ways = {member.source: member for member in self.members}
-        # As many as the neediest head wants: members that ask alike share their replies.
-        most = max(member.head.top_k for member in self.members)
-        seen = {source: self._evidence(way, examples, most) for source, way in ways.items()}
-        said = [member.head.log_proba(seen[member.source]) for member in self.members]
+    @cached_property
+    def ways(self) -> dict[Source, Member]:
+        """The ways of asking, with a member for each: those that ask alike share replies."""
+        return dict(zip(self._sources, self.members, strict=True))
+
+    @property
+    def top_k(self) -> int:
+        """Top tokens to ask for: as many as the neediest head wants."""
+        return max(member.head.top_k for member in self.members)
+
+    def answer(self, seen: Mapping[Source, Evidence]) -> Vector:
+        """Log class probabilities (n, c) from what the model said to each of :attr:`ways`."""
+        said = [
+            member.head.log_proba(seen[source])
+            for source, member in zip(self._sources, self.members, strict=True)
+        ]
         weights = [member.weight for member in self.members]
         return pool(said, weights, self.artifact.sharpness)
+
+    @cached_property
+    def _sources(self) -> list[Source]:
+        """Of each member; to find them, every delta is unpacked."""
+        return [member.source for member in self.members]
+
+    def _pooled(self, examples: Sequence[Example]) -> Vector:
+        """Members take turns on the same few texts, whose beginnings a local model then reuses."""
+        return self.answer(
+            {source: self._evidence(way, examples, self.top_k) for source, way in self.ways.items()}
+        )
 
     def _evidence(self, member: Member, examples: Sequence[Example], top_k: int) -> Evidence:
         request = member.request(member.reader.prompts(examples), top_k, "prediction")
         return ask(self.backend, request).candidate(0)
-
-    def _check(self, number: int, example: Example) -> None:
-        _check_text(number, "text", example.text)
-        wants = self.artifact.uses_pairs
-        if wants != (example.text_pair is not None):
-            raise DataError(
-                f"text {number + 1} of the input {'lacks' if wants else 'has'} a second text, "
-                f"which the model was tuned {'with' if wants else 'without'}"
-            )
-        if wants:
-            _check_text(number, "second text", example.text_pair)
 
 
 def _check_text(number: int, what: str, text: object) -> None:

@@ -7,7 +7,7 @@ d search dimension, D delta size, k top tokens.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -128,6 +128,28 @@ class DeltaBatch:
             if "@" not in name
         }
 
+    @property
+    def structure(self) -> tuple[Hashable, ...]:
+        """Kinds, names and shapes: batches that agree in it can be joined."""
+        return tuple(
+            (
+                part.kind,
+                part.token_ids,
+                *sorted((name, value.shape[1:]) for name, value in part.tensors.items()),
+            )
+            for part in self.parts
+        )
+
+    @classmethod
+    def joined(cls, batches: Sequence[DeltaBatch]) -> DeltaBatch:
+        """The candidates of all batches, which are of the same structure, one after the other."""
+        first = batches[0]
+        tensors = {
+            name: np.concatenate([each.tensors[name] for each in batches]) for name in first.tensors
+        }
+        beside = zip(*(each.beside for each in batches), strict=True)
+        return replace(first, tensors=tensors, beside=tuple(map(cls.joined, beside)))
+
     def select(self, candidates: Sequence[int]) -> DeltaBatch:
         """The given candidates, in the given order."""
         rows = list(candidates)
@@ -227,7 +249,7 @@ class Delta(Protocol):
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """λ candidates × n prompts × c choices to be scored.
+    """λ candidates × n prompts × c choices to be scored, or n prompts each under its own candidate.
 
     Attributes:
         prompts: n rendered prompts.
@@ -239,6 +261,9 @@ class ScoreRequest:
             what determines it.
         max_sent: The most queries that may be sent for it, those included whose reply is lost;
             ``None`` for as many as it takes.
+        assignment: n positions among the candidates: prompt i is asked about under candidate
+            ``assignment[i]`` alone, and the reply is of one row, as if λ were 1. ``None`` asks
+            about all pairs.
     """
 
     prompts: Sequence[Prompt]
@@ -248,11 +273,12 @@ class ScoreRequest:
     repeat: int = 0
     purpose: str = ""
     max_sent: int | None = None
+    assignment: tuple[int, ...] | None = None
 
     @property
     def candidates(self) -> int:
-        """λ, the number of candidates."""
-        return 1 if self.delta is None else len(self.delta)
+        """λ, the number of candidates that each prompt is asked about under."""
+        return 1 if self.delta is None or self.assignment is not None else len(self.delta)
 
     @property
     def queries(self) -> int:
@@ -384,6 +410,8 @@ class Capabilities:
             answer continues the prompt's words.
         exact_tokens: Whether ``count_tokens`` is what will be billed, not an estimate.
         output_tokens: The most tokens that a reply may write and an API would bill.
+        assigns: Whether a request may assign its own candidate to each prompt. It also promises
+            that a label word's log-probability is the same whatever the other label words are.
     """
 
     deltas: frozenset[str]
@@ -393,6 +421,7 @@ class Capabilities:
     chat: bool = False
     exact_tokens: bool = True
     output_tokens: int = 0
+    assigns: bool = False
 
 
 @runtime_checkable

@@ -65,6 +65,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "runs": LIBRARY | {"artifact"},
     "report": LIBRARY | {"problem", "members"},
     "tuned_model": LIBRARY | {"problem", "members", "artifact", "runs", "backends"},
+    "tuned_models": LIBRARY | {"problem", "members", "artifact", "tuned_model", "backends"},
     "exports": LIBRARY | {"members", "artifact", "tuned_model", "backends"},
     "api": BELOW_FACES - {"api", "data"},
     "display": BELOW_FACES,
@@ -74,7 +75,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "compare": BELOW_FACES - {"data"},
     "demo": BELOW_FACES,
     "cli": BELOW_FACES | {"display", "demo", "seeds", "compare", "exports", "__init__"},
-    "__init__": BELOW_FACES | {"estimator"},
+    "__init__": BELOW_FACES | {"estimator", "tuned_models"},
 }
 
 # Other people's libraries that only one corner may know, wherever the import stands.

@@ -246,6 +246,28 @@ def test_a_backend_that_takes_what_it_cannot_apply_is_caught() -> None:
         check_backend(_Bare())  # type: ignore[arg-type]
 
 
+def test_a_backend_that_gives_prompts_other_candidates_than_their_own_is_caught() -> None:
+    class Shifted(FakeBackend):
+        def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
+            if request.assignment is not None and request.delta is not None:
+                own = tuple((each + 1) % len(request.delta) for each in request.assignment)
+                request = replace(request, assignment=own)
+            return super().score(request, sink)
+
+    class Unaware(FakeBackend):
+        @property
+        def capabilities(self) -> Capabilities:
+            return replace(super().capabilities, assigns=False)
+
+        def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
+            return super().score(replace(request, assignment=None), sink)
+
+    with pytest.raises(AssertionError, match="must be those of the pairs that were assigned"):
+        check_backend(Shifted())
+    with pytest.raises(AssertionError, match="UnsupportedError for an assignment"):
+        check_backend(Unaware())
+
+
 class _Bare:
     capabilities = FakeBackend(accepts=()).capabilities
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from blackbox_delta.types import Evidence
+from blackbox_delta.types import DeltaBatch, Evidence
 
 
 def evidence(n: int, k: int, seed: int = 0) -> Evidence:
@@ -40,3 +40,33 @@ def test_parts_keep_their_order() -> None:
 def test_parts_of_different_width_cannot_be_joined() -> None:
     with pytest.raises(ValueError, match="dimension"):
         Evidence.joined([evidence(2, 1), evidence(2, 4)])
+
+
+def several(count: int, seed: int, kind: str = "lora", rank: int = 2) -> DeltaBatch:
+    """Candidates of two kinds."""
+    rng = np.random.default_rng(seed)
+    beside = DeltaBatch("ia3", {"m.scale_in": rng.normal(size=(count, 3)).astype(np.float32)})
+    own = {"m.lora_A": rng.normal(size=(count, rank, 3)).astype(np.float32)}
+    return DeltaBatch(kind, own, (), (beside,))
+
+
+def test_candidates_of_one_structure_are_joined_in_their_order() -> None:
+    one, other = several(2, seed=1), several(3, seed=2)
+    assert one.structure == other.structure
+    joined = DeltaBatch.joined([other, one])
+    assert len(joined) == 5
+    digests = [joined.digest(place) for place in range(5)]
+    assert digests == [*map(other.digest, range(3)), *map(one.digest, range(2))]
+
+
+def test_structures_differ_in_kind_shape_words_and_parts() -> None:
+    batch = several(2, seed=1)
+    alone, beside = batch.parts
+    others = [
+        several(2, 1, kind="adapter"),
+        several(2, 1, rank=3),
+        alone,
+        DeltaBatch(alone.kind, alone.tensors, (5,), (beside,)),
+        DeltaBatch(beside.kind, beside.tensors, (), (alone,)),
+    ]
+    assert len({each.structure for each in [batch, *others]}) == 6

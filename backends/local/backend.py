@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from blackbox_delta.backends._assigned import check_assignment
 from blackbox_delta.backends.local import loading
 from blackbox_delta.backends.local.batching import Footprint, MemoryLimit
 from blackbox_delta.backends.local.candidates import Candidates
@@ -139,6 +140,7 @@ class LocalBackend:
             decoder_slot=self._loaded.kind == "seq2seq",
             text_after_answer=self._loaded.kind == "masked",
             max_top_k=self._table.vocabulary_size,
+            assigns=True,
         )
 
     @property
@@ -172,7 +174,9 @@ class LocalBackend:
         choices = self._encoder.choices(request.choices)
         prompts = self._encode(request)
         already = self._engine.computed_tokens
-        readings = self._engine.score(prompts, choices, candidates, request.top_k)
+        readings = self._engine.score(
+            prompts, choices, candidates, request.top_k, request.assignment
+        )
         readings.check()
         tokens = request.candidates * int(self.count_tokens(request).sum())
         usage = Usage(
@@ -240,6 +244,7 @@ class LocalBackend:
 
     def _check(self, request: ScoreRequest) -> None:
         self._check_open()
+        check_assignment(request, self.name)
         if request.delta is not None:
             taken = self.capabilities.deltas
             inside = taken.intersection(request.delta.kinds) - {SOFT_PROMPT}

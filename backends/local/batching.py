@@ -97,6 +97,10 @@ class MemoryLimit:
             fit = min(fit, self._tokens // max(1, tokens))
         return max(1, fit)
 
+    def of_own(self, rows: int, bytes_each: int) -> int:
+        """Of so many rows, those that fit where each brings tensors of its own; at least one."""
+        return max(1, min(rows, self._bytes // max(1, bytes_each)))
+
     def shrink(self, rows_that_fit: Callable[[], int], too_many: int) -> None:
         """Halves itself until fewer than ``too_many`` rows (at least two) fit, and says so."""
         while rows_that_fit() >= too_many:

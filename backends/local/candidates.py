@@ -65,12 +65,15 @@ class Candidates:
         inside: Their terms beside the model's modules.
         prefix: Their prefixes.
         deep: What they add to their soft tokens' states.
+        own: Whether row i of a forward pass is candidate i's alone, instead of every row being
+            evaluated under each of them.
     """
 
     soft: SoftTokens
     inside: Inside = field(default_factory=Inside)
     prefix: PrefixOffsets = field(default_factory=PrefixOffsets)
     deep: DeepOffsets = field(default_factory=DeepOffsets)
+    own: bool = False
 
     @classmethod
     def of(
@@ -105,6 +108,21 @@ class Candidates:
         """Whether they differ in soft tokens alone: what precedes these is the same for all."""
         return not self.inside and not self.prefix
 
+    @property
+    def copies(self) -> int:
+        """How often each row stands in a forward pass."""
+        return 1 if self.own else len(self)
+
+    def of_rows(self, assignment: list[int]) -> Candidates:
+        """For a forward pass of as many rows, row i under candidate ``assignment[i]`` alone.
+
+        Without prefixes, whose keys and values are found once for all rows.
+        """
+        soft = SoftTokens(self.soft.vectors[assignment], self.soft.first, self.soft.lengths)
+        return Candidates(
+            soft, self.inside.select(assignment), deep=self.deep.select(assignment), own=True
+        )
+
     def select(self, chunk: slice) -> Candidates:
         """Some of them."""
         soft = SoftTokens(self.soft.vectors[chunk], self.soft.first, self.soft.lengths)
@@ -117,11 +135,12 @@ class Candidates:
         """All that they do inside the model, for the time of a forward pass.
 
         Args:
-            codes: (rows, m), which every candidate goes through.
+            codes: (rows, m), which every candidate goes through, or each its own row.
             by_example: Whether the batch is rows × candidates, and not candidates × rows; there is
                 no place for terms in it then.
         """
-        with self.inside.acting(), self.deep.acting(codes, by_example=by_example):
+        deep = self.deep.acting(codes, by_example=by_example, own=self.own)
+        with self.inside.acting(), deep:
             yield
 
     def untuned(self) -> Candidates:

@@ -12,6 +12,7 @@ What can be shared depends on where the first soft slot sits:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -70,13 +71,19 @@ class CausalEngine:
         choices: Sequence[Ids],
         candidates: Candidates,
         top_k: int,
+        assignment: Sequence[int] | None = None,
     ) -> Readings:
-        """Readings of shape (λ, n, …)."""
+        """Readings of shape (λ, n, …); (1, n, …) where each prompt is assigned a candidate."""
+        count = len(candidates) if assignment is None else 1
+        readings = Readings.empty(count, len(prompts), len(choices), top_k)
         if not prompts:
-            return Readings.empty(len(candidates), 0, len(choices), top_k)
+            return readings
         soft = candidates.soft
         rows = [soft.codes(prompt.before) for prompt in prompts]
-        job = _Job(self, rows, AnswerTree.of(choices), candidates, top_k, len(choices))
+        job = _Job(self, rows, AnswerTree.of(choices), candidates, readings)
+        if assignment is not None:
+            job.run_assigned(assignment)
+            return readings
         lead, starts = common_lead(rows), [first_soft(row) for row in rows]
         per_candidate = lead + sum(len(row) - lead for row in rows)
         per_example = sum(len(row) - start for row, start in zip(rows, starts, strict=True))
@@ -84,7 +91,7 @@ class CausalEngine:
             job.run_per_example(starts)
         else:
             job.run_per_candidate(lead)
-        return job.readings
+        return readings
 
     # ------------------------------------------------------------------ forward passes
 
@@ -203,17 +210,16 @@ class _Job:
         rows: list[IntArray],
         tree: AnswerTree,
         candidates: Candidates,
-        top_k: int,
-        choices: int,
+        readings: Readings,
     ) -> None:
         self._engine = engine
         self._rows = rows
         self._tree = tree
         self._candidates = candidates
         self._device = candidates.soft.vectors.device
-        self._top_k = top_k
-        self._targets = Targets.build(tree.entries, choices, self._device)
-        self.readings = Readings.empty(len(candidates), len(rows), choices, top_k)
+        self._top_k = readings.top_ids.shape[2]
+        self._targets = Targets.build(tree.entries, readings.label_logprobs.shape[2], self._device)
+        self._readings = readings
 
     def run_per_example(self, starts: list[int]) -> None:
         """Groups are examples: what precedes their first slot is shared by all candidates."""
@@ -267,6 +273,42 @@ class _Job:
                 ),
             )
 
+    def run_assigned(self, assignment: Sequence[int]) -> None:
+        """Groups are single rows, each under the candidate that it is assigned."""
+        front = self._engine.front(self._candidates)
+        past = front.padded_length if front else 0
+        lengths = [(len(row),) for row in self._rows]
+        longest, limit = max(lengths)[0], self._engine.limit
+
+        def fit() -> int:
+            rows = self._fit(longest, past + longest, past)
+            return limit.of_own(rows, self._candidates.inside.bytes_each)
+
+        for pack in packs_by_length(lengths, fit()):
+            in_chunks(len(pack), fit, limit, partial(self._assigned_rows, pack, assignment, front))
+
+    def _assigned_rows(
+        self, pack: list[int], assignment: Sequence[int], front: PrefixCache | None, part: slice
+    ) -> None:
+        members = pack[part]
+        own = [assignment[row] for row in members]
+        some = self._candidates.of_rows(own)
+        past = front.padded_length if front else 0
+        tails = [self._rows[row] for row in members]
+        view = View.of(tails, [past] * len(members), self._tree, self._device)
+        [batch] = embed(view.codes, some.soft.vectors, self._engine.embeddings, own=True)
+        plan = Plan(
+            rows=1,
+            visible=view.visible,
+            query_positions=view.positions,
+            key_positions=view.key_positions,
+            prefix=front.select(torch.tensor(own, device=self._device)) if front else None,
+        )
+        with some.acting(view.codes):
+            logits = self._engine.logits(batch, plan, slice(view.end, None))
+        self._store(slice(0, 1), members, logits, (0, 1))
+        self._engine.computed_tokens += view.real_tokens
+
     def _fit(self, own: int, visible: int, kept: int = 0) -> int:
         nodes = len(self._tree.tokens)
         return self._engine.limit.rows(own + nodes, visible + nodes, 1 + nodes, kept)
@@ -309,9 +351,9 @@ class _Job:
         self, chunk: slice, pack: list[int], logits: torch.Tensor, order: tuple[int, int]
     ) -> None:
         scores, ids, logprobs = read_logits(logits, self._targets, self._top_k)
-        sizes = (len(range(*chunk.indices(len(self._candidates)))), len(pack))
+        readings, turn = self._readings, (*order, 2)
+        sizes = (len(range(len(readings.label_logprobs))[chunk]), len(pack))
         shape = (sizes[order[0]], sizes[order[1]])
-        readings, turn = self.readings, (*order, 2)
         readings.label_logprobs[chunk, pack] = scores.reshape(*shape, scores.shape[1]).transpose(
             turn
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,41 +67,52 @@ class DeepOffsets:
     def __bool__(self) -> bool:
         return bool(self.offsets)
 
-    def select(self, chunk: slice) -> DeepOffsets:
+    def select(self, chosen: slice | list[int]) -> DeepOffsets:
         """Some of the candidates."""
-        return replace(self, offsets={layer: each[chunk] for layer, each in self.offsets.items()})
+        return replace(self, offsets={layer: each[chosen] for layer, each in self.offsets.items()})
 
     @contextmanager
-    def acting(self, codes: IntArray, *, by_example: bool = False) -> Iterator[None]:
+    def acting(
+        self, codes: IntArray, *, by_example: bool = False, own: bool = False
+    ) -> Iterator[None]:
         """For the time of a forward pass.
 
         Args:
             codes: (rows, m), which every candidate goes through; negative for soft tokens.
             by_example: Whether the batch is rows × candidates, and not candidates × rows.
+            own: Whether row i is of candidate i alone.
         """
         row, position = np.nonzero(codes < 0)
         soft = -codes[row, position] - 1
         handles = []
         try:
             for number, offset in self.offsets.items() if len(row) else ():
-                added = offset[:, soft]
-
-                def move(states: torch.Tensor, added: torch.Tensor = added) -> torch.Tensor:
-                    grid = states.clone().view(-1, len(added), *states.shape[1:])
-                    if by_example:
-                        grid[row, :, position] += added.transpose(0, 1)
-                    else:
-                        grid = grid.view(len(added), -1, *states.shape[1:])
-                        grid[:, row, position] += added
-                    return grid.view(states.shape)
-
-                hook = _entering(move)
+                added = offset[row, soft][None] if own else offset[:, soft]
+                hook = _entering(partial(_moved, added, row, position, by_example=by_example))
                 layer = self.layers[number]
                 handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
             yield
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _moved(
+    added: torch.Tensor,
+    row: IntArray,
+    position: IntArray,
+    states: torch.Tensor,
+    *,
+    by_example: bool,
+) -> torch.Tensor:
+    """States (λ·rows, m, hidden) with ``added`` (λ, k, hidden) at k places of each candidate."""
+    grid = states.clone().view(-1, len(added), *states.shape[1:])
+    if by_example:
+        grid[row, :, position] += added.transpose(0, 1)
+    else:
+        grid = grid.view(len(added), -1, *states.shape[1:])
+        grid[:, row, position] += added
+    return grid.view(states.shape)
 
 
 def _entering(move: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Any]:

@@ -94,7 +94,7 @@ class _Step:
     tensors: Tensors
     shared: Tensors = field(default_factory=dict)
 
-    def select(self, chunk: slice) -> _Step:
+    def select(self, chunk: slice | list[int]) -> _Step:
         return replace(self, tensors={name: each[chunk] for name, each in self.tensors.items()})
 
     def after(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -134,9 +134,15 @@ class Inside:
     def __bool__(self) -> bool:
         return bool(self.steps)
 
-    def select(self, chunk: slice) -> Inside:
+    @property
+    def bytes_each(self) -> int:
+        """Memory that one candidate's tensors take."""
+        tensors = (tensor for step in self.steps for tensor in step.tensors.values())
+        return sum(tensor[0].numel() * tensor.element_size() for tensor in tensors)
+
+    def select(self, chunk: slice | list[int]) -> Inside:
         """Some of the candidates."""
-        count = len(range(*chunk.indices(self.count)))
+        count = len(range(self.count)[chunk]) if isinstance(chunk, slice) else len(chunk)
         return Inside(tuple(step.select(chunk) for step in self.steps), count)
 
     @contextmanager

@@ -95,7 +95,11 @@ def first_soft(row: IntArray) -> int:
 
 
 def embed(
-    codes: IntArray, vectors: torch.Tensor, embeddings: Callable[[torch.Tensor], torch.Tensor]
+    codes: IntArray,
+    vectors: torch.Tensor,
+    embeddings: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    own: bool = False,
 ) -> torch.Tensor:
     """Embeddings (λ, rows, m, hidden) of codes (rows, m) under each of λ candidates.
 
@@ -103,11 +107,14 @@ def embed(
         codes: (rows, m).
         vectors: (λ, S, hidden) soft tokens.
         embeddings: Token ids to embeddings.
+        own: Whether row i is of candidate i alone; then λ = rows, and the result is
+            (1, rows, m, hidden).
     """
     words = embeddings(torch.from_numpy(np.maximum(codes, 0)).to(vectors.device))
-    batch = words.to(vectors.dtype).expand(len(vectors), *words.shape)
+    batch = words.to(vectors.dtype).expand(1 if own else len(vectors), *words.shape)
     row, position = np.nonzero(codes < 0)
     if len(row):
         batch = batch.clone()
-        batch[:, row, position] = vectors[:, -codes[row, position] - 1]
+        soft = -codes[row, position] - 1
+        batch[:, row, position] = vectors[row, soft] if own else vectors[:, soft]
     return batch

@@ -18,7 +18,7 @@ from blackbox_delta.errors import ExportError
 from blackbox_delta.types import DeltaBatch
 
 #: Kinds that act as a module's own weights could.
-MERGEABLE = frozenset({"lora", "tiny-lora", "ia3", "bitfit", "last-layer", "selective"})
+MERGEABLE = frozenset({"lora", "tiny-lora", "ia3", "bitfit", "last-layer", "selective", "sparse"})
 
 
 def merged(model: Any, parts: Sequence[DeltaBatch]) -> dict[str, torch.Tensor]:
@@ -95,6 +95,9 @@ class _Layer:
             self._matrix = self._matrix + own["lora_B"] @ own["lora_A"]
         elif "core" in own:
             self._matrix = self._matrix + own["left"].T @ own["core"] @ own["right"].T
+        elif "values" in own:
+            places = (own["rows"], own["columns"])
+            self._matrix = self._matrix.index_put(places, own["values"], accumulate=True)
         else:
             self._matrix = self._matrix + own["weight"]
 

@@ -162,16 +162,18 @@ class PlainEngine:
         choices: Sequence[Ids],
         candidates: Candidates,
         top_k: int,
+        assignment: Sequence[int] | None = None,
     ) -> Readings:
-        """Readings of shape (λ, n, …)."""
-        readings = Readings.empty(len(candidates), len(prompts), len(choices), top_k)
+        """Readings of shape (λ, n, …); (1, n, …) where each prompt is assigned a candidate."""
+        count = len(candidates) if assignment is None else 1
+        readings = Readings.empty(count, len(prompts), len(choices), top_k)
         if self._mask_token is not None:
             forms = maskings(choices, self._mask_token)
         else:
             forms = continuations(choices)
         for form in forms if prompts else ():
             rows = _Rows.of(prompts, form, candidates.soft, leads=self._kind == "masked")
-            self._score_form(rows, form, candidates, readings)
+            self._score_form(rows, form, candidates, readings, assignment)
         return readings
 
     def release(self) -> None:
@@ -179,7 +181,12 @@ class PlainEngine:
         self._encoded.clear()
 
     def _score_form(
-        self, rows: _Rows, form: AnswerForm, candidates: Candidates, readings: Readings
+        self,
+        rows: _Rows,
+        form: AnswerForm,
+        candidates: Candidates,
+        readings: Readings,
+        assignment: Sequence[int] | None,
     ) -> None:
         lengths = rows.lengths
         longest = max(map(sum, lengths))
@@ -191,19 +198,36 @@ class PlainEngine:
         def fit() -> int:
             return self._limit.rows(longest, longest, form.reads)
 
-        def work_on(pack: list[int]) -> None:
-            def work(chunk: slice) -> None:
-                some = candidates.select(chunk)
-                logits = self._forward(rows.select(pack), some)
-                scores, ids, logprobs = read_logits(logits, targets, top_k)
-                grid = scores.reshape(-1, len(pack), scores.shape[1])
-                for choice in form.choices:
-                    readings.label_logprobs[chunk, pack, choice] = grid[:, :, choice]
-                if top_k:
-                    readings.top_ids[chunk, pack] = ids.reshape(-1, len(pack), top_k)
-                    readings.top_logprobs[chunk, pack] = logprobs.reshape(-1, len(pack), top_k)
+        def evaluate(pack: list[int], some: Candidates, chunk: slice) -> None:
+            logits = self._forward(rows.select(pack), some)
+            scores, ids, logprobs = read_logits(logits, targets, top_k)
+            grid = scores.reshape(-1, len(pack), scores.shape[1])
+            for choice in form.choices:
+                readings.label_logprobs[chunk, pack, choice] = grid[:, :, choice]
+            if top_k:
+                readings.top_ids[chunk, pack] = ids.reshape(-1, len(pack), top_k)
+                readings.top_logprobs[chunk, pack] = logprobs.reshape(-1, len(pack), top_k)
 
-            in_chunks(len(candidates), lambda: max(1, fit() // len(pack)), self._limit, work)
+        def work_on(pack: list[int]) -> None:
+            if assignment is None:
+                in_chunks(
+                    len(candidates),
+                    lambda: max(1, fit() // len(pack)),
+                    self._limit,
+                    lambda chunk: evaluate(pack, candidates.select(chunk), chunk),
+                )
+                return
+
+            def work(part: slice) -> None:
+                own = candidates.of_rows([assignment[row] for row in pack[part]])
+                evaluate(pack[part], own, slice(0, 1))
+
+            in_chunks(
+                len(pack),
+                lambda: self._limit.of_own(fit(), candidates.inside.bytes_each),
+                self._limit,
+                work,
+            )
 
         for pack in packs_by_length(lengths, fit()):
             split_when_too_large(pack, fit, self._limit, work_on)
@@ -211,9 +235,9 @@ class PlainEngine:
     def _forward(self, rows: _Rows, some: Candidates) -> torch.Tensor:
         """Logits (λ·rows, p, vocabulary) at the positions to be read."""
         vectors = some.soft.vectors
-        candidates, device = len(vectors), vectors.device
+        candidates, device = some.copies, vectors.device
         codes, lengths = padded(rows.own, "right")
-        batch = embed(codes, vectors, self._embeddings).flatten(0, 1)
+        batch = embed(codes, vectors, self._embeddings, own=some.own).flatten(0, 1)
         mask = self._mask(codes, lengths, candidates, device)
         positions = torch.from_numpy(rows.reads).to(device).repeat(candidates, 1)
         if self._kind == "seq2seq":
@@ -237,12 +261,12 @@ class PlainEngine:
         """Encoder output (λ·rows, m, hidden) and its mask; reused where all candidates agree."""
         vectors = some.soft.vectors
         codes, lengths = padded(rows, "right")
-        mask = self._mask(codes, lengths, len(vectors), vectors.device)
+        mask = self._mask(codes, lengths, some.copies, vectors.device)
         if some.inside or any((row < 0).any() for row in rows):
-            batch = embed(codes, vectors, self._embeddings).flatten(0, 1)
+            batch = embed(codes, vectors, self._embeddings, own=some.own).flatten(0, 1)
             with some.inside.acting():
                 encoded = self._model.get_encoder()(inputs_embeds=batch, attention_mask=mask)
-            self.computed_tokens += len(vectors) * int(lengths.sum())
+            self.computed_tokens += some.copies * int(lengths.sum())
             return encoded.last_hidden_state, mask
         key = tuple(row.tobytes() for row in rows)
         if key not in self._encoded:
@@ -253,7 +277,7 @@ class PlainEngine:
             self.computed_tokens += int(lengths.sum())
             self._drop_oldest()
         self._encoded.move_to_end(key)
-        return self._encoded[key].repeat(len(vectors), 1, 1), mask
+        return self._encoded[key].repeat(some.copies, 1, 1), mask
 
     def _drop_oldest(self) -> None:
         def held() -> int:

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from blackbox_delta.backends._assigned import check_assignment
 from blackbox_delta.backends.prompt_encoder import PromptEncoder
 from blackbox_delta.backends.remote.asking import (
     WRITTEN_TOKENS,
@@ -206,6 +207,7 @@ class RemoteBackend:
         if self._closed:
             raise ModelError(f"the connection to {self.name!r} has been closed; open it again")
         able = self.capabilities
+        check_assignment(request, self.name, able=able.assigns)
         if request.delta is not None and not able.deltas.issuperset(request.delta.kinds):
             raise UnsupportedError(
                 f"{self.name} takes no {'+'.join(request.delta.kinds)} through this API: it is "

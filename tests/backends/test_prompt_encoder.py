@@ -37,6 +37,12 @@ def flat(pieces: Any) -> list[int | str]:
     ]
 
 
+def test_what_opens_every_text_is_told(encoder: Callable[..., PromptEncoder]) -> None:
+    for model, expected in {"llama": ["<s>"], "gpt2": [], "bert": ["[CLS]"], "t5": []}.items():
+        made = encoder(model)
+        assert [made._tokenizer.decode([token]) for token in made.opening] == expected
+
+
 def around(text: str, pair: str = "") -> Prompt:
     return Prompt(
         (

@@ -351,6 +351,80 @@ def test_deltas_that_do_not_fit_are_refused(
         tiny_backend("llama").score(request_for(SLOT, delta))
 
 
+# --------------------------------------------------------- each prompt under its own
+
+
+def check_assigned(backend: Any, request: ScoreRequest) -> None:
+    """Against the same pairs among all of them, which the tests above compare with the book."""
+    every = backend.score(request)
+    own = [2, 0, 2]
+
+    scores = backend.score(replace(request, assignment=tuple(own)))
+
+    for name in ("label_logprobs", "top_logprobs"):
+        expected = getattr(every, name)[own, np.arange(3)][None]
+        np.testing.assert_allclose(getattr(scores, name), expected, rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(scores.top_ids, every.top_ids[own, np.arange(3)][None])
+    assert every.label_logprobs.std(axis=0).mean() > 0.05
+    assert scores.usage.queries == 3
+
+
+@pytest.mark.parametrize("kind", MODULE_DELTAS)
+@pytest.mark.parametrize("model", ARCHITECTURES)
+def test_prompts_answer_under_candidates_of_their_own(
+    model: str, kind: str, tiny_backend: Any
+) -> None:
+    backend = tiny_backend(model)
+    check_assigned(backend, request_for(SLOT, batch(kind, backend, 3), top_k=4))
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside LoRA"])
+@pytest.mark.parametrize("model", ARCHITECTURES)
+def test_prompts_read_soft_prompts_of_their_own(
+    model: str, beside: bool, tiny_backend: Any, soft_prompt: Any
+) -> None:
+    backend = tiny_backend(model)
+    delta = soft_prompt(3, 32, a=2)
+    if beside:
+        delta = replace(batch("lora", backend, 3), beside=(delta,))
+    check_assigned(backend, request_for(SLOT, delta, top_k=4))
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside LoRA"])
+@pytest.mark.parametrize("model", SHARING)
+def test_prompts_stand_behind_prefixes_of_their_own(
+    model: str, beside: bool, tiny_backend: Any
+) -> None:
+    backend = tiny_backend(model)
+    delta = prefix_batch(backend, 3)
+    if beside:
+        delta = replace(delta, beside=(batch("lora", backend, 3),))
+    check_assigned(backend, request_for(SLOT, delta, top_k=4))
+
+
+@pytest.mark.parametrize("model", ["llama", "bert", "t5"])
+def test_rows_with_candidates_of_their_own_go_in_parts_where_memory_is_short(
+    model: str, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Candidates' tensors take room too: here they let no two rows through at once."""
+    backend = tiny(model).wrap()
+    monkeypatch.setattr(backend._engine._limit, "of_own", lambda rows, bytes_each: 1)
+    check_assigned(backend, request_for(SLOT, batch("lora", backend, 3), top_k=4))
+
+
+@pytest.mark.parametrize("assignment", [(0, 1), (0, 1, 3), (0, 1, -1)])
+def test_assignments_that_name_no_candidate_are_refused(
+    assignment: tuple[int, ...], tiny_backend: Any
+) -> None:
+    backend = tiny_backend("llama")
+    request = request_for(SLOT, batch("lora", backend, 3))
+
+    with pytest.raises(UnsupportedError, match="must name one of 3 candidates for each of 3"):
+        backend.score(replace(request, assignment=assignment))
+    with pytest.raises(UnsupportedError, match="must name one of 0 candidates"):
+        backend.score(replace(request, delta=None, assignment=(0, 0, 0)))
+
+
 # ----------------------------------------------------------------------------- PEFT
 
 
