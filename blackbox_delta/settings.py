@@ -75,7 +75,8 @@ class Settings(BaseModel):
             what the modules put out; ``None`` for 0.3, or less where a few probes find that so
             large a step does harm. ``search`` probes if that takes a tenth of the budget at most.
         optimizer: ``"cma-diagonal"``, ``"cma"``, ``"es"``, ``"spsa"``,
-            ``"divide-and-conquer"`` (block after block), ``"random"`` or ``"nevergrad:NAME"``.
+            ``"divide-and-conquer"`` (block after block), ``"two-stage"`` (CMA-ES, then a local
+            search around its mean), ``"random"`` or ``"nevergrad:NAME"``.
         population: λ, candidates per generation of ``search``.
         head: ``"anchored"``, ``"discriminant"``, ``"ridge"``, ``"logistic"``, ``"prototypes"``,
             ``"nearest"``, ``"calibrated"``, ``"contextual"`` or ``"plain"``; ``None`` for the

@@ -15,11 +15,12 @@ from blackbox_delta.optimizers.from_nevergrad import PREFIX as NEVERGRAD_PREFIX
 from blackbox_delta.optimizers.from_nevergrad import NevergradOptimizer
 from blackbox_delta.optimizers.random_search import RandomSearch
 from blackbox_delta.optimizers.spsa import SPSA
+from blackbox_delta.optimizers.two_stage import TwoStage
 
 if TYPE_CHECKING:
     from blackbox_delta.types import Optimizer
 
-OPTIMIZERS = ("cma", "cma-diagonal", "es", "spsa", "divide-and-conquer", "random")
+OPTIMIZERS = ("cma", "cma-diagonal", "es", "spsa", "divide-and-conquer", "two-stage", "random")
 """The names that :func:`make_optimizer` knows, besides ``nevergrad:<name in its registry>``."""
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "EvolutionStrategy",
     "NevergradOptimizer",
     "RandomSearch",
+    "TwoStage",
     "make_optimizer",
 ]
 
@@ -70,6 +72,10 @@ def make_optimizer(
         return CMAES(dimension, rng, population=population, sigma=sigma, diagonal=diagonal)
     if name == DivideAndConquer.name:
         return DivideAndConquer(parts, rng, population=population, sigma=sigma)
+    if name == TwoStage.name:
+        return TwoStage(
+            dimension, rng, population=population, sigma=sigma, budget=budget_candidates
+        )
     if name in _SIMPLE:
         return _SIMPLE[name](dimension, rng, population=population, sigma=sigma)
     if name.startswith(NEVERGRAD_PREFIX):

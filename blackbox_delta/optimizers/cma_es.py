@@ -81,6 +81,11 @@ class CMAES(GenerationalOptimizer):
         """(d,), the mean of the search distribution."""
         return np.array(self._strategy.mean, dtype=np.float64)
 
+    @property
+    def deviations(self) -> Vector:
+        """(d,), the search distribution's standard deviation in each direction of z."""
+        return np.array(self._strategy.stds, dtype=np.float64)
+
     def _more(self) -> list[Vector]:
         # Two-point adaptation puts its two samples first in a generation, and pycma asks that
         # whatever is drawn after the generation be drawn one at a time.
