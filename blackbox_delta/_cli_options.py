@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import typer
 
+from blackbox_delta._settings_file import read_settings
 from blackbox_delta.backends.remote.endpoint import TIERS, Endpoint
 from blackbox_delta.backends.remote.wires.presets import PRESETS
 from blackbox_delta.errors import ConfigError
@@ -157,7 +158,7 @@ _SETTINGS = {
         _DELTA,
         (
             "soft-prompt, deep-prompt, prefix, lora, tiny-lora, adapter, bitfit, ia3, last-layer, "
-            "selective or sparse; A+B tunes both at once; repeated, one after the other."
+            "selective, sparse; A+B: both at once; repeated: in stages."
         ),
     ),
     "delta_settings": (
@@ -204,6 +205,8 @@ _AS_TEXT: dict[str, Any] = {
     "delta": list[str],
     "delta_settings": list[str] | None,
 }
+#: The option of a file that says what the others do.
+_FILE = "settings_file"
 #: Options that may be repeated, and have a default.
 _REPEATED = ("delta",)
 #: Options that are called otherwise than the setting.
@@ -253,10 +256,14 @@ class Caller:
 
 
 class _Group(NamedTuple):
-    """Options, and what is made of their values."""
+    """Options, and what is made of their values and of the names of those that were written."""
 
     options: list[inspect.Parameter]
-    build: Callable[[Mapping[str, Any]], Any]
+    build: Callable[[Mapping[str, Any], frozenset[str]], Any]
+
+
+#: Tells which options were written; typer fills it in.
+_CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
 
 def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
@@ -267,7 +274,7 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
     """
     signature = inspect.signature(command, eval_str=True)
     groups: dict[str, _Group] = {}
-    options: list[inspect.Parameter] = []
+    options: list[inspect.Parameter] = [_CONTEXT]
     for parameter in signature.parameters.values():
         kind = parameter.annotation
         if isinstance(kind, type) and kind in _GROUPS:
@@ -278,9 +285,10 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def grouped(**values: Any) -> None:
+        written = _written(values.pop(_CONTEXT.name), values)
         for name, group in groups.items():
             given = {option.name: values.pop(option.name) for option in group.options}
-            values[name] = group.build(given)
+            values[name] = group.build(given, written)
         command(**values)
 
     grouped.__signature__ = signature.replace(parameters=options)  # type: ignore[attr-defined]
@@ -307,12 +315,29 @@ def _settings_option(name: str) -> inspect.Parameter:
     return _option(name, default, kind, *_SETTINGS[name], called)
 
 
-def _settings(given: Mapping[str, Any]) -> Settings:
+def _settings(given: Mapping[str, Any], written: frozenset[str]) -> Settings:
+    """From the options; where a file says something, only those that were written win over it."""
     words = given["label_words"]
-    parsed = None if words is None else parse_words(words)
-    told = dict(map(_set, given["delta_settings"] or [])) or None
-    delta = ",".join(given["delta"])
-    return Settings.of({**given, "label_words": parsed, "delta": delta, "delta_settings": told})
+    told = dict(map(_set, given["delta_settings"] or []))
+    options = {
+        **{name: given[name] for name in Settings.model_fields},
+        "label_words": None if words is None else parse_words(words),
+        "delta": ",".join(given["delta"]),
+        "delta_settings": told or None,
+    }
+    if given[_FILE] is None:
+        return Settings.of(options)
+    filed = read_settings(given[_FILE])
+    own = {name: value for name, value in options.items() if name in written}
+    if told:
+        own["delta_settings"] = {**(filed.get("delta_settings") or {}), **told}
+    return Settings.of({**filed, **own})
+
+
+def _written(context: typer.Context, names: Iterable[str]) -> frozenset[str]:
+    """The options that stand on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return frozenset(n for n, source in sources.items() if source and source.name == "COMMANDLINE")
 
 
 def _set(text: str) -> tuple[str, str]:
@@ -323,7 +348,7 @@ def _set(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _columns(given: Mapping[str, Any]) -> Columns:
+def _columns(given: Mapping[str, Any], _written: frozenset[str]) -> Columns:
     return Columns(**{name: given[option] for name, option in _COLUMN_OPTIONS.items()})
 
 
@@ -341,7 +366,7 @@ def _endpoint_option(name: str) -> inspect.Parameter:
     return _option(name, default, kind, _SERVER, _ENDPOINT[name])
 
 
-def _server(given: Mapping[str, Any]) -> Server:
+def _server(given: Mapping[str, Any], _written: frozenset[str]) -> Server:
     if given["base_url"] is not None:
         return Server(Endpoint.of(given))
     set_ones = [
@@ -357,8 +382,24 @@ def _server(given: Mapping[str, Any]) -> Server:
 
 _GROUPS: dict[type, _Group] = {
     Server: _Group([_endpoint_option(name) for name in _ENDPOINT], _server),
-    Caller: _Group([_endpoint_option(name) for name in _ENDPOINT if name != "base_url"], Caller),
-    Settings: _Group([_settings_option(name) for name in Settings.model_fields], _settings),
+    Caller: _Group(
+        [_endpoint_option(name) for name in _ENDPOINT if name != "base_url"],
+        lambda given, _written: Caller(given),
+    ),
+    Settings: _Group(
+        [
+            *(_settings_option(name) for name in Settings.model_fields),
+            _option(
+                _FILE,
+                None,
+                Path | None,
+                _RECIPE,
+                "A TOML file that says any of these, named as in the library; options win over it.",
+                ("--settings",),
+            ),
+        ],
+        _settings,
+    ),
     Columns: _Group(
         [
             _text_option(Columns, name, _COLUMN_OPTIONS[name], "The data's columns", text)
@@ -368,6 +409,6 @@ _GROUPS: dict[type, _Group] = {
     ),
     Place: _Group(
         [_text_option(Place, name, name, "The machine", text) for name, text in _PLACE.items()],
-        lambda given: Place(**given),
+        lambda given, _written: Place(**given),
     ),
 }

@@ -183,6 +183,56 @@ def test_tune_passes_every_setting_on(data: Path, tmp_path: Path) -> None:
     assert set(written) == set(Settings.model_fields)
 
 
+def test_settings_come_from_a_file_and_options_win(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(
+        """
+        recipe = "search"
+        delta = ["soft-prompt"]
+        shots = 5
+        population = 6
+        budget = "40 calls"
+        label_words = {positive = "good", negative = "bad"}
+        """
+    )
+    options = ["--settings", file, "--shots", 4, "--seed", 0]
+    done = run("tune", "--model", "fake", "--data", data, *options, "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    words = {"positive": "good", "negative": "bad"}
+    expected = Settings(
+        recipe="search", shots=4, population=6, budget="40 calls", label_words=words
+    )
+    assert settings == expected.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("shots = 0", "settings.toml: shots = 0"),
+        ("shot = 4", "settings.toml: there is no setting 'shot'"),
+        ("shots =", "are no TOML"),
+        ('delta = "lora"\ndelta_settings = {depth = 2}', "lora has no setting 'depth'"),
+        (None, "settings.toml cannot be read"),
+    ],
+)
+def test_a_settings_file_that_makes_no_sense_is_refused(
+    data: Path, tmp_path: Path, written: str | None, said: str
+) -> None:
+    file = tmp_path / "settings.toml"
+    if written is not None:
+        file.write_text(written)
+    assert said in failed(tune(data, "--settings", file))
+
+
+def test_set_adds_to_what_a_settings_file_says_of_the_delta(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('delta = "lora"\ndelta_settings = {rank = 2}\n')
+    done = tune(data, "--settings", file, "--set", "delta.depth=3")
+    assert "lora has no setting 'depth'" in failed(done)
+    assert "fake takes no lora" in failed(tune(data, "--settings", file, "--set", "lora.rank=0"))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -203,7 +203,7 @@ def with_transformers(kind: str, folder: Path) -> Any:
 
 
 ARCHITECTURES = "llama gpt2 qwen3 gemma3 opt gpt_neox bloom qwen2_moe bert t5 bart".split()  # noqa: SIM905
-MERGED = ["lora", "ia3", "tiny-lora", "selective", "last-layer", "lora+ia3", "ia3+tiny-lora+lora"]
+MERGED = "lora ia3 tiny-lora selective last-layer sparse lora+ia3 ia3+tiny-lora+lora".split()  # noqa: SIM905
 
 
 def check_merged(given: TunedModel, folder: Path) -> None:

@@ -29,7 +29,12 @@ def people(backend: Any) -> dict[str, TunedModel]:
         "none": kept(backend, None, PLAIN, head="logistic"),
         "both": kept(backend, "soft-prompt+ia3", FRONT, seed=7),
         "both too": kept(backend, "soft-prompt+ia3", FRONT, seed=8),
+        "sparse": kept(backend, "sparse", PLAIN, seed=11),
+        "sparse too": kept(backend, "sparse", PLAIN, seed=12),
     }
+    if "deep-prompt" in backend.capabilities.deltas:
+        for seed in (13, 14):
+            users[f"deep {seed}"] = kept(backend, "deep-prompt", FRONT, seed=seed)
     if "prefix" in backend.capabilities.deltas:
         for seed in (9, 10):
             users[f"prefix {seed}"] = kept(backend, "prefix", PLAIN, seed=seed, tokens=3)
