@@ -172,6 +172,10 @@ _SETTINGS = {
         _SEARCH,
         "How they become a delta: gaussian, uniform, fastfood, sparse or blocks.",
     ),
+    "subspace_from": (
+        _SEARCH,
+        "An earlier run, whose delta spans the search space; can be repeated.",
+    ),
     "scale": (
         _SEARCH,
         "α: size of the first steps, relative to what is moved; 0.3, or less if probes say so.",
@@ -204,6 +208,7 @@ _AS_TEXT: dict[str, Any] = {
     "recipe": str,
     "delta": list[str],
     "delta_settings": list[str] | None,
+    "subspace_from": list[str] | None,
 }
 #: The option of a file that says what the others do.
 _FILE = "settings_file"
@@ -324,6 +329,7 @@ def _settings(given: Mapping[str, Any], written: frozenset[str]) -> Settings:
         "label_words": None if words is None else parse_words(words),
         "delta": ",".join(given["delta"]),
         "delta_settings": told or None,
+        "subspace_from": given["subspace_from"] or None,
     }
     if given[_FILE] is None:
         return Settings.of(options)

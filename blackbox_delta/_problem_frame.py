@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from blackbox_delta._problem_deltas import make_delta
+from blackbox_delta._problem_earlier import EarlierDelta, basis_of
 from blackbox_delta.deltas import Composition
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.optimizers import DivideAndConquer
 from blackbox_delta.settings import Settings
-from blackbox_delta.subspaces import BlockSubspace, Subspace, make_subspace
+from blackbox_delta.subspaces import (
+    MOST_DENSE,
+    BlockSubspace,
+    LearnedSubspace,
+    Subspace,
+    make_subspace,
+)
 from blackbox_delta.tasks import Template
 from blackbox_delta.types import Backend, Delta, DeltaBatch, Json, Vector
 
@@ -56,7 +63,10 @@ class Frame:
 
 
 def build_frames(
-    backend: Backend, starts: Sequence[tuple[Template, str | None]], settings: Settings
+    backend: Backend,
+    starts: Sequence[tuple[Template, str | None]],
+    settings: Settings,
+    earlier: Sequence[EarlierDelta] = (),
 ) -> list[Frame | None]:
     """One frame for each template and init, all of the same search dimension.
 
@@ -67,26 +77,81 @@ def build_frames(
         UnsupportedError: The backend does not take it.
     """
     deltas = [make_delta(backend, template, settings, init) for template, init in starts]
-    lengths = [_stage_lengths(delta, settings) for delta in deltas if delta is not None]
-    if not lengths:
+    found = [delta for delta in deltas if delta is not None]
+    if earlier and not found:
+        raise ConfigError(
+            "subspace_from names earlier deltas, and here none is tuned; write {soft} into the "
+            "template, or leave subspace_from out"
+        )
+    if not found:
         return [None for _ in starts]
-    stages = tuple(_dimension(min(sizes), settings) for sizes in zip(*lengths, strict=True))
-    return [
-        None if delta is None else Frame(delta, _subspace(delta, stages, settings), stages)
-        for delta in deltas
-    ]
+    make = _maker(found, settings, earlier)
+    return [None if delta is None else make(delta) for delta in deltas]
+
+
+def _maker(
+    deltas: Sequence[Delta], settings: Settings, earlier: Sequence[EarlierDelta]
+) -> Callable[[Delta], Frame]:
+    """What makes the frame of each of them."""
+    if len(settings.delta_stages) > 1:
+        return _in_stages(deltas, settings)
+    return _spanned(earlier, deltas, settings) if earlier else _random(deltas, settings)
+
+
+def _in_stages(deltas: Sequence[Delta], settings: Settings) -> Callable[[Delta], Frame]:
+    """Makes frames in which each stage has numbers of z, and a random subspace, of its own."""
+    if settings.subspace is not None or settings.subspace_from is not None:
+        raise ConfigError("stages have a subspace each; leave subspace and subspace_from out")
+    sizes = zip(*(_stage_lengths(delta, settings) for delta in deltas), strict=True)
+    stages = tuple(_dimension(min(each), settings) for each in sizes)
+
+    def make(delta: Delta) -> Frame:
+        groups, scale = _stage_lengths(delta, settings), _scale(delta, settings)
+        subspace = BlockSubspace.with_shares(stages, groups, settings.seed, scale)
+        return Frame(delta, subspace, stages)
+
+    return make
+
+
+def _spanned(
+    earlier: Sequence[EarlierDelta], deltas: Sequence[Delta], settings: Settings
+) -> Callable[[Delta], Frame]:
+    """Makes frames in the span of earlier deltas."""
+    basis = basis_of(earlier, deltas)
+    dimension = settings.dimension or len(basis)
+
+    def make(delta: Delta) -> Frame:
+        scale = _scale(delta, settings)
+        return Frame(
+            delta, LearnedSubspace.spanned(dimension, basis, settings.seed, scale, MOST_DENSE)
+        )
+
+    return make
+
+
+def _random(deltas: Sequence[Delta], settings: Settings) -> Callable[[Delta], Frame]:
+    """Makes frames in subspaces drawn from the seed."""
+    dimension = _dimension(min(delta.size for delta in deltas), settings)
+    name = settings.subspace
+    if name is None and settings.optimizer == DivideAndConquer.name:
+        name = BlockSubspace.kind
+
+    def make(delta: Delta) -> Frame:
+        size, seed, scale = delta.size, settings.seed, _scale(delta, settings)
+        return Frame(delta, make_subspace(name, dimension, size, seed, scale, delta.groups))
+
+    return make
 
 
 def _stage_lengths(delta: Delta, settings: Settings) -> list[int]:
     """How many numbers of θ belong to each stage."""
-    if len(settings.delta_stages) == 1 or not isinstance(delta, Composition):
-        return [delta.size]
-    sizes = iter([each.size for each in delta.deltas])
+    parts = delta.deltas if isinstance(delta, Composition) else (delta,)
+    sizes = iter([part.size for part in parts])
     return [sum(next(sizes) for _ in kinds) for kinds in settings.delta_stages]
 
 
 def _dimension(size: int, settings: Settings) -> int:
-    """d of a stage that has at least ``size`` numbers of θ."""
+    """d for at least ``size`` numbers of θ."""
     dimension = settings.dimension or min(DIMENSION, size)
     if dimension > size:
         raise ConfigError(
@@ -96,16 +161,5 @@ def _dimension(size: int, settings: Settings) -> int:
     return dimension
 
 
-def _subspace(delta: Delta, stages: tuple[int, ...], settings: Settings) -> Subspace:
-    scale = (settings.scale or SCALE) * delta.scale
-    if len(stages) > 1:
-        if settings.subspace is not None:
-            raise ConfigError(
-                f"subspace = '{settings.subspace}': stages have a subspace each; leave it open"
-            )
-        groups = _stage_lengths(delta, settings)
-        return BlockSubspace.with_shares(stages, groups, settings.seed, scale)
-    name = settings.subspace
-    if name is None and settings.optimizer == DivideAndConquer.name:
-        name = BlockSubspace.kind
-    return make_subspace(name, stages[0], delta.size, settings.seed, scale, delta.groups)
+def _scale(delta: Delta, settings: Settings) -> float:
+    return (settings.scale or SCALE) * delta.scale

@@ -13,10 +13,11 @@ from blackbox_delta.artifact import Artifact
 from blackbox_delta.auto import Auto
 from blackbox_delta.backends import open_backend
 from blackbox_delta.budget import Budget
+from blackbox_delta.earlier import read_earlier
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.forecast import Forecast
 from blackbox_delta.journal import Journal, JournaledBackend
-from blackbox_delta.problem import build_problem
+from blackbox_delta.problem import EarlierDelta, build_problem
 from blackbox_delta.report import build_result, score_test
 from blackbox_delta.runs import RunFolder, open_run
 from blackbox_delta.settings import Settings
@@ -83,9 +84,10 @@ def tune(
     texts = _texts(unlabeled, split, columns, chosen)
     budget = Budget.parse(chosen.budget, chosen.prices)
     backend = open_backend(model) if isinstance(model, str) else model
-    problem = replace(build_problem(backend, split, chosen), texts=texts)
+    earlier = read_earlier(backend, chosen.subspace_from or ())
+    problem = replace(build_problem(backend, split, chosen, earlier), texts=texts)
     tuner = RECIPES[chosen.recipe](backend, problem, chosen, budget, observer)
-    description = describe(backend, split, chosen, texts)
+    description = describe(backend, split, chosen, texts, earlier)
     with _recorded(backend, description, out, resume, cache) as (asked, run):
         began = time.perf_counter()
         found = tuner.run(asked, run.history if run else None).found
@@ -125,7 +127,8 @@ def forecast(
     texts = _texts(unlabeled, split, columns, chosen)
     budget = Budget.parse(chosen.budget, chosen.prices)
     backend = open_backend(model) if isinstance(model, str) else model
-    problem = replace(build_problem(backend, split, chosen), texts=texts)
+    earlier = read_earlier(backend, chosen.subspace_from or ())
+    problem = replace(build_problem(backend, split, chosen, earlier), texts=texts)
     return RECIPES[chosen.recipe](backend, problem, chosen, budget).forecast()
 
 
@@ -189,7 +192,11 @@ def _recorded(
 
 
 def describe(
-    backend: Backend, split: FewShotSplit, settings: Settings, texts: Sequence[Example] = ()
+    backend: Backend,
+    split: FewShotSplit,
+    settings: Settings,
+    texts: Sequence[Example] = (),
+    earlier: Sequence[EarlierDelta] = (),
 ) -> Json:
     """Everything that determines a run; two runs with the same description end the same."""
     return {
@@ -200,4 +207,5 @@ def describe(
         "access": backend.address.get("access"),
         "data": split.digest(),
         **({"unlabeled": digest_of(texts)} if texts else {}),
+        **({"subspace_from": [each.digest for each in earlier]} if earlier else {}),
     }

@@ -1,7 +1,8 @@
 """What a run leaves behind: portable deltas and heads, as JSON and safetensors.
 
 A delta itself is not stored: its starting token ids, the subspace's seed and z rebuild it to
-the bit, so it takes a few kilobytes. A checksum of θ proves it. The fingerprint of the
+the bit, so it takes a few kilobytes; a subspace that earlier runs span is stored whole. A checksum
+of θ proves it. The fingerprint of the
 model it belongs to goes with it, and another model is refused.
 """
 
@@ -31,7 +32,7 @@ FORMAT = "blackbox-delta artifact"
 VERSION = 3
 JSON_NAME = "artifact.json"
 ARRAYS_NAME = "artifact.safetensors"
-_HEAD = "head."
+_HEAD, _SUBSPACE = "head.", "subspace."
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class SavedMember:
         subspace: ``Subspace.config()``, likewise.
         z: (d,), likewise.
         checksum: SHA-256 of the delta's exact bytes, likewise.
+        subspace_arrays: ``Subspace.arrays()``; often none.
     """
 
     name: str
@@ -57,6 +59,7 @@ class SavedMember:
     subspace: Json | None = None
     z: Vector | None = None
     checksum: str | None = None
+    subspace_arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, member: Member) -> SavedMember:
@@ -72,6 +75,7 @@ class SavedMember:
             subspace=frame.subspace.config(),
             z=z,
             checksum=frame.candidates(z[None]).digest(0).hex(),
+            subspace_arrays=frame.subspace.arrays(),
         )
 
     def rebuild(self, backend: Backend) -> Member:
@@ -86,7 +90,7 @@ class SavedMember:
         try:
             frame = Frame(
                 delta_from_config(self.delta, backend.embedding_table, backend.geometry),
-                subspace_from_config(self.subspace),
+                subspace_from_config(self.subspace, self.subspace_arrays),
             )
             rebuilt = replace(bare, frame=frame, z=self.z)
             same = frame.candidates(self.z[None]).digest(0).hex() == self.checksum
@@ -115,8 +119,9 @@ class SavedMember:
         }
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The head's state and z."""
+        """The head's state, z, and what the subspace keeps."""
         arrays = {_HEAD + name: np.asarray(value) for name, value in self.head.state().items()}
+        arrays |= {_SUBSPACE + name: value for name, value in self.subspace_arrays.items()}
         if self.z is not None:
             arrays["z"] = self.z.astype("<f4")  # exact: z was snapped to the subspace's steps
         return arrays
@@ -126,11 +131,6 @@ class SavedMember:
         cls, labels: tuple[str, ...], described: Json, arrays: Mapping[str, NDArray[Any]]
     ) -> SavedMember:
         """The inverse of :meth:`to_json` and :meth:`arrays`."""
-        state = {
-            name.removeprefix(_HEAD): value
-            for name, value in arrays.items()
-            if name.startswith(_HEAD)
-        }
         reader = Reader(
             Template.parse(described["template"]),
             Verbalizer(labels, tuple(described["label_words"])),
@@ -142,12 +142,13 @@ class SavedMember:
         return cls(
             described["name"],
             reader,
-            head_from_state(described["head"], state),
+            head_from_state(described["head"], _within(_HEAD, arrays)),
             float(described["weight"]),
             described["delta"],
             described["subspace"],
             None if z is None else z.astype(np.float64),
             described["checksum"],
+            _within(_SUBSPACE, arrays),
         )
 
 

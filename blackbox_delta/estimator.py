@@ -8,6 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Integral
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -36,6 +37,7 @@ _SETTINGS = (
     "optimizer",
     "budget",
     "dimension",
+    "subspace_from",
     "delta",
     "delta_settings",
     "soft_tokens",
@@ -69,6 +71,7 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         optimizer: What searches.
         budget: What one fit may spend.
         dimension: d, the search dimension.
+        subspace_from: Folders of earlier runs whose deltas span the search space.
         delta: What is tuned on the input side or inside the model, such as ``"lora"``.
         delta_settings: Its settings, such as ``{"rank": 4}``.
         soft_tokens: Length of soft slots that do not give their own.
@@ -96,6 +99,7 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         optimizer: str = _DEFAULTS.optimizer,
         budget: str = _DEFAULTS.budget,
         dimension: int | None = _DEFAULTS.dimension,
+        subspace_from: Sequence[str | Path] | None = _DEFAULTS.subspace_from,
         delta: str = _DEFAULTS.delta,
         delta_settings: Mapping[str, str | int] | None = _DEFAULTS.delta_settings,
         soft_tokens: int | None = _DEFAULTS.soft_tokens,
@@ -111,6 +115,7 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.optimizer = optimizer
         self.budget = budget
         self.dimension = dimension
+        self.subspace_from = subspace_from
         self.delta = delta
         self.delta_settings = delta_settings
         self.soft_tokens = soft_tokens

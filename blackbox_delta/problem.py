@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blackbox_delta._problem_earlier import EarlierDelta
 from blackbox_delta._problem_frame import DIMENSION, Frame, build_frames
 from blackbox_delta._problem_starts import find_starts, starts_in_words
 from blackbox_delta.errors import DataError, UnsupportedError
@@ -36,6 +37,7 @@ from blackbox_delta.types import (
 
 __all__ = [
     "DIMENSION",
+    "EarlierDelta",
     "Frame",
     "Part",
     "Problem",
@@ -194,8 +196,19 @@ class Problem:
         )
 
 
-def build_problem(backend: Backend, split: FewShotSplit, settings: Settings) -> Problem:
+def build_problem(
+    backend: Backend,
+    split: FewShotSplit,
+    settings: Settings,
+    earlier: Sequence[EarlierDelta] = (),
+) -> Problem:
     """Renders a split for a backend and sets up the search space; asks nothing of the model.
+
+    Args:
+        backend: The model.
+        split: Training, development and test examples.
+        settings: How it is to be tuned.
+        earlier: What spans the search space; none for a random one.
 
     Raises:
         DataError: A part is empty, or there are fewer than two classes.
@@ -210,7 +223,7 @@ def build_problem(backend: Backend, split: FewShotSplit, settings: Settings) -> 
     sources = dict.fromkeys(start.source for start in starts)
     readings = {source: _read(backend, split, source, verbalizer) for source in sources}
     slots = [(readings[start.source].reader.template, start.init) for start in starts]
-    frames = build_frames(backend, slots, settings)
+    frames = build_frames(backend, slots, settings, earlier)
     first, *rivals = (
         Problem(*readings[start.source], frame, start.words)
         for start, frame in zip(starts, frames, strict=True)

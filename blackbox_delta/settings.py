@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -71,6 +72,9 @@ class Settings(BaseModel):
             ``"sparse"`` (which take no memory), or ``"blocks"``, one for each layer, module or
             slot with numbers of its own; ``None`` for a dense one, or sparse where that would
             take more than 256 MB, or the blocks that ``"divide-and-conquer"`` goes through.
+        subspace_from: Folders of earlier runs whose deltas span the subspace: of the same model
+            and with the same kind of delta, on other tasks. ``dimension`` is then their number,
+            or larger, where the rest of the directions are random.
         scale: α, size of the search's first steps relative to the embeddings' deviation, or to
             what the modules put out; ``None`` for 0.3, or less where a few probes find that so
             large a step does harm. ``search`` probes if that takes a tenth of the budget at most.
@@ -106,6 +110,7 @@ class Settings(BaseModel):
     soft_init: str | None = None
     dimension: int | None = Field(default=None, ge=1)
     subspace: str | None = None
+    subspace_from: list[str] | None = Field(default=None, min_length=1)
     scale: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     optimizer: str = "cma-diagonal"
     population: int = Field(default=20, ge=2)
@@ -133,6 +138,23 @@ class Settings(BaseModel):
             return cls.model_validate(given)
         except ValidationError as error:
             raise ConfigError(_explain(error)) from None
+
+    @field_validator("subspace_from", mode="before")
+    @classmethod
+    def _as_texts(cls, value: object) -> object:
+        """Folders as they are written."""
+        if isinstance(value, list | tuple):
+            return [str(each) if isinstance(each, Path) else each for each in value]
+        return value
+
+    @model_validator(mode="after")
+    def _one_subspace(self) -> Self:
+        if self.subspace is not None and self.subspace_from is not None:
+            raise ValueError(
+                f"subspace = '{self.subspace}' is drawn by chance, and subspace_from names runs "
+                "that span it; give one of the two"
+            )
+        return self
 
     @model_validator(mode="after")
     def _known_kinds(self) -> Self:

@@ -179,7 +179,7 @@ def test_tune_passes_every_setting_on(data: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     written = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
     words = {"positive": "great", "negative": "terrible"}
-    assert written == {**given, "label_words": words, "delta_settings": None}
+    assert written == {**given, "label_words": words, "delta_settings": None, "subspace_from": None}
     assert set(written) == set(Settings.model_fields)
 
 

@@ -6,19 +6,24 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from numpy.typing import NDArray
+
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.subspaces.base import MAX_DIMENSION, MOST_DENSE, Subspace
 from blackbox_delta.subspaces.blocks import BlockSubspace
 from blackbox_delta.subspaces.dense import DenseSubspace
 from blackbox_delta.subspaces.fastfood import FastfoodSubspace
+from blackbox_delta.subspaces.learned import LearnedSubspace
 from blackbox_delta.subspaces.sparse import SparseSubspace
 
 __all__ = [
     "MAX_DIMENSION",
+    "MOST_DENSE",
     "SUBSPACES",
     "BlockSubspace",
     "DenseSubspace",
     "FastfoodSubspace",
+    "LearnedSubspace",
     "SparseSubspace",
     "Subspace",
     "make_subspace",
@@ -36,7 +41,8 @@ SUBSPACES = (*_UNSTRUCTURED, BlockSubspace.kind)
 """The names that :func:`make_subspace` knows."""
 
 _BY_KIND: dict[str, type[Subspace]] = {
-    each.kind: each for each in (DenseSubspace, FastfoodSubspace, SparseSubspace, BlockSubspace)
+    each.kind: each
+    for each in (DenseSubspace, FastfoodSubspace, SparseSubspace, BlockSubspace, LearnedSubspace)
 }
 
 
@@ -70,8 +76,10 @@ def make_subspace(
     return _UNSTRUCTURED[chosen](dimension, size, seed, scale)
 
 
-def subspace_from_config(config: Mapping[str, Any]) -> Subspace:
-    """The subspace whose ``config()`` this is.
+def subspace_from_config(
+    config: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None
+) -> Subspace:
+    """The subspace whose ``config()`` and ``arrays()`` these are.
 
     Raises:
         ConfigError: The kind is unknown, or settings are missing.
@@ -84,7 +92,7 @@ def subspace_from_config(config: Mapping[str, Any]) -> Subspace:
             f"{', '.join(_BY_KIND)}"
         )
     try:
-        return _BY_KIND[kind].from_config(values)
+        return _BY_KIND[kind].from_config(values, arrays or {})
     except (KeyError, TypeError) as error:
         raise ConfigError(
             f"The settings of the subspace are incomplete or of another version: {error}."

@@ -132,12 +132,17 @@ class Subspace:
             "scale": self.scale,
         }
 
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What rebuilds it besides; none where a seed is enough."""
+        return {}
+
     @classmethod
-    def from_config(cls, values: Mapping[str, Any]) -> Self:
-        """The subspace whose :meth:`config` this is, but for the kind.
+    def from_config(cls, values: Mapping[str, Any], _arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The subspace whose :meth:`config` and :meth:`arrays` these are, but for the kind.
 
         Raises:
             ConfigError: A setting makes no sense.
+            KeyError: One is missing.
             TypeError: One is missing, or there are others.
         """
         return cls(**values)

@@ -21,6 +21,7 @@ from itertools import accumulate, pairwise
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.subspaces.base import MOST_DENSE, Subspace
@@ -137,7 +138,7 @@ class BlockSubspace(Subspace):
         return {**super().config(), **own}
 
     @classmethod
-    def from_config(cls, values: Mapping[str, Any]) -> Self:
+    def from_config(cls, values: Mapping[str, Any], _arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The subspace whose :meth:`config` this is, but for the kind."""
         lists = {name: tuple(map(int, values[name])) for name in ("shares", "groups")}
         return cls(**{**values, **lists})

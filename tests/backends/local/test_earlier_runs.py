@@ -1,0 +1,80 @@
+"""Tuning in the span of what was tuned on other tasks, inside a real architecture."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from blackbox_delta.api import tune
+from blackbox_delta.artifact import Artifact
+from blackbox_delta.earlier import read_earlier
+from blackbox_delta.tasks import FewShotSplit
+from blackbox_delta.tuned_model import TunedModel
+from blackbox_delta.types import Example
+
+QUALITY = {"good": ["great", "wonderful", "good"], "bad": ["terrible", "bad", "dull"]}
+SIZE = {"big": ["huge", "large", "long"], "small": ["tiny", "little", "short"]}
+AGE = {"new": ["fresh", "young", "modern"], "old": ["ancient", "aged", "late"]}
+SEARCH: dict[str, Any] = {
+    "recipe": "search",
+    "population": 10,
+    "budget": "300 calls",
+    "head": "calibrated",
+    "scale": 1.0,
+    "dimension": 20,
+    "template": "{text}. It was {label}",
+}
+
+
+def split(words: Mapping[str, Sequence[str]]) -> FewShotSplit:
+    examples = tuple(
+        Example(f"the {what} was {word}", None, label)
+        for label, those in words.items()
+        for word in those
+        for what in ("film", "plot", "acting", "music")
+    )
+    return FewShotSplit(examples[::2], examples[1::2], (), 0, 6)
+
+
+@pytest.mark.parametrize("delta", ["lora", "bitfit"])
+def test_a_third_task_is_tuned_in_the_span_of_two(delta: str, tiny: Any, tmp_path: Path) -> None:
+    backend, runs = tiny("llama").wrap(), [tmp_path / "quality", tmp_path / "size"]
+    for words, run in zip((QUALITY, SIZE), runs, strict=True):
+        found = tune(backend, split(words), delta=delta, out=run, **SEARCH).result
+        assert found["chosen"] == "delta"
+    first = [each.direction for each in read_earlier(backend, runs)]
+
+    spanned = tune(
+        backend, split(AGE), delta=delta, subspace_from=runs, **{**SEARCH, "dimension": None}
+    )
+    assert spanned.result["delta"]["subspace"] == "learned"
+    assert spanned.result["delta"]["dimension"] == 2
+
+    tuned = tune(
+        backend, split(AGE), delta=delta, subspace_from=runs, out=tmp_path / "age", **SEARCH
+    )
+    assert tuned.result["chosen"] == "delta"
+    [member] = Artifact.load(tmp_path / "age").rebuild(backend)
+    assert member.frame is not None
+    unit = member.frame.subspace.project(np.eye(20), member.frame.delta.origin)[:2]
+    fitted, _, _, _ = np.linalg.lstsq(unit.T.astype(np.float64), np.array(first).T, rcond=None)
+    np.testing.assert_allclose(unit.T @ fitted, np.array(first).T, atol=1e-3)
+
+    for run in runs:
+        shutil.rmtree(run)
+    texts = [example.text for example in split(AGE).dev]
+    again = TunedModel.load(tmp_path / "age", backend=tiny("llama").wrap())
+    np.testing.assert_array_equal(again.predict_proba(texts), tuned.predict_proba(texts))
+
+
+def test_what_was_tuned_in_a_span_spans_again(tiny: Any, tmp_path: Path) -> None:
+    backend, runs = tiny("llama").wrap(), [tmp_path / name for name in ("quality", "size")]
+    tune(backend, split(QUALITY), delta="bitfit", out=runs[0], **SEARCH)
+    tune(backend, split(SIZE), delta="bitfit", subspace_from=[runs[0]], out=runs[1], **SEARCH)
+    third = tune(backend, split(AGE), delta="bitfit", subspace_from=runs, **SEARCH)
+    assert third.result["delta"]["dimension"] == 20
