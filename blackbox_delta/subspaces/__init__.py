@@ -69,7 +69,9 @@ def make_subspace(
         ConfigError: A setting makes no sense.
     """
     if name == BlockSubspace.kind:
-        return BlockSubspace.divided(dimension, tuple(groups) or (size,), seed, scale, MOST_DENSE)
+        # Small matrices are kept as float64, so that half as many fill the same memory.
+        most = MOST_DENSE // 2
+        return BlockSubspace.divided(dimension, tuple(groups) or (size,), seed, scale, most)
     chosen = name or ("gaussian" if dimension * size <= MOST_DENSE else SparseSubspace.kind)
     if chosen not in _UNSTRUCTURED:
         raise ConfigError(f"there is no subspace '{chosen}'; choose one of {', '.join(SUBSPACES)}")

@@ -88,8 +88,10 @@ def test_ties_go_to_the_earlier_group() -> None:
 
 
 def test_large_blocks_are_sparse(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = 6 * 300 + 3 * 100 + 9 * 500
+    monkeypatch.setattr(subspaces, "MOST_DENSE", 2 * entries)
     assert blocks().within == "gaussian"
-    monkeypatch.setattr(subspaces, "MOST_DENSE", 6 * 300 + 3 * 100 + 9 * 500 - 1)
+    monkeypatch.setattr(subspaces, "MOST_DENSE", 2 * entries - 1)
     assert blocks().within == "sparse"
 
 
