@@ -20,6 +20,7 @@ from blackbox_delta.history import History, read_history
 from blackbox_delta.journal import Journal, JournaledBackend
 from blackbox_delta.objectives import make_objective
 from blackbox_delta.optimizers import make_optimizer
+from blackbox_delta.probing import PROBED, PROBES, SMALLEST, does_no_harm
 from blackbox_delta.problem import Problem, build_problem
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import DEFAULT_STARTS, FewShotSplit, draw_split, load_task
@@ -122,6 +123,58 @@ def test_the_loop_asks_what_the_design_says() -> None:
     assert run.backend.requests == expected
     assert outcome.generations == 2 * CHECK_EVERY + 2
     assert run.budget.calls == 49
+
+
+def harm(calls: int = 100, **given: Any) -> tuple[Run, list[tuple[int, int, int]]]:
+    """A run, and what it asked between its starts and its first generation."""
+    run = Run(budget=f"{calls} calls", **given)
+    run.go()
+    after = len(DEFAULT_STARTS) + 1
+    asked = run.backend.requests[after:]
+    return run, asked[: next(n for n, each in enumerate(asked) if each[0] == POPULATION)]
+
+
+def test_first_steps_are_probed_where_that_takes_a_tenth_of_the_budget() -> None:
+    probes = 1 + len(PROBED) * PROBES
+    assert harm(10 * probes)[1] == [(probes, N, 0)]
+    assert harm(10 * probes - 1)[1] == []
+    assert harm(scale=0.3)[1] == []
+
+
+def test_the_largest_harmless_step_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told from the replies by the head and the rule itself, and handed to the optimizer."""
+    taken: list[float] = []
+
+    def spied(*args: Any, **named: Any) -> Any:
+        taken.append(named["sigma"])
+        return make_optimizer(*args, **named)
+
+    monkeypatch.setattr("blackbox_delta.tuner.make_optimizer", spied)
+    run = Run(budget="100 calls", seed=1)
+    kept: list[Scores] = []
+    score = run.backend.score
+
+    def remembered(request: ScoreRequest, sink: Sink | None = None) -> Scores:
+        reply = score(request, sink)
+        if request.purpose == "probe":
+            kept.append(reply)
+        return reply
+
+    monkeypatch.setattr(run.backend, "score", remembered)
+    outcome = run.go()
+
+    [probes] = kept
+    train, head = outcome.problem.train, make_head("calibrated")
+    losses = [
+        -head.held_out(evidence, train.labels, None)[np.arange(N), train.labels]
+        for evidence in probes
+    ]
+    expected = SMALLEST
+    for place, sigma in reversed(list(enumerate(PROBED))):
+        both = losses[1 + PROBES * place : 1 + PROBES * (place + 1)]
+        if does_no_harm(np.mean(both, axis=0) - losses[0]):
+            expected = sigma
+    assert taken[-1] == expected
 
 
 def test_the_journalled_and_the_journal_free_run_agree(tmp_path: Path) -> None:

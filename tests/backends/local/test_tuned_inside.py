@@ -12,7 +12,13 @@ import pytest
 
 from blackbox_delta.api import tune
 from blackbox_delta.artifact import Artifact
-from blackbox_delta.errors import BlackBoxDeltaError, ConfigError, ExportError, UnsupportedError
+from blackbox_delta.errors import (
+    BlackBoxDeltaError,
+    BudgetError,
+    ConfigError,
+    ExportError,
+    UnsupportedError,
+)
 from blackbox_delta.exports import export_peft
 from blackbox_delta.heads import make_head
 from blackbox_delta.members import Member
@@ -20,7 +26,7 @@ from blackbox_delta.problem import build_problem
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import FewShotSplit
 from blackbox_delta.tuned_model import TunedModel
-from blackbox_delta.types import Example
+from blackbox_delta.types import DeltaBatch, Example, ScoreRequest
 
 WORDS = {"good": ["great", "wonderful", "good"], "bad": ["terrible", "bad", "dull"]}
 EXAMPLES = tuple(
@@ -50,6 +56,7 @@ CASES = [
     ("t5", "lora+bitfit"),
     ("llama", "soft-prompt+lora"),
     ("llama", "deep-prompt"),
+    ("llama", "soft-prompt,lora"),
     ("bert", "sparse"),
 ]
 
@@ -73,7 +80,7 @@ def test_a_search_lowers_the_loss(model: str, delta: str, tiny: Any, tmp_path: P
     )
 
     assert losses[-1] < losses[0]
-    assert tuned.result["delta"]["kind"] == delta
+    assert tuned.result["delta"]["kind"] == delta.replace(",", "+")
     texts = [example.text for example in EXAMPLES]
     again = TunedModel.load(tmp_path / "run", backend=tiny(model).wrap())
     np.testing.assert_array_equal(again.predict_proba(texts), tuned.predict_proba(texts))
@@ -86,7 +93,8 @@ def test_a_saved_delta_acts_elsewhere_as_it_did(
     backend = tiny(model).wrap()
     settings = Settings(recipe="search", delta=delta, template=template_for(delta), dimension=20)
     problem = build_problem(backend, SPLIT, settings)
-    z = 4 * np.random.default_rng(0).standard_normal(20)
+    assert problem.frame is not None
+    z = 4 * np.random.default_rng(0).standard_normal(problem.frame.subspace.dimension)
     [seen] = backend.score(problem.request(problem.train.prompts, problem.delta(z)))
     head = make_head("plain").fit(seen, problem.train.labels, None)
     member = Member("delta", problem.reader, head, frame=problem.frame, z=z)
@@ -99,6 +107,54 @@ def test_a_saved_delta_acts_elsewhere_as_it_did(
     np.testing.assert_allclose(again.predict_proba(texts), expected, rtol=0, atol=1e-5)
     without = TunedModel(Artifact.of(backend, [replace(member, z=None)]), backend)
     assert not np.allclose(without.predict_proba(texts), expected, atol=1e-2)
+
+
+def test_stages_follow_one_another_and_the_earlier_ones_are_frozen(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = tiny("llama").wrap()
+    searched: list[DeltaBatch] = []
+    score = backend.score
+
+    def spied(request: ScoreRequest, sink: Any = None) -> Any:
+        if request.purpose == "search":
+            searched.append(request.delta)
+        return score(request, sink)
+
+    monkeypatch.setattr(backend, "score", spied)
+    tuned = tune(
+        backend,
+        SPLIT,
+        delta="lora,bitfit",
+        template=TEMPLATE,
+        out=tmp_path / "run",
+        **{**SEARCH, "budget": "60 calls"},
+    )
+
+    def differ(batch: DeltaBatch, part: int) -> bool:
+        """Whether the candidates differ in one of the two deltas."""
+        own = batch.parts[part]
+        return len({own.digest(row) for row in range(len(own))}) > 1
+
+    moving = [(differ(batch, 0), differ(batch, 1)) for batch in searched]
+    first = moving.count((True, False))
+    assert moving == [(True, False)] * first + [(False, True)] * (len(moving) - first)
+    assert 0.3 < first / len(moving) < 0.7
+    still = searched[0].parts[1].tensors.values()
+    assert not any(tensor.any() for tensor in still), "the second waits at the untuned model"
+    frozen = {batch.parts[0].digest(0) for batch in searched[first:]}
+    assert len(frozen) == 1
+    again = TunedModel.load(tmp_path / "run", backend=tiny("llama").wrap())
+    texts = [example.text for example in EXAMPLES]
+    np.testing.assert_array_equal(again.predict_proba(texts), tuned.predict_proba(texts))
+
+
+def test_stages_need_a_budget_for_each(tiny: Any) -> None:
+    given = {**SEARCH, "delta": "lora,bitfit", "template": TEMPLATE}
+    with pytest.raises(BudgetError, match="too small"):
+        tune(tiny("llama").wrap(), SPLIT, **{**given, "budget": "9 calls"})
+    with pytest.raises(ConfigError, match="stages have a subspace each"):
+        tune(tiny("llama").wrap(), SPLIT, subspace="fastfood", **given)
 
 
 @pytest.mark.parametrize("recipe", ["search", "auto"])
