@@ -69,7 +69,10 @@ def export_merged(tuned: TunedModel, folder: str | Path) -> Path:
     """
     found, backend, into = _tuned_delta(tuned), tuned.backend, Path(folder)
     if not isinstance(backend, OpenModel):
-        raise ExportError(f"{backend.name} runs elsewhere: its weights are not at hand")
+        raise ExportError(
+            f"the weights of {backend.name!r} are not at hand; load the run with the model itself, "
+            "on this machine"
+        )
     try:
         into.mkdir(parents=True, exist_ok=True)
         # Else the folder of another model, or of this one, would be overwritten in part.
@@ -200,7 +203,10 @@ def _adapter(found: _Tuned, backend: Backend) -> PeftAdapter:
         return _prompt_tuning(found.member, delta, found.tensors, backend)
     if isinstance(delta, Prefix):
         if not isinstance(backend, OpenModel):
-            raise ExportError(f"{backend.name} does not tell the keys and values of a prefix")
+            raise ExportError(
+                f"the keys and values of {backend.name!r} are not at hand; load the run with the "
+                "model itself, on this machine"
+            )
         try:
             words = backend.keys_and_values(delta.token_ids)
         except UnsupportedError as error:

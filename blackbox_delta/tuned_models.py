@@ -48,7 +48,7 @@ class TunedModels:
         self.backend = backend
         self._models = {user: _opened(user, each, backend) for user, each in artifacts.items()}
         self._ways = {
-            user: [_Way.of(source, member) for source, member in model.ways.items()]
+            user: [_Way.of(source, member, backend) for source, member in model.ways.items()]
             for user, model in self._models.items()
         }
 
@@ -164,7 +164,7 @@ class TunedModels:
         for question in questions:
             delta = question.way.delta
             # A long text is cut so that the longest label word fits: for each as when it is alone.
-            longest = max(map(len, self._tokens(question.way.choices)))
+            longest = max(map(len, question.way.tokens))
             key = (None if delta is None else delta.structure, longest)
             groups.setdefault(key, []).append(question)
         return list(groups.values())
@@ -174,9 +174,7 @@ class TunedModels:
         union = {
             tokens: choice
             for question in group
-            for choice, tokens in zip(
-                question.way.choices, self._tokens(question.way.choices), strict=True
-            )
+            for tokens, choice in zip(question.way.tokens, question.way.choices, strict=True)
         }
         deltas = [each.way.delta for each in group if each.way.delta is not None]
         several = len(deltas) > 1
@@ -193,7 +191,7 @@ class TunedModels:
         for question in group:
             rows = slice(start, start + len(question.prompts))
             start = rows.stop
-            mine = [columns.index(tokens) for tokens in self._tokens(question.way.choices)]
+            mine = [columns.index(tokens) for tokens in question.way.tokens]
             yield (
                 question,
                 Evidence(
@@ -202,13 +200,6 @@ class TunedModels:
                     said.top_logprobs[rows, : question.top_k],
                 ),
             )
-
-    def _tokens(self, choices: Sequence[str]) -> list[tuple[Hashable, ...]]:
-        """What a label word is to the model: words that it cannot tell apart are asked for once."""
-        table = self.backend.embedding_table
-        if table is None or not self.backend.capabilities.assigns:
-            return [(choice,) for choice in choices]
-        return [tuple(table.tokenize(choice)) for choice in choices]
 
 
 @dataclass(frozen=True)
@@ -219,10 +210,17 @@ class _Way:
     member: Member
     delta: DeltaBatch | None
     choices: tuple[str, ...]
+    tokens: tuple[tuple[Hashable, ...], ...]
 
     @classmethod
-    def of(cls, source: Source, member: Member) -> _Way:
-        return cls(source, member, member.delta, member.reader.choices)
+    def of(cls, source: Source, member: Member, backend: Backend) -> _Way:
+        choices, table = member.reader.choices, backend.embedding_table
+        # What a label word is to the model: words that it cannot tell apart are asked for once.
+        if table is None or not backend.capabilities.assigns:
+            tokens: list[tuple[Hashable, ...]] = [(choice,) for choice in choices]
+        else:
+            tokens = [tuple(table.tokenize(choice)) for choice in choices]
+        return cls(source, member, member.delta, choices, tuple(tokens))
 
 
 @dataclass(frozen=True)

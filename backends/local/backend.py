@@ -215,9 +215,10 @@ class LocalBackend:
 
         Raises:
             ModelError: The backend has been closed.
+            UnsupportedError: The model does not take such a delta.
             ExportError: The delta cannot be merged, or the model not be written.
         """
-        self._check_open()
+        self._check(ScoreRequest((), (), delta))
         changed = merged(self._model, delta.parts)
         try:
             with loading.quiet():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,9 @@ def people(backend: Any) -> dict[str, TunedModel]:
     return users
 
 
-def check(backend: Any, alone: dict[str, TunedModel]) -> None:
+def check(backend: Any, alone: dict[str, TunedModel], texts: Sequence[str] = TEXTS) -> None:
     models = TunedModels({user: model.artifact for user, model in alone.items()}, backend)
-    asked = [(user, text) for text in TEXTS for user in alone]
+    asked = [(user, text) for text in texts for user in alone]
 
     answers = models.log_proba(asked)
 
@@ -54,7 +55,9 @@ def check(backend: Any, alone: dict[str, TunedModel]) -> None:
 
 @pytest.mark.parametrize("model", ["llama", "gpt2", "gemma3", "bloom", "bert", "t5", "bart"])
 def test_each_text_is_answered_as_by_its_own_model(model: str, tiny: Any) -> None:
-    check(tiny(model).wrap(), people(tiny(model).wrap()))
+    """Also where a text is cut, which depends on the user's own label words."""
+    long = "a dull film and a great plot " * 60
+    check(tiny(model).wrap(), people(tiny(model).wrap()), [*TEXTS, long])
 
 
 @pytest.mark.model
