@@ -39,7 +39,7 @@ def compare(
     methods: Annotated[
         list[str] | None,
         typer.Option(
-            help="untuned, calibrated, in-context, dect, auto:CALLS, search-DELTA:CALLS, "
+            help="untuned, calibrated, in-context, dect, head-NAME, auto:CALLS, search-DELTA:CALLS, "
             "bbt:CALLS; with the model's weights bbtv2-style:CALLS; with gradients full, lora, "
             "prefix, prompt, bitfit. "
             "auto:CALLS-PART leaves a part out, as in auto:16-demonstrations; METHOD@SHOTS trains "

@@ -9,12 +9,15 @@ from types import ModuleType
 from blackbox_delta.compare.contract import Method
 from blackbox_delta.compare.specs import Spec
 from blackbox_delta.errors import ConfigError, MissingExtraError
+from blackbox_delta.heads import make_head
 from blackbox_delta.settings import PARTS, Settings
 
 #: What everything else is compared with.
 BASELINE = "calibrated"
 #: One query an example, for tuning and for an answer.
 PLAIN = ("untuned", BASELINE, "in-context", "dect")
+#: What a head alone begins with, as in ``head-ridge``.
+HEAD = "head-"
 #: Those that take a budget in calls, which stands for the number of passes over the examples.
 BUDGETED = ("auto", "bbt", "bbtv2-style")
 #: What the search of a delta begins with, as in ``search-lora+bitfit``; it takes a budget too.
@@ -58,7 +61,9 @@ class Contender:
             _check_parts(spec)
             own = spec.name == "bbtv2-style"
             return cls(spec, lambda _rates: _budgeted(spec), needs_weights=own)
-        if spec.name not in (*PLAIN, *GRADIENTS):
+        if spec.name.startswith(HEAD):
+            make_head(spec.name.removeprefix(HEAD))
+        elif spec.name not in (*PLAIN, *GRADIENTS):
             raise ConfigError(
                 f"there is no method called {spec.name!r}; the methods are "
                 f"{', '.join(method_names())}"
@@ -75,7 +80,12 @@ class Contender:
 
 def method_names() -> tuple[str, ...]:
     """All names, with ``:CALLS`` those that take a budget."""
-    return (*PLAIN, *(f"{name}:CALLS" for name in (*BUDGETED, f"{SEARCH}DELTA")), *GRADIENTS)
+    return (
+        *PLAIN,
+        f"{HEAD}NAME",
+        *(f"{name}:CALLS" for name in (*BUDGETED, f"{SEARCH}DELTA")),
+        *GRADIENTS,
+    )
 
 
 def _check_parts(spec: Spec) -> None:
@@ -96,6 +106,8 @@ def _plain(name: str) -> Method:
         return Untuned()
     if name == "in-context":
         return InContext()
+    if name.startswith(HEAD):
+        return OutputSide(name, name.removeprefix(HEAD))
     return OutputSide(name, "prototypes" if name == "dect" else BASELINE)
 
 

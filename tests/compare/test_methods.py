@@ -14,7 +14,9 @@ def of(text: str) -> Contender:
     return Contender.of(Spec.parse(text))
 
 
-@pytest.mark.parametrize("name", [*DEFAULTS, "bbt", "bbt:500", "search-lora+bitfit:8"])
+@pytest.mark.parametrize(
+    "name", [*DEFAULTS, "bbt", "bbt:500", "search-lora+bitfit:8", "head-ridge"]
+)
 def test_a_method_without_gradients_is_made_by_name(name: str) -> None:
     contender = of(name)
     method = contender.make(None)
@@ -29,6 +31,14 @@ def test_the_budget_reaches_the_method() -> None:
     assert of("auto:16").make(None).settings["budget"] == "16 calls"
     assert of("search-prefix:16").make(None).settings["budget"] == "16 calls"
     assert of("search-prefix").make(None).settings["budget"] == "300 calls"
+
+
+def test_a_head_of_one_s_choice_is_named() -> None:
+    assert of("head-nearest").make(None).settings == {"head": "nearest"}
+    with pytest.raises(ConfigError, match="'neck'"):
+        of("head-neck")
+    with pytest.raises(ConfigError, match="budget in calls"):
+        of("head-ridge:5")
 
 
 def test_the_delta_of_a_search_is_in_its_name() -> None:
