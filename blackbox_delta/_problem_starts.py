@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from blackbox_delta.deltas import TEXT, SoftPrompt
+from blackbox_delta.deltas.soft_prompt import one_each
 from blackbox_delta.errors import UnsupportedError
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import (
@@ -34,8 +35,12 @@ class Start:
     @property
     def words(self) -> str | None:
         """The words that it consists of, if it does."""
-        init = self.init
-        return init.removeprefix(TEXT) if init and init.startswith(TEXT) else None
+        slots = self.source.count("{soft")
+        each = one_each(self.init, max(slots, 1))
+        words = [init.removeprefix(TEXT) for init in each if init and init.startswith(TEXT)]
+        if len(words) < len(each):
+            return None
+        return words[0] if len(set(words)) == 1 else " | ".join(words)
 
 
 def starts_in_words(able: Capabilities, settings: Settings) -> bool:

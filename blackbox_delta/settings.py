@@ -65,8 +65,9 @@ class Settings(BaseModel):
         soft_tokens: Length of soft slots that do not give their own; ``None`` for as many as
             ``soft_init`` has words' tokens, else 10.
         soft_init: What the soft prompt starts from: ``"random"``, ``"zero"``, ``"text:WORDS"``,
-            where ``{options}`` stands for the label words and ``\n`` for a new line; ``None`` for
-            the default template's own words, else random.
+            where ``{options}`` stands for the label words and ``\n`` for a new line; of several
+            slots each its own with ``|`` between them, as in ``"text:It was | random"``;
+            ``None`` for the default template's own words, else random.
         dimension: d, the search dimension; ``None`` for 500, or D where the delta is smaller.
         subspace: The projection: ``"gaussian"`` or ``"uniform"`` (dense), ``"fastfood"`` or
             ``"sparse"`` (which take no memory), or ``"blocks"``, one for each layer, module or

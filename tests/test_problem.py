@@ -228,6 +228,17 @@ def test_an_initial_text_knows_new_lines_and_options() -> None:
     np.testing.assert_array_equal(one.frame.delta.origin[: 3 * HIDDEN], other.frame.delta.origin)
 
 
+def test_slots_may_start_from_words_of_their_own() -> None:
+    template = "{text}{soft:2} It was{soft} {label}"
+    problem = build(template=template, soft_init="text:so | text:very much")
+    assert problem.words == "so | very much"
+    assert problem.start is not None
+    assert build(template=template, soft_init="text:so").words == "so"
+    mixed = build(template=template, soft_init="text:so | random")
+    assert mixed.words is None
+    assert mixed.start is None
+
+
 @pytest.mark.parametrize("init", ["random", "zero"])
 def test_without_words_to_start_from_the_untuned_model_has_no_delta(init: str) -> None:
     problem = build(soft_init=init)

@@ -111,21 +111,22 @@ class SoftPrompt:
             tokens: The length of slots that leave it open, except with an initial text.
             init: ``"random"`` or ``None``: random rows of the table, as in Black-Box Tuning.
                 ``"zero"``: zeros. ``"text:WORDS"``: the tokens of WORDS in every slot, cut or
-                repeated to a slot's length; a slot that leaves it open takes them all.
+                repeated to a slot's length; a slot that leaves it open takes them all. Several of
+                these with ``|`` between them: one for each slot (P-tuning, Liu et al., 2021,
+                arXiv 2103.10385).
             rng: Draws the random rows.
 
         Raises:
-            ConfigError: There is no slot, a length is below 1, ``init`` is unknown, or its
-                text has no tokens.
+            ConfigError: There is no slot, a length is below 1, ``init`` is unknown or of another
+                number of slots, or its text has no tokens.
         """
         if tokens < 1:
             raise ConfigError(f"A soft prompt needs at least 1 token, not {tokens}.")
-        ids = _text_ids(init, table)
-        default = len(ids) if ids else tokens
         starts = []
-        for name, given in slots.items():
-            length = default if given is None else given
-            starts.append(SlotStart(name, length, _first_ids(init, ids, length, table, rng)))
+        for (name, given), own in zip(slots.items(), one_each(init, len(slots)), strict=True):
+            ids = _text_ids(own, table)
+            length = (len(ids) if ids else tokens) if given is None else given
+            starts.append(SlotStart(name, length, _first_ids(own, ids, length, table, rng)))
         return cls(starts, table, ALPHA * table.std)
 
     @property
@@ -214,6 +215,24 @@ class SoftPrompt:
                 f"{table.hidden_size}."
             )
         return cls(starts, table, scale)
+
+
+def one_each(init: str | None, slots: int) -> list[str | None]:
+    """What each slot starts from.
+
+    Args:
+        init: For all of them, or one for each with ``|`` between them.
+        slots: How many there are.
+
+    Raises:
+        ConfigError: There are others than slots.
+    """
+    if init is None or slots < 2 or "|" not in init:
+        return [init] * slots
+    parts = [part.strip() for part in init.split("|")]
+    if len(parts) != slots:
+        raise ConfigError(f"'{init}' is for {len(parts)} soft slots, but the template has {slots}")
+    return list(parts)
 
 
 def _slot_start(slot: Mapping[str, Any]) -> SlotStart:

@@ -30,6 +30,20 @@ def build(slots, *, tokens=3, init="random", seed=0, table=None):
     return SoftPrompt.build(slots, table or Table(), tokens=tokens, init=init, rng=rng)
 
 
+def test_every_slot_may_start_from_something_of_its_own():
+    prompt = build({"a": None, "b": None, "c": 2}, init="text:ab | zero | text:xyz")
+    assert prompt.slots == {"a": 2, "b": 3, "c": 2}
+    table = Table().table
+    tensors = prompt.unpack(prompt.origin[None]).tensors
+    np.testing.assert_array_equal(tensors["a"][0], table[[0, 1]])
+    np.testing.assert_array_equal(tensors["b"][0], np.zeros((3, 4)))
+    np.testing.assert_array_equal(tensors["c"][0], table[[23, 24]])
+    with pytest.raises(ConfigError, match="for 2 soft slots, but the template has 3"):
+        build({"a": None, "b": None, "c": 2}, init="zero|text:xyz")
+    # One slot takes its text as it stands.
+    assert build({"a": None}, init="text:ab | cd").slots == {"a": 4}
+
+
 def test_size_scale_and_slots():
     prompt = build({"soft": None, "soft_2": 2})
     assert prompt.kind == "soft-prompt"
