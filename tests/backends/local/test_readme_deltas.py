@@ -1,0 +1,48 @@
+"""Every line of the README's table of deltas runs, on a tiny model instead of the real one."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from blackbox_delta.cli import app
+from blackbox_delta.demo import DATA
+from blackbox_delta.runs import read_result
+from blackbox_delta.settings import DELTA_KINDS
+
+README = Path(__file__).parents[3] / "README.md"
+LINES = re.findall(r"^\| `(--delta [^`]+)` \|", README.read_text(encoding="utf-8"), re.MULTILINE)
+SMALL = "--recipe search --budget 30 --shots 2 --population 4 --dimension 4 --max-test 5"
+
+
+@pytest.fixture(scope="module")
+def folder(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model as files."""
+    folder = tmp_path_factory.mktemp("model")
+    tiny("llama").model.save_pretrained(folder)
+    tiny("llama").tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_the_table_has_every_kind() -> None:
+    alone = {line.split()[1] for line in LINES if line.count("--delta") == 1 and "+" not in line}
+    assert alone == set(DELTA_KINDS)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_the_line_runs(line: str, folder: Path, tmp_path: Path) -> None:
+    words = ["tune", "--model", folder, "--data", DATA, "--out", tmp_path / "run"]
+    command = [*map(str, words), *SMALL.split(), *shlex.split(line)]
+
+    done = CliRunner().invoke(app, command)
+
+    assert done.exit_code == 0, done.output
+    result = read_result(tmp_path / "run")
+    assert result is not None
+    kinds = "+".join(re.findall(r"--delta (\S+)", line))
+    assert result["delta"]["kind"] == kinds
