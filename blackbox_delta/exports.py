@@ -60,8 +60,8 @@ def export_merged(tuned: TunedModel, folder: str | Path) -> Path:
 
     Args:
         tuned: A tuned local model whose delta, or each of several, changes weights alone: LoRA,
-            tiny LoRA, IA3, matrices of chosen modules or of the last layer, offsets where there
-            are some.
+            tiny LoRA, IA3, matrices of chosen modules or of the last layer, sparse entries, offsets
+            where there are some.
         folder: Where; it is made if it is not there, and must be empty.
 
     Raises:

@@ -149,7 +149,10 @@ def _handler(recorder: Recorder) -> type[http.server.BaseHTTPRequestHandler]:
             self._hand_on(lambda: recorder.get(self.path))
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            length = int(self.headers["Content-Length"])
+            body = self.rfile.read(length)
+            if len(body) < length:
+                return  # killed while it was sending
             self._hand_on(lambda: recorder.post(self.path, body))
 
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
