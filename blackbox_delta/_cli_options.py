@@ -182,7 +182,10 @@ _SETTINGS = {
     ),
     "optimizer": (
         _SEARCH,
-        "cma-diagonal, cma, es, spsa, divide-and-conquer, two-stage, random or nevergrad:NAME.",
+        (
+            "cma-diagonal, cma, es, spsa, divide-and-conquer, adaptive-allocation, two-stage, "
+            "random or nevergrad:NAME."
+        ),
     ),
     "population": (_SEARCH, "λ: candidates per generation of --recipe search."),
     "head": (

@@ -10,7 +10,7 @@ from blackbox_delta._problem_deltas import make_delta
 from blackbox_delta._problem_earlier import EarlierDelta, basis_of
 from blackbox_delta.deltas import Composition
 from blackbox_delta.errors import ConfigError
-from blackbox_delta.optimizers import DivideAndConquer
+from blackbox_delta.optimizers import OF_PARTS
 from blackbox_delta.settings import Settings
 from blackbox_delta.subspaces import (
     MOST_DENSE,
@@ -133,7 +133,7 @@ def _random(deltas: Sequence[Delta], settings: Settings) -> Callable[[Delta], Fr
     """Makes frames in subspaces drawn from the seed."""
     dimension = _dimension(min(delta.size for delta in deltas), settings)
     name = settings.subspace
-    if name is None and settings.optimizer == DivideAndConquer.name:
+    if name is None and settings.optimizer in OF_PARTS:
         name = BlockSubspace.kind
 
     def make(delta: Delta) -> Frame:

@@ -72,7 +72,8 @@ class Settings(BaseModel):
         subspace: The projection: ``"gaussian"`` or ``"uniform"`` (dense), ``"fastfood"`` or
             ``"sparse"`` (which take no memory), or ``"blocks"``, one for each layer, module or
             slot with numbers of its own; ``None`` for a dense one, or sparse where that would
-            take more than 256 MB, or the blocks that ``"divide-and-conquer"`` goes through.
+            take more than 256 MB, or the blocks that ``"divide-and-conquer"`` and
+            ``"adaptive-allocation"`` tell apart.
         subspace_from: Folders of earlier runs whose deltas span the subspace: of the same model
             and with the same kind of delta, on other tasks. ``dimension`` is then their number,
             or larger, where the rest of the directions are random.
@@ -80,8 +81,9 @@ class Settings(BaseModel):
             what the modules put out; ``None`` for 0.3, or less where a few probes find that so
             large a step does harm. ``search`` probes if that takes a tenth of the budget at most.
         optimizer: ``"cma-diagonal"``, ``"cma"``, ``"es"``, ``"spsa"``,
-            ``"divide-and-conquer"`` (block after block), ``"two-stage"`` (CMA-ES, then a local
-            search around its mean), ``"random"`` or ``"nevergrad:NAME"``.
+            ``"divide-and-conquer"`` (block after block), ``"adaptive-allocation"`` (half of the
+            numbers at a time, more of them in blocks that matter), ``"two-stage"`` (CMA-ES, then
+            a local search around its mean), ``"random"`` or ``"nevergrad:NAME"``.
         population: λ, candidates per generation of ``search``.
         head: ``"anchored"``, ``"discriminant"``, ``"ridge"``, ``"logistic"``, ``"prototypes"``,
             ``"nearest"``, ``"calibrated"``, ``"contextual"`` or ``"plain"``; ``None`` for the

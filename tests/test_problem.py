@@ -199,10 +199,11 @@ def test_blocks_follow_the_slots() -> None:
     assert sum(frame.subspace.parts) == 12
 
 
-def test_divide_and_conquer_goes_through_blocks_unless_told_otherwise() -> None:
+@pytest.mark.parametrize("optimizer", ["divide-and-conquer", "adaptive-allocation"])
+def test_optimizers_of_parts_take_blocks_unless_told_otherwise(optimizer: str) -> None:
     given = {"template": "{text} {soft:2} It was {soft:4} {label}", "soft_tokens": None}
     for subspace, parts in ((None, 2), ("gaussian", 1)):
-        frame = build(**given, optimizer="divide-and-conquer", subspace=subspace).frame
+        frame = build(**given, optimizer=optimizer, subspace=subspace).frame
         assert frame is not None
         assert len(frame.subspace.parts) == parts
 

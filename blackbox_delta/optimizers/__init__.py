@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blackbox_delta.errors import ConfigError
+from blackbox_delta.optimizers.adaptive_allocation import AdaptiveAllocation
 from blackbox_delta.optimizers.cma_es import CMAES
 from blackbox_delta.optimizers.divide_and_conquer import DivideAndConquer
 from blackbox_delta.optimizers.evolution_strategy import EvolutionStrategy
@@ -20,13 +21,28 @@ from blackbox_delta.optimizers.two_stage import TwoStage
 if TYPE_CHECKING:
     from blackbox_delta.types import Optimizer
 
-OPTIMIZERS = ("cma", "cma-diagonal", "es", "spsa", "divide-and-conquer", "two-stage", "random")
+OPTIMIZERS = (
+    "cma",
+    "cma-diagonal",
+    "es",
+    "spsa",
+    "divide-and-conquer",
+    "adaptive-allocation",
+    "two-stage",
+    "random",
+)
 """The names that :func:`make_optimizer` knows, besides ``nevergrad:<name in its registry>``."""
+
+_OF_PARTS = {each.name: each for each in (DivideAndConquer, AdaptiveAllocation)}
+OF_PARTS = tuple(_OF_PARTS)
+"""Those that need the parts of z."""
 
 __all__ = [
     "CMAES",
+    "OF_PARTS",
     "OPTIMIZERS",
     "SPSA",
+    "AdaptiveAllocation",
     "DivideAndConquer",
     "EvolutionStrategy",
     "NevergradOptimizer",
@@ -70,8 +86,8 @@ def make_optimizer(
     if name in ("cma", "cma-diagonal"):
         diagonal = name == "cma-diagonal"
         return CMAES(dimension, rng, population=population, sigma=sigma, diagonal=diagonal)
-    if name == DivideAndConquer.name:
-        return DivideAndConquer(parts, rng, population=population, sigma=sigma)
+    if name in _OF_PARTS:
+        return _OF_PARTS[name](parts, rng, population=population, sigma=sigma)
     if name == TwoStage.name:
         return TwoStage(
             dimension, rng, population=population, sigma=sigma, budget=budget_candidates

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blackbox_delta.errors import ConfigError
 from blackbox_delta.optimizers.cma_es import CMAES
 from blackbox_delta.optimizers.generational import GenerationalOptimizer
-from blackbox_delta.optimizers.validation import check_settings
+from blackbox_delta.optimizers.validation import check_parts, check_settings
 
 if TYPE_CHECKING:
     from blackbox_delta.types import Vector
@@ -48,12 +47,7 @@ class DivideAndConquer(GenerationalOptimizer):
     ) -> None:
         check_settings(min(parts, default=0), population, sigma)
         lengths = joined(parts)
-        if len(lengths) < 2:
-            raise ConfigError(
-                f"{self.name} goes from one part of z to the next, and the {sum(parts)} numbers "
-                "here are all in one; take the subspace 'blocks' and a delta in several layers, "
-                "modules or slots, or another optimizer, such as 'cma'"
-            )
+        check_parts(self.name, lengths)
         super().__init__(sum(lengths), population=population, sigma=sigma)
         self._parts = [slice(*ends) for ends in pairwise(accumulate(lengths, initial=0))]
         self._conquerors = [

@@ -10,6 +10,8 @@ import numpy as np
 from blackbox_delta.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from blackbox_delta.types import Vector
 
 
@@ -21,6 +23,16 @@ def check_settings(dimension: int, population: int, sigma: float) -> None:
         raise ConfigError(f"The population must be at least 1, not {population}.")
     if not (math.isfinite(sigma) and sigma > 0):
         raise ConfigError(f"The initial step size sigma must be a positive number, not {sigma}.")
+
+
+def check_parts(name: str, parts: Sequence[int]) -> None:
+    """Raises ConfigError unless an optimizer that tells parts of z apart has two or more."""
+    if len(parts) < 2:
+        raise ConfigError(
+            f"{name} goes from one part of z to the next, and the {sum(parts)} numbers "
+            "here are all in one; take the subspace 'blocks' and a delta in several layers, "
+            "modules or slots, or another optimizer, such as 'cma'"
+        )
 
 
 def check_asked(count: int) -> None:

@@ -21,7 +21,7 @@ LEARNING = tuple(name for name in EVERY if name != "random")
 def make_optimizer(name, dimension, **given):
     """With z in two parts where an optimizer wants several."""
     halves = (dimension // 2, dimension - dimension // 2)
-    parts = halves if name == "divide-and-conquer" else ()
+    parts = halves if name in optimizers.OF_PARTS else ()
     return optimizers.make_optimizer(name, dimension, **given, parts=parts)
 
 

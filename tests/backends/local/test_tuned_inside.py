@@ -157,9 +157,12 @@ def test_stages_need_a_budget_for_each(tiny: Any) -> None:
         tune(tiny("llama").wrap(), SPLIT, subspace="fastfood", **given)
 
 
+@pytest.mark.parametrize("optimizer", ["divide-and-conquer", "adaptive-allocation"])
 @pytest.mark.parametrize("recipe", ["search", "auto"])
-def test_layers_are_searched_in_turn_and_saved(recipe: str, tiny: Any, tmp_path: Path) -> None:
-    given = {**SEARCH, "budget": "60 calls", "recipe": recipe, "optimizer": "divide-and-conquer"}
+def test_layers_are_told_apart_and_saved(
+    recipe: str, optimizer: str, tiny: Any, tmp_path: Path
+) -> None:
+    given = {**SEARCH, "budget": "60 calls", "recipe": recipe, "optimizer": optimizer}
     if recipe == "auto":
         del given["population"]
     tuned = tune(
