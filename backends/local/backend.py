@@ -198,11 +198,13 @@ class LocalBackend:
 
         Raises:
             ModelError: The backend has been closed.
-            UnsupportedError: The model's attention keeps none that could be set.
+            UnsupportedError: The model reads none from a cache.
         """
         self._check_open()
         if not isinstance(self._engine, CausalEngine):
-            raise UnsupportedError(f"{self.name} keeps no keys and values that could be told")
+            raise UnsupportedError(
+                f"{self.name} reads no keys and values from a cache, as causal models do"
+            )
         untuned = Candidates.of(self._model, None, self._table.hidden_size, self._weights)
         kept = self._engine.prefixes([np.array(token_ids, dtype=np.int64)], untuned)
         both = [torch.stack(pair) for pair in zip(kept.keys, kept.values, strict=True)]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from blackbox_delta.backends.local.attention import PrefixCache
 from blackbox_delta.backends.local.deep import AT, DeepOffsets
 from blackbox_delta.backends.local.inside import TERMS, Inside
 from blackbox_delta.backends.local.layout import SoftTokens
@@ -47,7 +48,27 @@ class PrefixOffsets:
             held[int(layer)] = tensor.to(device=like.device, dtype=like.dtype)
         return cls(part.token_ids, keys, values)
 
-    def select(self, chunk: slice) -> PrefixOffsets:
+    def on(self, words: PrefixCache, count: int) -> PrefixCache:
+        """The prefixes of ``count`` candidates.
+
+        Args:
+            words: The words' own keys and values, in one group.
+            count: λ.
+        """
+
+        def moved(layers: list[torch.Tensor], by: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
+            return [
+                layer + by[number] if number in by else layer.expand(count, -1, -1, -1)
+                for number, layer in enumerate(layers)
+            ]
+
+        return PrefixCache(
+            words.lengths.expand(count),
+            moved(words.keys, self.keys),
+            moved(words.values, self.values),
+        )
+
+    def select(self, chunk: slice | list[int]) -> PrefixOffsets:
         """Some of the candidates."""
         return PrefixOffsets(
             self.token_ids,

@@ -11,7 +11,7 @@ What can be shared depends on where the first soft slot sits:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -101,19 +101,7 @@ class CausalEngine:
         if not prefix:
             return None
         words = self.kept_prefixes([np.array(prefix.token_ids)], candidates)
-        count = len(candidates)
-
-        def moved(layers: list[torch.Tensor], by: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
-            return [
-                layer + by[number] if number in by else layer.expand(count, -1, -1, -1)
-                for number, layer in enumerate(layers)
-            ]
-
-        return PrefixCache(
-            words.lengths.expand(count),
-            moved(words.keys, prefix.keys),
-            moved(words.values, prefix.values),
-        )
+        return prefix.on(words, len(candidates))
 
     def prefixes(
         self, rows: Sequence[IntArray], of: Candidates, front: PrefixCache | None = None

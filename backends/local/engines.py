@@ -1,4 +1,7 @@
-"""Which engine evaluates a model: the one that shares prefixes, where it proves itself."""
+"""Which engine evaluates a model: the one that shares prefixes, where it proves itself.
+
+A masked model has one engine, which takes prefixes where these prove themselves.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,14 @@ import torch
 
 from blackbox_delta.backends.local import attention
 from blackbox_delta.backends.local.batching import MemoryLimit
-from blackbox_delta.backends.local.candidates import Candidates
+from blackbox_delta.backends.local.candidates import Candidates, PrefixOffsets
 from blackbox_delta.backends.local.causal import CausalEngine
+from blackbox_delta.backends.local.fronts import Fronts
 from blackbox_delta.backends.local.layout import SoftTokens
 from blackbox_delta.backends.local.loading import LoadedModel
 from blackbox_delta.backends.local.plain import PlainEngine
-from blackbox_delta.backends.prompt_encoder import EncodedPrompt
+from blackbox_delta.backends.local.reading import trunk_of
+from blackbox_delta.backends.prompt_encoder import EncodedPrompt, Ids
 from blackbox_delta.errors import BlackBoxDeltaError, ModelError
 from blackbox_delta.types import FloatArray, SoftSlot
 
@@ -37,7 +42,7 @@ def choose_engine(loaded: LoadedModel, limit: MemoryLimit) -> Engine:
         mask = loaded.tokenizer.mask_token_id
         if mask is None:
             raise ModelError(f"the tokenizer of {loaded.name!r} has no mask token")
-        return PlainEngine(loaded.model, loaded.kind, limit, mask)
+        return _with_fronts(loaded, limit, mask)
     plain = PlainEngine(loaded.model, loaded.kind, limit)
     return plain if loaded.kind == "seq2seq" else _proven(loaded, plain, limit)
 
@@ -74,6 +79,47 @@ def _proven(loaded: LoadedModel, plain: PlainEngine, limit: MemoryLimit) -> Engi
     )
     model.set_attn_implementation(own_attention)
     return plain
+
+
+def _with_fronts(loaded: LoadedModel, limit: MemoryLimit, mask: int) -> PlainEngine:
+    """The engine of a masked model, with prefixes if on this model they do what they must."""
+    model, dtype = loaded.model, loaded.model.get_input_embeddings().weight.dtype
+    fronts = Fronts(model, trunk_of(model))
+    engine = PlainEngine(model, loaded.kind, limit, mask, fronts)
+    try:
+        difference = _doubled(engine, mask)
+        reason = f"log-probabilities differ by {difference:.2g}"
+    except Exception as error:  # an unknown architecture may fail in any way
+        difference, reason = np.inf, f"{type(error).__name__}: {error}"
+    engine.release()
+    engine.computed_tokens = 0
+    if difference <= AGREEMENT.get(dtype, 5e-3):
+        return engine
+    logger.info("%s takes no prefixes (%s)", loaded.name, reason)
+    return PlainEngine(model, loaded.kind, limit, mask)
+
+
+def _doubled(engine: PlainEngine, mask: int) -> float:
+    """How much the answers change where a text stands in front of itself, which is not at all.
+
+    Each token then sees every key twice, with the same value: attention's weights are halves of
+    what they were, and its outputs the same. That holds for any model whose attention is made of
+    keys, values and nothing else. The text goes through alone, and padded beside a longer one.
+    """
+    embeddings = engine.embeddings
+    weight = embeddings.weight
+    rng = np.random.default_rng(0)
+    tokens = [int(token) for token in rng.integers(3, min(len(weight), 1000), 12)]
+    text: Ids = tuple(tokens[:6])
+    prompts = [EncodedPrompt((), (each,), ()) for each in (text, tuple(tokens[2:11]))]
+    nothing = SoftTokens.of(None, weight.shape[1], weight.dtype, weight.device)
+    alone, doubled = Candidates(nothing), Candidates(nothing, prefix=PrefixOffsets((*text, mask)))
+
+    def answer(candidates: Candidates, count: int) -> float:
+        readings = engine.score(prompts[:count], [(tokens[11],)], candidates, 0)
+        return float(readings.label_logprobs[0, 0, 0])
+
+    return float(np.max([abs(answer(doubled, count) - answer(alone, count)) for count in (1, 2)]))
 
 
 def _probe(engine: Engine, weights: torch.Tensor) -> FloatArray:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from blackbox_delta.backends.local.attention import PrefixCache
 from blackbox_delta.backends.local.candidates import Candidates
 from blackbox_delta.backends.local.causal import CausalEngine
 from blackbox_delta.backends.local.deep import layers_of
@@ -57,6 +58,7 @@ def measure(model: Any, engine: Engine, context: int) -> Geometry:
     rows = rng.integers(0, top, (ROWS, TOKENS))
     before = engine.computed_tokens
     sizes: dict[int, float] = {}
+    kept: PrefixCache | None = None
     with _watching(model, seen), _watching_layers(model, sizes):
         if isinstance(engine, CausalEngine):
             kept = engine.prefixes(list(rows), nothing)
@@ -66,13 +68,15 @@ def measure(model: Any, engine: Engine, context: int) -> Geometry:
             engine.score(prompts, [(int(rows[0, 0]),)], nothing, 0)
             engine.release()
     engine.computed_tokens = before
+    if not isinstance(engine, CausalEngine) and engine.fronts:
+        kept = engine.fronts.alone(rows)
     entering = [size for _, size in sorted(sizes.items())]
     modules = tuple(_module(model, name, each) for name, each in seen.items() if each.sound)
 
     def salient(name: str, count: int) -> Salient:
         return _salient(model.get_submodule(name), seen[name].columns, count)
 
-    if not isinstance(engine, CausalEngine):
+    if kept is None:
         return Geometry(modules, context=context, layer_spread=entering, salient=salient)
     _, heads, _, size = kept.keys[0].shape
     return Geometry(

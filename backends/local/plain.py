@@ -1,14 +1,16 @@
 """Scoring by whole sequences: masked and sequence-to-sequence models, and unusual causal ones.
 
 Every candidate × example × answer form is one padded row. For sequence-to-sequence models whose
-slots all sit in the decoder, the encoder's output is computed once per run.
+slots all sit in the decoder, the encoder's output is computed once per run. Prefixes stand in front
+of every row of a masked model.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +23,11 @@ from blackbox_delta.backends.local.batching import (
     packs_by_length,
     split_when_too_large,
 )
-from blackbox_delta.backends.local.candidates import Candidates
+from blackbox_delta.backends.local.candidates import PREFIX, Candidates
+from blackbox_delta.backends.local.fronts import Fronts
 from blackbox_delta.backends.local.inside import TERMS
 from blackbox_delta.backends.local.layout import SoftTokens, embed, padded
+from blackbox_delta.backends.local.prefix_store import PrefixStore
 from blackbox_delta.backends.local.reading import (
     Readings,
     Targets,
@@ -130,15 +134,23 @@ class PlainEngine:
         kind: Which of them: ``"causal"``, ``"masked"`` or ``"seq2seq"``.
         limit: What one forward pass may take.
         mask_token: Id of the mask (masked models).
+        fronts: Puts prefixes in front (masked models whose attention can be exchanged).
     """
 
     def __init__(
-        self, model: Any, kind: str, limit: MemoryLimit, mask_token: int | None = None
+        self,
+        model: Any,
+        kind: str,
+        limit: MemoryLimit,
+        mask_token: int | None = None,
+        fronts: Fronts | None = None,
     ) -> None:
         self._model = model
         self._kind = kind
         self._limit = limit
         self._mask_token = mask_token
+        self.fronts = fronts
+        self._words = PrefixStore(limit.bytes)
         self._trunk = trunk_of(model)
         self._embeddings = model.get_input_embeddings()
         self._encoded: OrderedDict[tuple[bytes, ...], torch.Tensor] = OrderedDict()
@@ -147,7 +159,7 @@ class PlainEngine:
     @property
     def deltas(self) -> frozenset[str]:
         """Kinds of delta that it can apply."""
-        taken = frozenset({*IN_SLOTS, *TERMS})
+        taken = frozenset({*IN_SLOTS, *TERMS, *((PREFIX,) if self.fronts else ())})
         # An encoder and a decoder are two rows of layers, each with tokens of its own.
         return taken - {DEEP_PROMPT} if self._kind == "seq2seq" else taken
 
@@ -177,8 +189,9 @@ class PlainEngine:
         return readings
 
     def release(self) -> None:
-        """Drops the kept encoder outputs."""
+        """Drops the kept encoder outputs, keys and values."""
         self._encoded.clear()
+        self._words.clear()
 
     def _score_form(
         self,
@@ -195,8 +208,10 @@ class PlainEngine:
         # The first form's first position is where any answer starts: the top tokens' place.
         top_k = readings.top_ids.shape[2] if form.first else 0
 
+        in_front = len(candidates.prefix.token_ids)
+
         def fit() -> int:
-            return self._limit.rows(longest, longest, form.reads)
+            return self._limit.rows(longest, in_front + longest, form.reads, in_front)
 
         def evaluate(pack: list[int], some: Candidates, chunk: slice) -> None:
             logits = self._forward(rows.select(pack), some)
@@ -219,8 +234,9 @@ class PlainEngine:
                 return
 
             def work(part: slice) -> None:
-                own = candidates.of_rows([assignment[row] for row in pack[part]])
-                evaluate(pack[part], own, slice(0, 1))
+                own = [assignment[row] for row in pack[part]]
+                some = replace(candidates.of_rows(own), prefix=candidates.prefix.select(own))
+                evaluate(pack[part], some, slice(0, 1))
 
             in_chunks(
                 len(pack),
@@ -252,10 +268,22 @@ class PlainEngine:
             inputs = {"inputs_embeds": batch, "attention_mask": mask}
         if self._kind != "masked":
             inputs["use_cache"] = False
-        with some.acting(codes):
+        with self._in_front(some), some.acting(codes):
             logits = logits_at(self._model, self._trunk, positions, inputs)
         self.computed_tokens += candidates * int(lengths.sum())
         return logits
+
+    def _in_front(self, some: Candidates) -> AbstractContextManager[None]:
+        """The candidates' prefixes, for the time of a forward pass."""
+        if self.fronts is None or not some.prefix:
+            return nullcontext()
+        row = np.array([some.prefix.token_ids])
+        words = self._words.get((row.tobytes(),))
+        if words is None:
+            words = self.fronts.alone(row)
+            self._words.put((row.tobytes(),), words)
+            self.computed_tokens += row.size
+        return self.fronts.acting(some.prefix.on(words, len(some)))
 
     def _encode(self, rows: list[IntArray], some: Candidates) -> tuple[torch.Tensor, torch.Tensor]:
         """Encoder output (λ·rows, m, hidden) and its mask; reused where all candidates agree."""

@@ -23,8 +23,9 @@ class Prefix(BlockDelta):
     """Offsets to the keys and values that the model itself has for some words.
 
     z = 0 is the model that reads these words before everything else; in layers that are not
-    chosen it goes on doing so. Blocks: ``"LAYER.keys"`` and ``"LAYER.values"``, each of shape
-    (kv_heads, tokens, head_size).
+    chosen it goes on doing so. In a masked model, whose words change with what follows, they are
+    as they are by themselves, and all tokens see them. Blocks: ``"LAYER.keys"`` and
+    ``"LAYER.values"``, each of shape (kv_heads, tokens, head_size).
 
     Args:
         geometry: The model's shapes.

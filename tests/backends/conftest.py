@@ -176,6 +176,13 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], Callable[[], Any]]] = {
     "distilbert": ("DistilBertForMaskedLM", {
         "dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 256,
     }, word_piece),
+    # Rotated keys, and a window that its mask knows of.
+    "modernbert": ("ModernBertForMaskedLM", {
+        **_USUAL, "num_hidden_layers": 3, "global_attn_every_n_layers": 3, "cls_token_id": 1,
+        "sep_token_id": 2,
+    }, lambda: byte_level("<s> $A </s>")),
+    # Attention of its own.
+    "mpnet": ("MPNetForMaskedLM", _USUAL, lambda: byte_level("<s> $A </s>")),
     "t5": ("T5ForConditionalGeneration", {
         "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4,
         "decoder_start_token_id": 0,

@@ -53,6 +53,7 @@ CASES = [
     ("llama", "prefix"),
     ("gpt2", "adapter+bitfit"),
     ("bert", "ia3"),
+    ("bert", "prefix"),
     ("t5", "lora+bitfit"),
     ("llama", "soft-prompt+lora"),
     ("llama", "deep-prompt"),
@@ -227,7 +228,7 @@ def test_settings_reach_the_delta(tiny: Any) -> None:
 @pytest.mark.parametrize(
     ("model", "settings", "error", "message"),
     [
-        ("bert", {"delta": "prefix"}, UnsupportedError, "takes no prefix; it takes adapter"),
+        ("t5", {"delta": "prefix"}, UnsupportedError, "takes no prefix; it takes adapter"),
         ("llama", {"delta": "lora", "delta_settings": {"targets": "z_proj"}}, ConfigError,
          "no module of this model is named by 'z_proj'"),
         ("llama", {"delta": "lora", "delta_settings": {"rank": "many"}}, ConfigError,
