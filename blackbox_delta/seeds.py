@@ -11,7 +11,9 @@ import numpy as np
 
 from blackbox_delta.api import draw_for, tune
 from blackbox_delta.backends import open_backend
+from blackbox_delta.earlier import read_earlier
 from blackbox_delta.errors import ConfigError, RunError
+from blackbox_delta.problem import build_problem
 from blackbox_delta.report import UNMEASURED
 from blackbox_delta.runs import RESULT_NAME, RUN_NAME, write_record
 from blackbox_delta.settings import Settings
@@ -88,6 +90,8 @@ def tune_over_seeds(
     if out is not None:
         _check_folder(Path(out), resume)
     backend = open_backend(model) if isinstance(model, str) else model
+    if chosen.subspace_from:
+        _check_earlier(backend, splits, chosen)
     models = tuple(
         tune(
             backend,
@@ -139,6 +143,28 @@ def _check_folder(out: Path, resume: bool) -> None:
             f"{out} is not empty; add --resume to go on with the runs in it, or choose an empty "
             "or a new folder"
         )
+
+
+def _check_earlier(backend: Backend, splits: Sequence[FewShotSplit], settings: Settings) -> None:
+    """Every seed must be able to search the span of earlier runs, before the first one is paid for.
+
+    Raises:
+        BlackBoxDeltaError: An earlier run cannot be read, or one of the seeds cannot build upon it.
+    """
+    earlier = read_earlier(backend, settings.subspace_from or ())
+    for split in splits:
+        own = settings.model_copy(update={"seed": split.seed})
+        try:
+            build_problem(backend, split, own, earlier)
+        except ConfigError as error:
+            if split is splits[0]:
+                raise  # no matter of several seeds
+            raise ConfigError(
+                f"seed {splits[0].seed} can build upon subspace_from, but seed {split.seed} "
+                f"cannot: {error}. What a seed draws (the start of a LoRA or an adapter, random "
+                "targets) must be that of the earlier runs: take their seed alone, or a delta "
+                "of which nothing is drawn"
+            ) from error
 
 
 def _summary(runs: Sequence[Json]) -> Json:

@@ -10,10 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+import blackbox_delta.seeds
 from blackbox_delta.api import tune
 from blackbox_delta.artifact import Artifact
 from blackbox_delta.earlier import read_earlier
-from blackbox_delta.tasks import FewShotSplit
+from blackbox_delta.errors import ConfigError
+from blackbox_delta.heads import make_head
+from blackbox_delta.members import Member
+from blackbox_delta.problem import build_problem
+from blackbox_delta.seeds import tune_over_seeds
+from blackbox_delta.settings import Settings
+from blackbox_delta.tasks import FewShotSplit, task_from_lists
 from blackbox_delta.tuned_model import TunedModel
 from blackbox_delta.types import Example
 
@@ -78,3 +85,37 @@ def test_what_was_tuned_in_a_span_spans_again(tiny: Any, tmp_path: Path) -> None
     tune(backend, split(SIZE), delta="bitfit", subspace_from=[runs[0]], out=runs[1], **SEARCH)
     third = tune(backend, split(AGE), delta="bitfit", subspace_from=runs, **SEARCH)
     assert third.result["delta"]["dimension"] == 20
+
+
+@pytest.mark.parametrize(("delta", "fits"), [("lora", False), ("bitfit", True)])
+def test_all_seeds_are_checked_before_the_first_is_paid_for(
+    delta: str, fits: bool, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = tiny("llama").wrap()
+    given = {**SEARCH, "delta": delta, "seed": 3}
+    problem = build_problem(backend, split(QUALITY), Settings.of(given))
+    [seen] = backend.score(problem.request(problem.train.prompts, None))
+    head = make_head("plain").fit(seen, problem.train.labels, None)
+    moved = Member("delta", problem.reader, head, frame=problem.frame, z=np.ones(20))
+    Artifact.of(backend, [moved]).save(tmp_path / "earlier")
+    examples = split(AGE)
+    together = (*examples.train, *examples.dev)
+    task = task_from_lists([one.text for one in together], [one.label for one in together])
+    begun = []
+
+    def begin(*_: Any, seed: int, **__: Any) -> None:
+        begun.append(seed)
+        raise InterruptedError
+
+    monkeypatch.setattr(blackbox_delta.seeds, "tune", begin)
+    backend.score = None  # whoever asks the model fails
+    given |= {"subspace_from": [tmp_path / "earlier"], "shots": 2, "out": tmp_path / "seeds"}
+    expected, message = (
+        (InterruptedError, None) if fits else (ConfigError, "seed 3 can .* but seed 4 cannot: ")
+    )
+    with pytest.raises(expected, match=message):
+        tune_over_seeds(backend, task, 3, **given)
+    assert begun == ([3] if fits else [])
+    assert not (tmp_path / "seeds").exists()
+    with pytest.raises(InterruptedError):  # one seed is no matter of several
+        tune_over_seeds(backend, task, 1, **given)
