@@ -45,7 +45,7 @@ class _Rates:
         weights = raw / raw.sum()
         mass = float(1 / (weights**2).sum())
         path = (4 + mass / n) / (n + 4 + 2 * mass / n)
-        # A diagonal is learned faster: Ros & Hansen, section 3.
+        # A diagonal is learned faster: Ros & Hansen.
         faster = (n + 2) / 3
         one = min(faster * 2 / ((n + 1.3) ** 2 + mass), 0.5)
         many = faster * 2 * (mass - 2 + 1 / mass) / ((n + 2) ** 2 + mass)
@@ -56,8 +56,8 @@ class SeparableSearch:
     """N(m, σ² diag(C)) around m = 0, of which only the active numbers are drawn and learned.
 
     Two candidates of a generation stand on either side of the mean, along its last step; σ grows
-    where the one ahead is better (two-point adaptation, Hansen, 2008, inria-00276854). With few
-    candidates in many dimensions that answers sooner than the length of a path, and it needs no
+    where the one ahead is better (Hansen, 2008, "CMA-ES with two-point step-size adaptation"). With
+    few candidates in many dimensions that answers sooner than the length of a path, and it needs no
     memory of numbers that are new.
 
     Args:

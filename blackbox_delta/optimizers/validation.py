@@ -29,8 +29,8 @@ def check_parts(name: str, parts: Sequence[int]) -> None:
     """Raises ConfigError unless an optimizer that tells parts of z apart has two or more."""
     if len(parts) < 2:
         raise ConfigError(
-            f"{name} goes from one part of z to the next, and the {sum(parts)} numbers "
-            "here are all in one; take the subspace 'blocks' and a delta in several layers, "
+            f"{name} goes by the parts of z, and the {sum(parts)} numbers here are "
+            "all in one; take the subspace 'blocks' and a delta in several layers, "
             "modules or slots, or another optimizer, such as 'cma'"
         )
 
