@@ -6,13 +6,15 @@ import hashlib
 import http.server
 import json
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
 import httpx
 import numpy as np
 
+#: How often a server is asked before a client is told nothing.
+ATTEMPTS = 4
 JSON = {"Content-Type": "application/json"}
 Json: TypeAlias = dict[str, Any]
 #: A pair of a candidate and a prompt, as it looks on the wire.
@@ -47,6 +49,8 @@ class Recorder:
         self._classes = classes
         self._target = url.removesuffix("/v1")
         self._lock = threading.Lock()
+        self._idle = threading.Condition()
+        self._busy = 0
         self._asked: list[Asked] = []
         self._answers: dict[Asked, Json] = {}
         self._others: dict[tuple[str, bytes], Reply] = {}
@@ -70,6 +74,26 @@ class Recorder:
         with self._lock:
             asked, self._asked = self._asked, []
         return asked
+
+    def settle(self) -> None:
+        """Waits until the server has answered all that killed clients had asked."""
+        with self._idle:
+            assert self._idle.wait_for(lambda: not self._busy, timeout=300)
+
+    @contextmanager
+    def handing_on(self, what: str) -> Iterator[None]:
+        """Counts a request while it is under way, and writes down what goes wrong."""
+        with self._idle:
+            self._busy += 1
+        try:
+            yield
+        except Exception as error:
+            self.failures.append(f"{what}: {error!r}")
+            raise
+        finally:
+            with self._idle:
+                self._busy -= 1
+                self._idle.notify_all()
 
     def source(self, told: Told) -> Asked:
         """The pair whose answer that is."""
@@ -108,13 +132,29 @@ class Recorder:
         if not new:
             return
         body = {**request, "prompt_embeds": list(new.values())}
-        reply = self._client.post(self._target + path, json=body).raise_for_status().json()
+        told = self._asked_for(path, body)
         names = list(new)
         with self._lock:
-            for choice in reply["choices"]:
+            for choice, numbers in told:
                 name = names[choice["index"]]
-                self._answers.setdefault(name, choice)
-                self._source.setdefault(self._told(request, self._answers[name]), name)
+                if name not in self._answers:
+                    self._answers[name] = choice
+                    self._source.setdefault(numbers, name)
+
+    def _asked_for(self, path: str, body: Json) -> list[tuple[Json, Told]]:
+        """The server's answers; what goes wrong on the way there is not what the tests are about.
+
+        A client that was killed leaves its requests to the server, which may mix them up with those
+        of the next one.
+        """
+        for attempt in range(ATTEMPTS):
+            try:
+                reply = self._client.post(self._target + path, json=body).raise_for_status().json()
+                return [(choice, self._told(body, choice)) for choice in reply["choices"]]
+            except (httpx.HTTPError, KeyError):
+                if attempt == ATTEMPTS - 1:
+                    raise
+        raise AssertionError
 
     def _told(self, request: Json, choice: Json) -> Told:
         [found] = choice["logprobs"]["top_logprobs"]
@@ -136,6 +176,8 @@ def _numbers(labels: list[float], others: dict[int, float]) -> Told:
 
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
+    # Clients connect many times at once, and are not to be turned away while others are served.
+    request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that was killed has hung up."""
@@ -159,11 +201,8 @@ def _handler(recorder: Recorder) -> type[http.server.BaseHTTPRequestHandler]:
             """Not on stderr."""
 
         def _hand_on(self, ask: Callable[[], Reply]) -> None:
-            try:
+            with recorder.handing_on(f"{self.command} {self.path}"):
                 reply = ask()
-            except Exception as error:
-                recorder.failures.append(f"{self.command} {self.path}: {error!r}")
-                raise
             self._reply(*reply)
 
         def _reply(self, status: int, content: bytes) -> None:

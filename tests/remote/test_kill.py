@@ -177,6 +177,7 @@ def killed(run: Run, nursery: Nursery, recorder: Recorder, rng: random.Random) -
     recorder.on_event = trigger.event
     code = nursery.run(run.command)
     trigger.disarm()
+    recorder.settle()
     assert code in (0, -9), nursery.log.read_text()[-2000:]
     return code == -9
 
@@ -199,8 +200,8 @@ def test_killed_at_random_moments_it_pays_nothing_twice_and_ends_alike(
         total = run.look(recorder)
         calm = Run(tmp_path / f"{seed}-calm", common, seed)
         assert nursery.run(calm.command) == 0
-        assert calm.look(recorder) == total
         assert not recorder.failures
+        assert calm.look(recorder) == total, (run.ending()[0], calm.ending()[0])
         assert calm.kept == run.kept
         assert calm.ending() == run.ending()
         if kills >= KILLS:
