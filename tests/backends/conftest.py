@@ -8,6 +8,8 @@ skipped where torch or transformers is missing.
 from __future__ import annotations
 
 import copy
+import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -89,37 +91,43 @@ def byte_level(template: str | None = None) -> Any:
     )
 
 
+def _words() -> tuple[list[str], list[str]]:
+    """The corpus' letters and its common words.
+
+    Trainers break ties by chance, process by process, so these vocabularies are written down.
+    """
+    words = Counter(re.findall(r"\w+|[^\w\s]", " ".join(CORPUS)))
+    common = sorted(word for word, count in words.items() if count > 4 and len(word) > 1)
+    return sorted(set("".join(words)) | set("abcdefghijklmnopqrstuvwxyz")), common
+
+
 def word_piece() -> Any:
     """WordPiece with BERT's special tokens."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    letters, words = _words()
+    pieces = [*names.values(), *letters, *(f"##{letter}" for letter in letters), *words]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=120, special_tokens=list(names.values()), show_progress=False
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
     special = {f"{name}_token": token for name, token in names.items()}
     return _wrapped(tokenizer, "[CLS] $A [SEP]", **special)
 
 
 def sentence_piece(template: str | None = "$A </s>", scheme: str = "always") -> Any:
     """Unigram with ▁ for spaces, as T5's (``scheme`` "always") or Llama 2's ("first")."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    tokenizer = Tokenizer(models.Unigram())
+    letters, words = _words()
+    likely = [*(f"▁{word}" for word in words), "▁t", "▁a", "er", "in", "ul", "nd"]
+    pieces = [(piece, -4.0) for piece in likely] + [(piece, -6.0) for piece in ["▁", *letters]]
+    special = [(token, 0.0) for token in ("<pad>", "</s>", "<unk>", "<s>")]
+    tokenizer = Tokenizer(models.Unigram([*special, *pieces], unk_id=2))
+    tokenizer.add_special_tokens([token for token, _ in special])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
     tokenizer.decoder = decoders.Metaspace(prepend_scheme=scheme)
-    trainer = trainers.UnigramTrainer(
-        vocab_size=120,
-        special_tokens=["<pad>", "</s>", "<unk>", "<s>"],
-        unk_token="<unk>",
-        initial_alphabet=list("abcdefghijklmnopqrstuvwxyz.,:"),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
     return _wrapped(
         tokenizer,
         template,
