@@ -26,7 +26,7 @@ from blackbox_delta.errors import BlackBoxDeltaError
 from blackbox_delta.problem import build_problem
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import FewShotSplit
-from blackbox_delta.types import DeltaBatch, Example, ScoreRequest
+from blackbox_delta.types import IN_SLOTS, DeltaBatch, Example, ScoreRequest
 
 if TYPE_CHECKING:
     from blackbox_delta.problem import Problem
@@ -113,7 +113,7 @@ def _problem(kind: str, backend: LocalBackend, workload: Workload) -> Problem:
     examples = tuple(
         Example(text, None, label) for text, label in zip(workload.texts, labels, strict=True)
     )
-    slot = "{soft}" if kind == "soft-prompt" else ""
+    slot = "{soft}" if set(kind.split("+")).intersection(IN_SLOTS) else ""
     settings = Settings(recipe="search", delta=kind, template=f"{{text}} {slot} It was {{label}}")
     split = FewShotSplit(examples, examples, (), SEED, len(examples))
     return build_problem(backend, split, settings)

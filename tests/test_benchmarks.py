@@ -109,3 +109,18 @@ def test_a_missing_task_is_one_clear_error(data: Path, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert str(data / "none") in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.model
+def test_a_delta_and_a_composition_race_the_bare_model(smollm2: object, tmp_path: Path) -> None:
+    """Without the data: texts of the same lengths are made up."""
+    del smollm2  # it is installed, and converted
+    smallest = ["--candidates", 1, "--examples", 4, "--repeats", 1, "--alone", 1]
+    options = ["--shapes", "sst2", *smallest, "--data", tmp_path, "--results", tmp_path]
+
+    done = call("delta_throughput.py", *options, "--deltas", "deep-prompt", "soft-prompt+lora")
+
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "delta_throughput.md").read_text(encoding="utf-8")
+    assert "\n| deep-prompt | " in table
+    assert "\n| soft-prompt+lora | " in table
