@@ -8,7 +8,7 @@ changed, for the terms are hooks that are there for the time of one forward pass
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -133,6 +133,10 @@ class Inside:
 
     def __bool__(self) -> bool:
         return bool(self.steps)
+
+    def touches(self, modules: Set[torch.nn.Module]) -> bool:
+        """Whether there is a term at any of these modules."""
+        return any(step.module in modules for step in self.steps)
 
     @property
     def bytes_each(self) -> int:

@@ -1,8 +1,8 @@
 """Scoring by whole sequences: masked and sequence-to-sequence models, and unusual causal ones.
 
 Every candidate × example × answer form is one padded row. For sequence-to-sequence models whose
-slots all sit in the decoder, the encoder's output is computed once per run. Prefixes stand in front
-of every row of a masked model.
+delta leaves the encoder alone, the encoder's output is computed once per run. Prefixes stand in
+front of every row of a masked model.
 """
 
 from __future__ import annotations
@@ -153,6 +153,7 @@ class PlainEngine:
         self._words = PrefixStore(limit.bytes)
         self._trunk = trunk_of(model)
         self._embeddings = model.get_input_embeddings()
+        self._in_encoder = frozenset(model.get_encoder().modules() if kind == "seq2seq" else ())
         self._encoded: OrderedDict[tuple[bytes, ...], torch.Tensor] = OrderedDict()
         self.computed_tokens = 0
 
@@ -290,7 +291,7 @@ class PlainEngine:
         vectors = some.soft.vectors
         codes, lengths = padded(rows, "right")
         mask = self._mask(codes, lengths, some.copies, vectors.device)
-        if some.inside or any((row < 0).any() for row in rows):
+        if some.inside.touches(self._in_encoder) or any((row < 0).any() for row in rows):
             batch = embed(codes, vectors, self._embeddings, own=some.own).flatten(0, 1)
             with some.inside.acting():
                 encoded = self._model.get_encoder()(inputs_embeds=batch, attention_mask=mask)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from by_the_book import CHOICES, TARGETS, Reference, batch, request_for
 
-from blackbox_delta.deltas import MODULE_DELTAS, Prefix
+from blackbox_delta.deltas import MODULE_DELTAS, LoRA, Prefix
 from blackbox_delta.deltas.targets import select
 from blackbox_delta.errors import UnsupportedError
 from blackbox_delta.exports import write_adapter
@@ -238,6 +238,40 @@ def test_the_entries_that_matter_most_are_those_of_large_weights_and_inputs(
     typical = np.median(matrix) * np.median(chosen.levels)
     assert importance.min() > 2 * typical
     assert len(backend.geometry.salient(module.name, 10**9).rows) == matrix.size
+
+
+# --------------------------------------------------------------- the decoder alone
+
+
+def encoder_rows(backend: Any) -> list[int]:
+    """Receives how many rows the encoder reads in each pass."""
+    read: list[int] = []
+    backend._model.get_encoder().register_forward_pre_hook(
+        lambda _module, _inputs, named: read.append(len(named["inputs_embeds"])), with_kwargs=True
+    )
+    return read
+
+
+def test_terms_in_the_decoder_leave_the_encoder_to_all(tiny: Any) -> None:
+    import torch
+
+    backend = tiny("t5").wrap()
+    delta = LoRA(select(backend.geometry, r"decoder\..*\.[qv]"))
+    rng = np.random.default_rng(0)
+    changes = delta.unpack(rng.normal(0, 1.0, (3, delta.size)).astype(np.float32))
+    request = request_for(SLOT, changes, CHOICES)
+    read = encoder_rows(backend)
+
+    scores = backend.score(request).label_logprobs
+
+    assert sum(read) == len(request.prompts)
+    assert scores.std(axis=0).mean() > 0.05
+    with torch.no_grad():
+        for row in range(3):
+            model = changed(tiny("t5"), changes, row)
+            reference = Reference("seq2seq", model, tiny("t5").tokenizer)
+            plain = [[reference.score(p, c, {}) for c in CHOICES] for p in request.prompts]
+            np.testing.assert_allclose(scores[row], plain, rtol=0, atol=1e-4)
 
 
 # ------------------------------------------------------------------------ prefixes
