@@ -1,11 +1,14 @@
 """Which engine evaluates a model: the one that shares prefixes, where it proves itself.
 
-A masked model has one engine, which takes prefixes where these prove themselves.
+Masked and sequence-to-sequence models have one engine, which takes prefixes where these prove
+themselves.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -15,6 +18,7 @@ from blackbox_delta.backends.local import attention
 from blackbox_delta.backends.local.batching import MemoryLimit
 from blackbox_delta.backends.local.candidates import Candidates, PrefixOffsets
 from blackbox_delta.backends.local.causal import CausalEngine
+from blackbox_delta.backends.local.decoder_fronts import DecoderFronts
 from blackbox_delta.backends.local.fronts import Fronts
 from blackbox_delta.backends.local.layout import SoftTokens
 from blackbox_delta.backends.local.loading import LoadedModel
@@ -42,9 +46,11 @@ def choose_engine(loaded: LoadedModel, limit: MemoryLimit) -> Engine:
         mask = loaded.tokenizer.mask_token_id
         if mask is None:
             raise ModelError(f"the tokenizer of {loaded.name!r} has no mask token")
-        return _with_fronts(loaded, limit, mask)
-    plain = PlainEngine(loaded.model, loaded.kind, limit)
-    return plain if loaded.kind == "seq2seq" else _proven(loaded, plain, limit)
+        fronts = Fronts(loaded.model, trunk_of(loaded.model))
+        return _with_fronts(loaded, limit, fronts, partial(_doubled, mask=mask), mask)
+    if loaded.kind == "seq2seq":
+        return _with_fronts(loaded, limit, DecoderFronts(loaded.model), _continued)
+    return _proven(loaded, PlainEngine(loaded.model, loaded.kind, limit), limit)
 
 
 def _proven(loaded: LoadedModel, plain: PlainEngine, limit: MemoryLimit) -> Engine:
@@ -81,22 +87,34 @@ def _proven(loaded: LoadedModel, plain: PlainEngine, limit: MemoryLimit) -> Engi
     return plain
 
 
-def _with_fronts(loaded: LoadedModel, limit: MemoryLimit, mask: int) -> PlainEngine:
-    """The engine of a masked model, with prefixes if on this model they do what they must."""
-    model, dtype = loaded.model, loaded.model.get_input_embeddings().weight.dtype
-    fronts = Fronts(model, trunk_of(model))
-    engine = PlainEngine(model, loaded.kind, limit, mask, fronts)
+def _with_fronts(
+    loaded: LoadedModel,
+    limit: MemoryLimit,
+    fronts: Fronts | DecoderFronts,
+    proof: Callable[[PlainEngine], float],
+    mask: int | None = None,
+) -> PlainEngine:
+    """The engine with prefixes, if on this model they do what they must.
+
+    Args:
+        loaded: A masked or sequence-to-sequence model.
+        limit: What one forward pass may take.
+        fronts: Puts prefixes in front.
+        proof: How much answers change that must stay the same.
+        mask: Id of the mask (masked models).
+    """
+    engine = PlainEngine(loaded.model, loaded.kind, limit, mask, fronts)
     try:
-        difference = _doubled(engine, mask)
+        difference = proof(engine)
         reason = f"log-probabilities differ by {difference:.2g}"
     except Exception as error:  # an unknown architecture may fail in any way
         difference, reason = np.inf, f"{type(error).__name__}: {error}"
     engine.release()
     engine.computed_tokens = 0
-    if difference <= AGREEMENT.get(dtype, 5e-3):
+    if difference <= AGREEMENT.get(engine.embeddings.weight.dtype, 5e-3):
         return engine
     logger.info("%s takes no prefixes (%s)", loaded.name, reason)
-    return PlainEngine(model, loaded.kind, limit, mask)
+    return PlainEngine(loaded.model, loaded.kind, limit, mask)
 
 
 def _doubled(engine: PlainEngine, mask: int) -> float:
@@ -104,22 +122,45 @@ def _doubled(engine: PlainEngine, mask: int) -> float:
 
     Each token then sees every key twice, with the same value: attention's weights are halves of
     what they were, and its outputs the same. That holds for any model whose attention is made of
-    keys, values and nothing else. The text goes through alone, and padded beside a longer one.
+    keys, values and nothing else.
     """
-    embeddings = engine.embeddings
-    weight = embeddings.weight
-    rng = np.random.default_rng(0)
-    tokens = [int(token) for token in rng.integers(3, min(len(weight), 1000), 12)]
-    text: Ids = tuple(tokens[:6])
-    prompts = [EncodedPrompt((), (each,), ()) for each in (text, tuple(tokens[2:11]))]
+    tokens = _drawn(engine, 12)
+    text = tokens[:6]
+    prompts = [EncodedPrompt((), (each,), ()) for each in (text, tokens[2:11])]
+    alone = _answers(engine, prompts, (), tokens[11])
+    doubled = _answers(engine, prompts, (*text, mask), tokens[11])
+    return float(np.abs(doubled - alone).max())
+
+
+def _continued(engine: PlainEngine) -> float:
+    """How much the answers change where a decoder's first words are a prefix: not at all.
+
+    That holds where the encoder reads the words of the prefix.
+    """
+    tokens = _drawn(engine, 16)
+    words, rests = tokens[:6], (tokens[6:11], tokens[6:15])
+    whole = [EncodedPrompt((words,), (words + rest,), ()) for rest in rests]
+    parted = [EncodedPrompt((words,), (rest,), ()) for rest in rests]
+    read = _answers(engine, whole, (), tokens[15])
+    continued = _answers(engine, parted, words, tokens[15])
+    return float(np.abs(continued - read).max())
+
+
+def _drawn(engine: PlainEngine, count: int) -> Ids:
+    """Tokens of a made-up text."""
+    top = min(len(engine.embeddings.weight), 1000)
+    return tuple(int(token) for token in np.random.default_rng(0).integers(3, top, count))
+
+
+def _answers(
+    engine: PlainEngine, prompts: Sequence[EncodedPrompt], words: Ids, choice: int
+) -> FloatArray:
+    """What the first prompt is answered behind a prefix, alone and padded beside a longer one."""
+    weight = engine.embeddings.weight
     nothing = SoftTokens.of(None, weight.shape[1], weight.dtype, weight.device)
-    alone, doubled = Candidates(nothing), Candidates(nothing, prefix=PrefixOffsets((*text, mask)))
-
-    def answer(candidates: Candidates, count: int) -> float:
-        readings = engine.score(prompts[:count], [(tokens[11],)], candidates, 0)
-        return float(readings.label_logprobs[0, 0, 0])
-
-    return float(np.max([abs(answer(doubled, count) - answer(alone, count)) for count in (1, 2)]))
+    candidates = Candidates(nothing, prefix=PrefixOffsets(words))
+    answers = [engine.score(prompts[:n], [(choice,)], candidates, 0) for n in (1, 2)]
+    return np.array([each.label_logprobs[0, 0, 0] for each in answers])
 
 
 def _probe(engine: Engine, weights: torch.Tensor) -> FloatArray:

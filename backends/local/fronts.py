@@ -60,22 +60,25 @@ class Fronts:
                 inputs_embeds=self._embeddings(tokens), attention_mask=torch.ones_like(tokens)
             )
         kept = following.record
-        _check_shapes([*kept.keys, *kept.values])
+        if not kept.keys:
+            raise ModelError("its attention is not transformers' exchangeable one")
+        check_shapes([*kept.keys, *kept.values])
         return kept
 
     @contextmanager
-    def acting(self, front: PrefixCache) -> Iterator[None]:
+    def acting(self, front: PrefixCache, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """For the time of one forward pass over G groups of rows, group by group.
 
         Args:
             front: Of G groups.
+            inputs: What the model is given, which stays the same.
 
         Raises:
             ModelError: The model did not attend as often as there are layers.
         """
         following = _Pass(front=front)
         with self._exchanged(following):
-            yield
+            yield inputs
         if following.layer != len(front.keys):
             raise ModelError(
                 f"the model attended {following.layer} times, not {len(front.keys)} as when it "
@@ -96,9 +99,12 @@ class Fronts:
             _PASS.reset(token)
 
 
-def _check_shapes(kept: Sequence[torch.Tensor]) -> None:
-    if not kept:
-        raise ModelError("its attention is not transformers' exchangeable one")
+def check_shapes(kept: Sequence[torch.Tensor]) -> None:
+    """Makes sure that keys and values of all layers are alike.
+
+    Raises:
+        ModelError: They are not.
+    """
     if len({tensor.shape for tensor in kept}) > 1:
         raise ModelError("its layers keep keys and values of several shapes")
 
@@ -132,7 +138,12 @@ class _Pass:
 
 def _joined(front: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
     """A group's front (G, h, L, d) before each of its rows (G·R, h, m, d)."""
-    return torch.cat([front.repeat_interleave(len(own) // len(front), dim=0), own], dim=2)
+    return torch.cat([repeated(front, len(own)), own], dim=2)
+
+
+def repeated(front: torch.Tensor, rows: int) -> torch.Tensor:
+    """A group's front (G, h, L, d) once for each of its rows (rows, h, L, d)."""
+    return front.repeat_interleave(rows // len(front), dim=0)
 
 
 _PASS: ContextVar[_Pass] = ContextVar("blackbox_delta_front_pass")

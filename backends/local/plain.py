@@ -2,7 +2,7 @@
 
 Every candidate × example × answer form is one padded row. For sequence-to-sequence models whose
 delta leaves the encoder alone, the encoder's output is computed once per run. Prefixes stand in
-front of every row of a masked model.
+front of every row of a masked model, and of every row that a decoder reads.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from blackbox_delta.backends.local.batching import (
     split_when_too_large,
 )
 from blackbox_delta.backends.local.candidates import PREFIX, Candidates
+from blackbox_delta.backends.local.decoder_fronts import DecoderFronts
 from blackbox_delta.backends.local.fronts import Fronts
 from blackbox_delta.backends.local.inside import TERMS
 from blackbox_delta.backends.local.layout import SoftTokens, embed, padded
@@ -134,7 +135,7 @@ class PlainEngine:
         kind: Which of them: ``"causal"``, ``"masked"`` or ``"seq2seq"``.
         limit: What one forward pass may take.
         mask_token: Id of the mask (masked models).
-        fronts: Puts prefixes in front (masked models whose attention can be exchanged).
+        fronts: Puts prefixes in front (masked and sequence-to-sequence models that take them).
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class PlainEngine:
         kind: str,
         limit: MemoryLimit,
         mask_token: int | None = None,
-        fronts: Fronts | None = None,
+        fronts: Fronts | DecoderFronts | None = None,
     ) -> None:
         self._model = model
         self._kind = kind
@@ -269,22 +270,24 @@ class PlainEngine:
             inputs = {"inputs_embeds": batch, "attention_mask": mask}
         if self._kind != "masked":
             inputs["use_cache"] = False
-        with self._in_front(some), some.acting(codes):
-            logits = logits_at(self._model, self._trunk, positions, inputs)
+        with self._in_front(some, inputs) as given, some.acting(codes):
+            logits = logits_at(self._model, self._trunk, positions, given)
         self.computed_tokens += candidates * int(lengths.sum())
         return logits
 
-    def _in_front(self, some: Candidates) -> AbstractContextManager[None]:
-        """The candidates' prefixes, for the time of a forward pass."""
+    def _in_front(
+        self, some: Candidates, inputs: dict[str, Any]
+    ) -> AbstractContextManager[dict[str, Any]]:
+        """What the model is given, with the candidates' prefixes, for one forward pass."""
         if self.fronts is None or not some.prefix:
-            return nullcontext()
+            return nullcontext(inputs)
         row = np.array([some.prefix.token_ids])
         words = self._words.get((row.tobytes(),))
         if words is None:
             words = self.fronts.alone(row)
             self._words.put((row.tobytes(),), words)
-            self.computed_tokens += row.size
-        return self.fronts.acting(some.prefix.on(words, len(some)))
+            self.computed_tokens += row.size * (2 if self._kind == "seq2seq" else 1)
+        return self.fronts.acting(some.prefix.on(words, len(some)), inputs)
 
     def _encode(self, rows: list[IntArray], some: Candidates) -> tuple[torch.Tensor, torch.Tensor]:
         """Encoder output (λ·rows, m, hidden) and its mask; reused where all candidates agree."""

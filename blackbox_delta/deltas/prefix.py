@@ -24,8 +24,10 @@ class Prefix(BlockDelta):
 
     z = 0 is the model that reads these words before everything else; in layers that are not
     chosen it goes on doing so. In a masked model, whose words change with what follows, they are
-    as they are by themselves, and all tokens see them. Blocks: ``"LAYER.keys"`` and
-    ``"LAYER.values"``, each of shape (kv_heads, tokens, head_size).
+    as they are by themselves, and all tokens see them. In a sequence-to-sequence model they stand
+    before what the decoder reads, as they are where the encoder reads the same words.
+
+    Blocks: ``"LAYER.keys"`` and ``"LAYER.values"``, each of shape (kv_heads, tokens, head_size).
 
     Args:
         geometry: The model's shapes.

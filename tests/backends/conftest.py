@@ -200,6 +200,13 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], Callable[[], Any]]] = {
         "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
         "max_position_embeddings": 256, "scale_embedding": True, "decoder_start_token_id": 2,
     }, lambda: byte_level("<s> $A </s>")),
+    # Its decoder goes on from a cache by one token at a time.
+    "prophetnet": ("ProphetNetForConditionalGeneration", {
+        "hidden_size": 32, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "num_encoder_layers": 2,
+        "num_decoder_layers": 2, "num_encoder_attention_heads": 4,
+        "num_decoder_attention_heads": 4, "max_position_embeddings": 256,
+        "decoder_start_token_id": 2,
+    }, lambda: byte_level("<s> $A </s>")),
 }  # fmt: skip
 
 

@@ -347,7 +347,7 @@ def test_a_prefix_at_zero_is_its_words(model: str, tiny_backend: Any) -> None:
     np.testing.assert_allclose(scores.label_logprobs, expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("model", ["bloom", "mpnet", "t5", "bart"])
+@pytest.mark.parametrize("model", ["bloom", "mpnet", "prophetnet"])
 def test_models_that_take_no_prefix_say_what_they_take(model: str, tiny_backend: Any) -> None:
     tensors = {"0.keys": np.zeros((1, 4, 2, 8), np.float32)}
 
@@ -425,7 +425,7 @@ def test_prompts_read_soft_prompts_of_their_own(
 
 
 @pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside LoRA"])
-@pytest.mark.parametrize("model", [*SHARING, "bert", "distilbert", "roberta"])
+@pytest.mark.parametrize("model", [*SHARING, "bert", "distilbert", "roberta", "t5", "bart"])
 def test_prompts_stand_behind_prefixes_of_their_own(
     model: str, beside: bool, tiny_backend: Any
 ) -> None:

@@ -55,6 +55,8 @@ CASES = [
     ("bert", "ia3"),
     ("bert", "prefix"),
     ("t5", "lora+bitfit"),
+    ("bart", "prefix"),
+    ("t5", "prefix+lora"),
     ("llama", "soft-prompt+lora"),
     ("llama", "deep-prompt"),
     ("llama", "soft-prompt,lora"),
@@ -240,7 +242,7 @@ def test_settings_reach_the_delta(tiny: Any) -> None:
 @pytest.mark.parametrize(
     ("model", "settings", "error", "message"),
     [
-        ("t5", {"delta": "prefix"}, UnsupportedError, "takes no prefix; it takes adapter"),
+        ("prophetnet", {"delta": "prefix"}, UnsupportedError, "takes no prefix; it takes adapter"),
         ("llama", {"delta": "lora", "delta_settings": {"targets": "z_proj"}}, ConfigError,
          "no module of this model is named by 'z_proj'"),
         ("llama", {"delta": "lora", "delta_settings": {"rank": "many"}}, ConfigError,
