@@ -11,7 +11,7 @@ import numpy as np
 
 from blackbox_delta.artifact import write_json, write_whole
 from blackbox_delta.deltas import IA3, LoRA, Prefix, SoftPrompt
-from blackbox_delta.deltas.peft import PeftAdapter
+from blackbox_delta.deltas.peft import CAUSAL_LM, SEQ_2_SEQ_LM, PeftAdapter
 from blackbox_delta.errors import ExportError, UnsupportedError
 from blackbox_delta.members import Member
 from blackbox_delta.tuned_model import TunedModel
@@ -211,7 +211,7 @@ def _adapter(found: _Tuned, backend: Backend) -> PeftAdapter:
             words = backend.keys_and_values(delta.token_ids)
         except UnsupportedError as error:
             raise ExportError(f"the prefix cannot be exported: {error}") from error
-        return delta.peft(found.tensors, words)
+        return delta.peft(found.tensors, words, _task(backend))
     raise ExportError(
         f"PEFT has no type for a {delta.kind} found in this way; it has for "
         f"{', '.join(PEFT_KINDS)}, each alone. Others may be merged into the model: --format "
@@ -237,4 +237,9 @@ def _prompt_tuning(
             "'{soft} {text} It was {label}'"
         )
     opening = table.rows(table.opening) if table.opening else np.zeros((0, table.hidden_size), "f4")
-    return delta.peft(tensors, opening, "SEQ_2_SEQ_LM" if able.decoder_slot else "CAUSAL_LM")
+    return delta.peft(tensors, opening, _task(backend))
+
+
+def _task(backend: Backend) -> str:
+    """PEFT's name for what a model does that is no masked one."""
+    return SEQ_2_SEQ_LM if backend.capabilities.decoder_slot else CAUSAL_LM

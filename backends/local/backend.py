@@ -16,6 +16,7 @@ from blackbox_delta.backends.local.batching import Footprint, MemoryLimit
 from blackbox_delta.backends.local.candidates import Candidates
 from blackbox_delta.backends.local.causal import CausalEngine
 from blackbox_delta.backends.local.checking import check_delta
+from blackbox_delta.backends.local.decoder_fronts import DecoderFronts
 from blackbox_delta.backends.local.embeddings import LocalEmbeddings
 from blackbox_delta.backends.local.engines import choose_engine
 from blackbox_delta.backends.local.measuring import measure
@@ -201,12 +202,17 @@ class LocalBackend:
             UnsupportedError: The model reads none from a cache.
         """
         self._check_open()
-        if not isinstance(self._engine, CausalEngine):
+        engine, words = self._engine, np.array(token_ids, dtype=np.int64)
+        if isinstance(engine, CausalEngine):
+            untuned = Candidates.of(self._model, None, self._table.hidden_size, self._weights)
+            kept = engine.prefixes([words], untuned)
+        elif isinstance(engine.fronts, DecoderFronts):
+            kept = engine.fronts.alone(words[None])
+        else:
             raise UnsupportedError(
-                f"{self.name} reads no keys and values from a cache, as causal models do"
+                f"{self.name} reads no keys and values from a cache, as causal models and "
+                "decoders do"
             )
-        untuned = Candidates.of(self._model, None, self._table.hidden_size, self._weights)
-        kept = self._engine.prefixes([np.array(token_ids, dtype=np.int64)], untuned)
         both = [torch.stack(pair) for pair in zip(kept.keys, kept.values, strict=True)]
         told: FloatArray = torch.stack(both)[:, :, 0].float().cpu().numpy()
         return told

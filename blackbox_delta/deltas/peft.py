@@ -11,6 +11,8 @@ from blackbox_delta.types import FloatArray, Json
 OUTER = "base_model.model."
 #: The one tensor of what stands before the words.
 PROMPT = "prompt_embeddings"
+#: Its names for what a model does.
+CAUSAL_LM, SEQ_2_SEQ_LM = "CAUSAL_LM", "SEQ_2_SEQ_LM"
 
 
 @dataclass(frozen=True)

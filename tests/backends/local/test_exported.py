@@ -107,7 +107,7 @@ def test_peft_puts_a_soft_prompt_in_front(model: str, tiny: Any, tmp_path: Path)
 
 
 @pytest.mark.parametrize("layers", ["0,1", "1"])
-@pytest.mark.parametrize("model", DECODERS)
+@pytest.mark.parametrize("model", [*DECODERS, "t5", "bart"])
 def test_peft_puts_a_prefix_in_front(model: str, layers: str, tiny: Any, tmp_path: Path) -> None:
     backend = tiny(model).wrap()
     given = kept(backend, "prefix", AFTER, tokens=3, layers=layers)
@@ -117,8 +117,9 @@ def test_peft_puts_a_prefix_in_front(model: str, layers: str, tiny: Any, tmp_pat
 
     wrapped = with_peft(tiny(model).model, tmp_path)
     opening = backend.embedding_table.opening
-    assert bool(opening) == (model in {"llama", "mistral"})
-    theirs = scored(tiny(model), wrapped, "{}. It was", opening)
+    assert bool(opening) == (model in {"llama", "mistral", "bart"})
+    closing = [tiny(model).tokenizer.eos_token_id] if model in {"t5", "bart"} else []
+    theirs = scored(tiny(model), wrapped, "{}. It was", opening, closing)
     np.testing.assert_allclose(theirs, expected, rtol=0, atol=1e-4)
     assert not np.allclose(expected, said(given, untuned=True), atol=1e-2)
 
