@@ -138,7 +138,8 @@ def _random(deltas: Sequence[Delta], settings: Settings) -> Callable[[Delta], Fr
 
     def make(delta: Delta) -> Frame:
         size, seed, scale = delta.size, settings.seed, _scale(delta, settings)
-        return Frame(delta, make_subspace(name, dimension, size, seed, scale, delta.groups))
+        parts = delta.groups, delta.shapes
+        return Frame(delta, make_subspace(name, dimension, size, seed, scale, *parts))
 
     return make
 

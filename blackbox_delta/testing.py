@@ -8,6 +8,7 @@ Each function raises ``AssertionError`` and says which promise was broken::
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -113,6 +114,8 @@ def check_delta(delta: Delta) -> None:
     groups = delta.groups
     require(groups and min(groups) > 0, f"every group must be positive, not {groups}")
     require(sum(groups) == delta.size, f"groups must add up to D = {delta.size}, not {sum(groups)}")
+    held = sum(map(math.prod, delta.shapes))
+    require(held == delta.size, f"shapes must hold D = {delta.size} numbers, not {held}")
     shape, origin = (delta.size,), delta.origin
     require(origin.shape == shape, f"origin must have shape {shape}, not {origin.shape}")
     require(origin.dtype == np.float32, f"origin must be float32, not {origin.dtype}")

@@ -226,6 +226,11 @@ class Delta(Protocol):
         ...
 
     @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of the tensors that θ holds one after the other, row by row; sizes add up to D."""
+        ...
+
+    @property
     def origin(self) -> FloatArray:
         """p0 of shape (D,): the delta at z = 0."""
         ...

@@ -82,6 +82,11 @@ class BlockDelta:
         by_layer = self._grouped(r".*?(?<![^.])\d+(?=\.)")  # up to the layer's number
         return by_layer if len(by_layer) > 1 else self._grouped(r".*(?=\.)")
 
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Those of the blocks."""
+        return tuple(block.shape for block in self.blocks)
+
     def _grouped(self, pattern: str) -> tuple[int, ...]:
         """Lengths of the blocks that follow one another and whose names begin alike."""
 

@@ -48,6 +48,11 @@ class Composition:
         """Those of all of them, one after the other."""
         return tuple(length for delta in self.deltas for length in delta.groups)
 
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Those of all of them, one after the other."""
+        return tuple(shape for delta in self.deltas for shape in delta.shapes)
+
     def unpack(self, theta: FloatArray) -> DeltaBatch:
         """θ of shape (λ, D) to a batch with the others beside the first.
 

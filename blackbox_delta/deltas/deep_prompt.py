@@ -81,6 +81,11 @@ class DeepPrompt:
         """Numbers in each layer."""
         return (self._prompt.size,) * len(self._spreads)
 
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """(length, hidden) of each slot, layer by layer."""
+        return self._prompt.shapes + self._offsets.shapes
+
     def unpack(self, theta: FloatArray) -> DeltaBatch:
         """θ of shape (λ, D) to one tensor (λ, length, hidden) for each slot and layer.
 

@@ -140,6 +140,11 @@ class SoftPrompt:
         return tuple(start.length * self._hidden for start in self._starts)
 
     @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """(length, hidden) of each slot."""
+        return tuple((start.length, self._hidden) for start in self._starts)
+
+    @property
     def slots(self) -> dict[str, int]:
         """Slot name to number of soft tokens, in order."""
         return {start.name: start.length for start in self._starts}

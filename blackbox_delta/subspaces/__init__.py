@@ -14,6 +14,7 @@ from blackbox_delta.subspaces.blocks import BlockSubspace
 from blackbox_delta.subspaces.dense import DenseSubspace
 from blackbox_delta.subspaces.fastfood import FastfoodSubspace
 from blackbox_delta.subspaces.learned import LearnedSubspace
+from blackbox_delta.subspaces.low_rank import LowRankSubspace
 from blackbox_delta.subspaces.sparse import SparseSubspace
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "DenseSubspace",
     "FastfoodSubspace",
     "LearnedSubspace",
+    "LowRankSubspace",
     "SparseSubspace",
     "Subspace",
     "make_subspace",
@@ -37,12 +39,19 @@ _UNSTRUCTURED: dict[str, Callable[[int, int, int, float], Subspace]] = {
     SparseSubspace.kind: SparseSubspace,
 }
 
-SUBSPACES = (*_UNSTRUCTURED, BlockSubspace.kind)
+SUBSPACES = (*_UNSTRUCTURED, BlockSubspace.kind, LowRankSubspace.kind)
 """The names that :func:`make_subspace` knows."""
 
 _BY_KIND: dict[str, type[Subspace]] = {
     each.kind: each
-    for each in (DenseSubspace, FastfoodSubspace, SparseSubspace, BlockSubspace, LearnedSubspace)
+    for each in (
+        DenseSubspace,
+        FastfoodSubspace,
+        SparseSubspace,
+        BlockSubspace,
+        LowRankSubspace,
+        LearnedSubspace,
+    )
 }
 
 
@@ -53,6 +62,7 @@ def make_subspace(
     seed: int,
     scale: float,
     groups: Sequence[int] = (),
+    shapes: Sequence[tuple[int, ...]] = (),
 ) -> Subspace:
     """A subspace by name.
 
@@ -64,6 +74,7 @@ def make_subspace(
         seed: Determines the map.
         scale: Standard deviation of an entry of θ − p0 when z ~ N(0, I).
         groups: Lengths of the consecutive groups of θ, which add up to D; for ``"blocks"``.
+        shapes: Of the tensors that θ holds one after the other; for ``"low-rank"``.
 
     Raises:
         ConfigError: A setting makes no sense.
@@ -72,6 +83,8 @@ def make_subspace(
         # Small matrices are kept as float64, so that half as many fill the same memory.
         most = MOST_DENSE // 2
         return BlockSubspace.divided(dimension, tuple(groups) or (size,), seed, scale, most)
+    if name == LowRankSubspace.kind:
+        return LowRankSubspace(dimension, size, seed, scale, tuple(shapes) or ((size,),))
     chosen = name or ("gaussian" if dimension * size <= MOST_DENSE else SparseSubspace.kind)
     if chosen not in _UNSTRUCTURED:
         raise ConfigError(f"there is no subspace '{chosen}'; choose one of {', '.join(SUBSPACES)}")
