@@ -232,7 +232,7 @@ def main() -> None:
             findings = found[name, title] = Findings()
             for seed in range(options.seeds):
                 # A stream of its own: the optimizer must not draw the optimum itself.
-                function = make(options.dimension, np.random.default_rng([seed, 2]))
+                function = make(options.dimension, np.random.default_rng([seed, 3]))
                 findings.search(name, function, seed, options)
     tables = [time_table(found, options)]
     tables += [quality_table(function, found, options) for function in FUNCTIONS]
