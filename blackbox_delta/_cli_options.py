@@ -170,7 +170,7 @@ _SETTINGS = {
     "dimension": (_SEARCH, "d: numbers that are searched; 500, or all of a smaller delta."),
     "subspace": (
         _SEARCH,
-        "How they become a delta: gaussian, uniform, fastfood, sparse or blocks.",
+        "How they become a delta: gaussian, uniform, fastfood, sparse, blocks or low-rank.",
     ),
     "subspace_from": (
         _SEARCH,
@@ -183,8 +183,8 @@ _SETTINGS = {
     "optimizer": (
         _SEARCH,
         (
-            "cma-diagonal, cma, es, spsa, divide-and-conquer, adaptive-allocation, two-stage, "
-            "random or nevergrad:NAME."
+            "cma-diagonal, cma, es, eggroll, spsa, divide-and-conquer, adaptive-allocation, "
+            "two-stage, random or nevergrad:NAME."
         ),
     ),
     "population": (_SEARCH, "λ: candidates per generation of --recipe search."),

@@ -10,12 +10,13 @@ from blackbox_delta._problem_deltas import make_delta
 from blackbox_delta._problem_earlier import EarlierDelta, basis_of
 from blackbox_delta.deltas import Composition
 from blackbox_delta.errors import ConfigError
-from blackbox_delta.optimizers import OF_PARTS
+from blackbox_delta.optimizers import OF_PARTS, EggRoll
 from blackbox_delta.settings import Settings
 from blackbox_delta.subspaces import (
     MOST_DENSE,
     BlockSubspace,
     LearnedSubspace,
+    LowRankSubspace,
     Subspace,
     make_subspace,
 )
@@ -26,6 +27,11 @@ from blackbox_delta.types import Backend, Delta, DeltaBatch, Json, Vector
 DIMENSION = 500
 #: α unless something else is asked for.
 SCALE = 0.3
+#: The subspaces that optimizers are made for.
+_MADE_FOR = {
+    **dict.fromkeys(OF_PARTS, BlockSubspace.kind),
+    EggRoll.name: LowRankSubspace.kind,
+}
 
 
 @dataclass(frozen=True)
@@ -132,9 +138,7 @@ def _spanned(
 def _random(deltas: Sequence[Delta], settings: Settings) -> Callable[[Delta], Frame]:
     """Makes frames in subspaces drawn from the seed."""
     dimension = _dimension(min(delta.size for delta in deltas), settings)
-    name = settings.subspace
-    if name is None and settings.optimizer in OF_PARTS:
-        name = BlockSubspace.kind
+    name = settings.subspace or _MADE_FOR.get(settings.optimizer)
 
     def make(delta: Delta) -> Frame:
         size, seed, scale = delta.size, settings.seed, _scale(delta, settings)

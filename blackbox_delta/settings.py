@@ -70,20 +70,22 @@ class Settings(BaseModel):
             ``None`` for the default template's own words, else random.
         dimension: d, the search dimension; ``None`` for 500, or D where the delta is smaller.
         subspace: The projection: ``"gaussian"`` or ``"uniform"`` (dense), ``"fastfood"`` or
-            ``"sparse"`` (which take no memory), or ``"blocks"``, one for each layer, module or
-            slot with numbers of its own; ``None`` for a dense one, or sparse where that would
-            take more than 256 MB, or the blocks that ``"divide-and-conquer"`` and
-            ``"adaptive-allocation"`` tell apart.
+            ``"sparse"`` (which take no memory), ``"blocks"``, one for each layer, module or
+            slot with numbers of its own, or ``"low-rank"``, which moves every matrix along
+            products of signs and takes no memory; ``None`` for a dense one, or sparse where that
+            would take more than 256 MB, or the blocks that ``"divide-and-conquer"`` and
+            ``"adaptive-allocation"`` tell apart, or the low rank of ``"eggroll"``.
         subspace_from: Folders of earlier runs whose deltas span the subspace: of the same model
             and with the same kind of delta, on other tasks. ``dimension`` is then their number,
             or larger, where the rest of the directions are random.
         scale: α, size of the search's first steps relative to the embeddings' deviation, or to
             what the modules put out; ``None`` for 0.3, or less where a few probes find that so
             large a step does harm. ``search`` probes if that takes a tenth of the budget at most.
-        optimizer: ``"cma-diagonal"``, ``"cma"``, ``"es"``, ``"spsa"``,
-            ``"divide-and-conquer"`` (block after block), ``"adaptive-allocation"`` (half of the
-            numbers at a time, more of them in blocks that matter), ``"two-stage"`` (CMA-ES, then
-            a local search around its mean), ``"random"`` or ``"nevergrad:NAME"``.
+        optimizer: ``"cma-diagonal"``, ``"cma"``, ``"es"``, ``"eggroll"`` (the same along
+            directions of low rank, each pair its own), ``"spsa"``, ``"divide-and-conquer"``
+            (block after block), ``"adaptive-allocation"`` (half of the numbers at a time, more of
+            them in blocks that matter), ``"two-stage"`` (CMA-ES, then a local search around its
+            mean), ``"random"`` or ``"nevergrad:NAME"``.
         population: λ, candidates per generation of ``search``.
         head: ``"anchored"``, ``"discriminant"``, ``"ridge"``, ``"logistic"``, ``"prototypes"``,
             ``"nearest"``, ``"calibrated"``, ``"contextual"`` or ``"plain"``; ``None`` for the

@@ -208,6 +208,19 @@ def test_optimizers_of_parts_take_blocks_unless_told_otherwise(optimizer: str) -
         assert len(frame.subspace.parts) == parts
 
 
+def test_eggroll_takes_directions_of_low_rank_unless_told_otherwise() -> None:
+    template = "{text} {soft:2} It was {soft:4} {label}"
+    for subspace, kind in ((None, "low-rank"), ("gaussian", "random")):
+        frame = build(
+            template=template, soft_tokens=None, optimizer="eggroll", subspace=subspace
+        ).frame
+        assert frame is not None
+        assert frame.subspace.kind == kind
+    frame = build(template=template, soft_tokens=None, subspace="low-rank").frame
+    assert frame is not None
+    assert frame.subspace.config()["shapes"] == [[2, HIDDEN], [4, HIDDEN]]
+
+
 def test_soft_tokens_cut_the_default_start() -> None:
     backend = FakeBackend()
     table = backend.embedding_table

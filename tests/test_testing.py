@@ -350,6 +350,7 @@ class Flat:
     kind = "soft-prompt"
     size = 10
     groups: tuple[int, ...] = (4, 6)
+    shapes: tuple[tuple[int, ...], ...] = ((2, 2), (3, 2))
     origin: FloatArray = np.linspace(0, 1, 10, dtype=np.float32)
     scale = 0.1
 
@@ -381,6 +382,10 @@ class Torn(Flat):
     groups = (4, 5)
 
 
+class Shapeless(Flat):
+    shapes = ((2, 2), (3,))
+
+
 class Groupless(Flat):
     groups = ()
 
@@ -406,6 +411,7 @@ def test_a_sound_delta_passes() -> None:
         (Single, "leading λ"),
         (Short, "origin must have shape"),
         (Torn, "groups must add up to D = 10, not 9"),
+        (Shapeless, "shapes must hold D = 10 numbers, not 7"),
         (Groupless, "every group must be positive"),
         (Scaleless, "scale must be a positive"),
         (Renamed, "kind must be 'soft-prompt'"),

@@ -11,6 +11,7 @@ from blackbox_delta.errors import ConfigError
 from blackbox_delta.optimizers.adaptive_allocation import AdaptiveAllocation
 from blackbox_delta.optimizers.cma_es import CMAES
 from blackbox_delta.optimizers.divide_and_conquer import DivideAndConquer
+from blackbox_delta.optimizers.eggroll import EggRoll
 from blackbox_delta.optimizers.evolution_strategy import EvolutionStrategy
 from blackbox_delta.optimizers.from_nevergrad import PREFIX as NEVERGRAD_PREFIX
 from blackbox_delta.optimizers.from_nevergrad import NevergradOptimizer
@@ -25,6 +26,7 @@ OPTIMIZERS = (
     "cma",
     "cma-diagonal",
     "es",
+    "eggroll",
     "spsa",
     "divide-and-conquer",
     "adaptive-allocation",
@@ -44,6 +46,7 @@ __all__ = [
     "SPSA",
     "AdaptiveAllocation",
     "DivideAndConquer",
+    "EggRoll",
     "EvolutionStrategy",
     "NevergradOptimizer",
     "RandomSearch",
@@ -51,7 +54,7 @@ __all__ = [
     "make_optimizer",
 ]
 
-_SIMPLE = {each.name: each for each in (RandomSearch, EvolutionStrategy, SPSA)}
+_SIMPLE = {each.name: each for each in (RandomSearch, EvolutionStrategy, EggRoll, SPSA)}
 
 
 def make_optimizer(

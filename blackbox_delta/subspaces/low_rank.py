@@ -9,7 +9,8 @@ directions: θ − p0 is of low rank for one number of z, and of full rank for m
 A vector is a matrix of one column, and so moves along a plain random direction.
 
 Nothing is kept, and only directions that z uses are drawn, r (m + n) signs each in place of m n
-numbers: seeds stand in for noise, as in evolution strategies at scale (Qiu et al., 2025, 2509.24372).
+numbers: seeds stand in for noise, as in evolution strategies at scale (Qiu et al., 2025,
+2509.24372).
 
 **Rebuilding θ is exact, bit for bit**, for no sum of products rounds (see
 :mod:`~blackbox_delta.subspaces.dense`): an entry of z is a multiple of 2^-16 of at most 2^8, the
@@ -135,7 +136,7 @@ class LowRankSubspace(Subspace):
                 added += (weights * a) @ b.T
             else:
                 added += a @ (weights * b).swapaxes(1, 2)
-        flat = added.reshape(len(steps), -1)
+        flat = added.reshape(len(steps), (bottom - top) * matrix.width)
         return flat[:, first - top * matrix.width : last - top * matrix.width]
 
     def _words(self, steps: Vector) -> Iterator[tuple[int, IntArray]]:

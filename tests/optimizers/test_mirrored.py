@@ -11,7 +11,7 @@ from blackbox_delta.errors import ConfigError
 from blackbox_delta.optimizers import make_optimizer
 from blackbox_delta.types import Vector
 
-NAMES = ["es", "spsa"]
+NAMES = ["es", "eggroll", "spsa"]
 
 
 def told(name: str, loss: Any, count: int, **settings: Any) -> Any:

@@ -192,6 +192,33 @@ def test_layers_are_told_apart_and_saved(
 
 
 @pytest.mark.parametrize("recipe", ["search", "auto"])
+def test_whole_matrices_are_searched_along_directions_of_low_rank(
+    recipe: str, tiny: Any, tmp_path: Path
+) -> None:
+    losses: list[float] = []
+    given = {**SEARCH, "budget": "100 calls", "recipe": recipe, "optimizer": "eggroll"}
+    if recipe == "auto":
+        del given["population"]
+
+    tuned = tune(
+        tiny("llama").wrap(),
+        SPLIT,
+        delta="selective",
+        template=TEMPLATE,
+        out=tmp_path / "run",
+        observer=lambda progress: losses.append(progress.best_loss),
+        **given,
+    )
+
+    if recipe == "search":
+        assert tuned.result["delta"]["subspace"] == "low-rank"
+        assert losses[-1] < 0.9 * untuned_loss(tiny("llama").wrap(), "selective")
+    texts = [example.text for example in EXAMPLES]
+    again = TunedModel.load(tmp_path / "run", backend=tiny("llama").wrap())
+    np.testing.assert_array_equal(again.predict_proba(texts), tuned.predict_proba(texts))
+
+
+@pytest.mark.parametrize("recipe", ["search", "auto"])
 def test_nothing_to_divide_is_said_before_anything_is_asked(recipe: str, tiny: Any) -> None:
     backend = tiny("llama").wrap()
     with pytest.raises(ConfigError, match="divide-and-conquer goes .* take the subspace 'blocks'"):
