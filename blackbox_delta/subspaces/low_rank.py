@@ -33,7 +33,8 @@ from blackbox_delta.errors import ConfigError
 from blackbox_delta.subspaces.base import Subspace, raw
 from blackbox_delta.types import IntArray, Json, Vector
 
-_BLOCK_ENTRIES = 2**18
+#: Entries of θ, and columns of the factors, that are worked on at a time.
+_BLOCK_ENTRIES, _COLUMNS = 2**18, 256
 #: r at most, which leaves the sums exact.
 _MOST_RANK = 2**12
 #: Signs in a number of the stream.
@@ -116,9 +117,7 @@ class LowRankSubspace(Subspace):
             last = min(stop - matrix.start, matrix.height * matrix.width)
             if first < last:
                 at = matrix.start + first - start
-                for part in (slice(1), slice(1, None)):
-                    inside = self._within(matrix, steps[part], first, last)
-                    moved[part, at : at + last - first] = inside
+                moved[:, at : at + last - first] = self._within(matrix, steps, first, last)
         for before, own in pairwise(moved):
             own += before
         return moved
@@ -127,30 +126,31 @@ class LowRankSubspace(Subspace):
         """(λ, last − first): what each step adds to these entries of a matrix."""
         top, bottom = first // matrix.width, -(-last // matrix.width)
         added = np.zeros((len(steps), bottom - top, matrix.width))
-        for word, columns in self._words(steps):
-            a = self._signs(word, matrix.line + top, bottom - top, columns)
-            b = self._signs(word, matrix.line + matrix.height, matrix.width, columns)
-            weights = steps[:, None, columns // self.rank]
-            # The smaller factor is what z weighs.
-            if len(a) < len(b):
-                added += (weights * a) @ b.T
-            else:
-                added += a @ (weights * b).swapaxes(1, 2)
+        for columns in self._used(steps):
+            a = self._signs(matrix.line + top, bottom - top, columns)
+            b = self._signs(matrix.line + matrix.height, matrix.width, columns)
+            weights = steps[:, columns // self.rank]
+            # The first candidate is a step from zero, with many more numbers than the others.
+            for own in (slice(1), slice(1, None)):
+                used = weights[own].any(axis=0)
+                added[own] += _products(weights[own][:, used], a[:, used], b[:, used])
         flat = added.reshape(len(steps), (bottom - top) * matrix.width)
         return flat[:, first - top * matrix.width : last - top * matrix.width]
 
-    def _words(self, steps: Vector) -> Iterator[tuple[int, IntArray]]:
-        """The numbers of a line that hold signs which are needed, with the columns of these."""
+    def _used(self, steps: Vector) -> Iterator[IntArray]:
+        """The factors' columns that are needed, some at a time."""
         used = np.flatnonzero(steps.any(axis=0))
         columns = (used[:, None] * self.rank + np.arange(self.rank)).reshape(-1)
-        words = columns // _BITS
-        return ((int(word), columns[words == word]) for word in np.unique(words))
+        starts = range(0, len(columns), _COLUMNS)
+        return (columns[start : start + _COLUMNS] for start in starts)
 
-    def _signs(self, word: int, line: int, count: int, columns: IntArray) -> Vector:
+    def _signs(self, line: int, count: int, columns: IntArray) -> Vector:
         """(count, columns) of the factors, from a line on."""
-        drawn = raw(self.seed, word * self._lines + line, count)[:, None]
+        words, where = np.unique(columns // _BITS, return_inverse=True)
+        starts = (words * self._lines + line).tolist()
+        drawn = np.stack([raw(self.seed, start, count) for start in starts], axis=1)
         places = (columns % _BITS).astype(np.uint64)
-        return 1.0 - 2.0 * (drawn >> places & np.uint64(1)).astype(np.float64)
+        return 1.0 - 2.0 * (drawn[:, where] >> places & np.uint64(1)).astype(np.float64)
 
     @property
     def _factor(self) -> float:
@@ -167,3 +167,10 @@ class LowRankSubspace(Subspace):
         """The subspace whose :meth:`config` this is, but for the kind."""
         shapes = tuple(tuple(map(int, shape)) for shape in values["shapes"])
         return cls(**{**values, "shapes": shapes})
+
+
+def _products(weights: Vector, a: Vector, b: Vector) -> Vector:
+    """A diag(w) Bᵀ, of shape (m, n), for each w of the weights; the smaller factor is weighed."""
+    if len(a) < len(b):
+        return np.asarray((weights[:, None] * a) @ b.T)
+    return np.asarray(a @ (weights[:, None] * b).swapaxes(1, 2))
