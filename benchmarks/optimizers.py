@@ -27,6 +27,8 @@ from blackbox_delta.types import Vector
 NAMES = (
     "cma",
     "cma-diagonal",
+    "es",
+    "eggroll",
     "random",
     "nevergrad:TBPSA",
     "nevergrad:DiagonalCMA",

@@ -1,9 +1,9 @@
 """EGGROLL: an evolution strategy along seeded directions of low rank (Sarkar et al., 2025).
 
-"Evolution strategies at the hyperscale", arXiv 2511.16652, algorithm 1: M ← M + α/N Σ f_i E_i, over
-perturbations M + σ E_i with E_i = A_i B_iᵀ / √r. In the subspace ``low-rank`` the j-th number of z
-weighs the j-th such direction, so each pair of perturbations has a number of z of its own, and
-all that was learned is that number: a seed and a weight in place of a matrix.
+"Evolution strategies at the hyperscale", arXiv 2511.16652, algorithm 1: M ← M + α/N Σ f_i E_i,
+from the fitnesses f_i at M + σ E_i with E_i = A_i B_iᵀ / √r. In the subspace ``low-rank`` the j-th
+number of z weighs the j-th such direction, so each mirrored pair has a number of z of its own, and
+what was learned from it is that number: a weight and a seed in place of a matrix.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from blackbox_delta.optimizers.evolution_strategy import LEARNING_RATE, EvolutionStrategy
+from blackbox_delta.optimizers.evolution_strategy import EvolutionStrategy
 from blackbox_delta.types import Vector
 
 #: N at which α / σ is that of the evolution strategy; it grows with N.
@@ -50,8 +50,7 @@ class EggRoll(EvolutionStrategy):
 
     def _step(self, directions: Vector, upper: Vector, lower: Vector) -> Vector:
         self._uses += directions.any(axis=0)
-        return super()._step(directions, upper, lower) / np.sqrt(np.maximum(self._uses, 1))
-
-    def _learning_rate(self, count: int) -> float:
         # Pairs beyond d say the same again, and are averaged.
-        return LEARNING_RATE * min(count, 2 * self._dimension) / POPULATION
+        growth = 2 * min(len(directions), self._dimension) / POPULATION
+        step = growth * super()._step(directions, upper, lower)
+        return np.asarray(step / np.sqrt(np.maximum(self._uses, 1)))

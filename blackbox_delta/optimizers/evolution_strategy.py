@@ -34,10 +34,5 @@ class EvolutionStrategy(MirroredOptimizer):
             return np.zeros(self._dimension)
         # Z of the upper and the lower half of a pair, whose noise is ε and −ε (Qiu et al., eq. 2).
         rewards = (lower - upper) / spread
-        alpha = self._learning_rate(len(losses)) * self._sigma
-        return np.asarray(alpha * (rewards @ directions) / len(losses))
-
-    def _learning_rate(self, count: int) -> float:
-        """α / σ for a generation of ``count`` candidates."""
-        del count
-        return LEARNING_RATE
+        step = LEARNING_RATE * self._sigma * (rewards @ directions) / len(losses)
+        return np.asarray(step)

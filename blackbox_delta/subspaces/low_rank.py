@@ -4,9 +4,9 @@ Direction j changes every m × n matrix of θ by
 
     E_j = A_j B_jᵀ / √r
 
-with A_j (m, r) and B_j (n, r), section 4 of EGGROLL, whose entries are signs here. z weighs the
-directions: θ − p0 is of low rank for one number of z, and of full rank for many.
-A vector is a matrix of one column, and so moves along a plain random direction.
+with A_j (m, r) and B_j (n, r) as in EGGROLL's algorithm 1, whose entries are signs here. z weighs
+the directions: θ − p0 is of rank r for one number of z, and of full rank for many. A vector is a
+matrix of one column, and so moves along a plain random direction.
 
 Nothing is kept, and only directions that z uses are drawn, r (m + n) signs each in place of m n
 numbers: seeds stand in for noise, as in evolution strategies at scale (Qiu et al., 2025,
@@ -68,7 +68,7 @@ class LowRankSubspace(Subspace):
     Attributes:
         shapes: Of the tensors that θ holds one after the other; their sizes add up to D. One of
             more than two axes is a matrix by its last one.
-        rank: r, at most 4096; 1 as EGGROLL's own for language models.
+        rank: r, at most 4096.
     """
 
     shapes: tuple[tuple[int, ...], ...]

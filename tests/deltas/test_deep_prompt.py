@@ -42,6 +42,7 @@ def test_at_zero_it_is_the_soft_prompt_s_own_start() -> None:
 def test_every_layer_has_tensors_of_its_own_scale() -> None:
     delta, own = made(), prompt()
     assert delta.groups == (own.size,) * 3
+    assert delta.shapes == own.shapes * 3
     rng = np.random.default_rng(0)
     tensors = delta.unpack(rng.standard_normal((2000, delta.size)).astype(np.float32)).tensors
     assert set(tensors) == {"a", "b", "a@1", "a@2", "b@1", "b@2"}

@@ -150,6 +150,13 @@ def test_groups_are_layers_or_modules() -> None:
     assert MODULE_DELTAS["bitfit"](outside).groups == (16, 8, 8, 8)
 
 
+@pytest.mark.parametrize("kind", ["lora", "bitfit", "prefix", "selective"])
+def test_shapes_are_those_of_the_tensors(kind: str) -> None:
+    delta = made(kind)
+    tensors = delta.unpack(np.zeros((1, delta.size), np.float32)).tensors
+    assert delta.shapes == tuple(value.shape[1:] for value in tensors.values())
+
+
 # ------------------------------------------------------------------------ compositions
 
 
@@ -159,6 +166,7 @@ def test_a_composition_is_its_parts_in_their_own_units() -> None:
     assert together.kind == "lora+bitfit+prefix"
     assert together.size == sum(part.size for part in parts)
     assert together.groups == tuple(length for part in parts for length in part.groups)
+    assert together.shapes == tuple(shape for part in parts for shape in part.shapes)
     check_delta(together)
     theta = np.random.default_rng(0).standard_normal((2, together.size)).astype(np.float32)
     batch, at = together.unpack(theta), 0

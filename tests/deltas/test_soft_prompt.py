@@ -50,6 +50,7 @@ def test_size_scale_and_slots():
     assert prompt.slots == {"soft": 3, "soft_2": 2}
     assert prompt.size == 5 * 4
     assert prompt.groups == (12, 8)
+    assert prompt.shapes == ((3, 4), (2, 4))
     assert prompt.origin.shape == (20,)
     assert prompt.origin.dtype == np.float32
     assert prompt.scale == Table().std
