@@ -193,7 +193,7 @@ def test_the_journalled_and_the_journal_free_run_agree(tmp_path: Path) -> None:
             np.testing.assert_array_equal(one.z, other.z)
 
 
-@pytest.mark.parametrize("optimizer", ["cma", "cma-diagonal", "random"])
+@pytest.mark.parametrize("optimizer", ["cma", "cma-diagonal", "eggroll", "random"])
 def test_equal_seeds_give_equal_runs(optimizer: str, tmp_path: Path) -> None:
     histories = []
     for number, seed in enumerate((3, 3, 4)):
