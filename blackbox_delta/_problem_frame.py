@@ -21,7 +21,7 @@ from blackbox_delta.subspaces import (
     make_subspace,
 )
 from blackbox_delta.tasks import Template
-from blackbox_delta.types import Backend, Delta, DeltaBatch, Json, Vector
+from blackbox_delta.types import Backend, Delta, DeltaBatch, Json, Vector, is_deferred
 
 #: d unless something else is asked for, as in Black-Box Tuning; a smaller delta takes its own D.
 DIMENSION = 500
@@ -64,7 +64,9 @@ class Frame:
         }
 
     def candidates(self, z: Vector) -> DeltaBatch:
-        """z (λ, d) to λ candidates, by way of θ (λ, D)."""
+        """z (λ, d) to λ candidates, by way of θ (λ, D), which is never whole where it is large."""
+        if is_deferred(self.delta):
+            return self.delta.deferred(self.subspace.theta(z))
         return self.delta.unpack(self.subspace.project(z, self.delta.origin))
 
 

@@ -74,7 +74,7 @@ class SavedMember:
             delta=frame.delta.config(),
             subspace=frame.subspace.config(),
             z=z,
-            checksum=frame.candidates(z[None]).digest(0).hex(),
+            checksum=frame.candidates(z[None]).checksum(0).hex(),
             subspace_arrays=frame.subspace.arrays(),
         )
 
@@ -93,7 +93,7 @@ class SavedMember:
                 subspace_from_config(self.subspace, self.subspace_arrays),
             )
             rebuilt = replace(bare, frame=frame, z=self.z)
-            same = frame.candidates(self.z[None]).digest(0).hex() == self.checksum
+            same = frame.candidates(self.z[None]).checksum(0).hex() == self.checksum
         except ConfigError as error:
             raise ArtifactError(f"the saved delta cannot be rebuilt: {error}") from error
         if not same:

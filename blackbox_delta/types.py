@@ -1,4 +1,4 @@
-"""The words that every part shares. Of ours it imports nothing but the shapes of models.
+"""The words that every part shares. Of ours it imports nothing but models' shapes and tensors.
 
 Letters mean the same everywhere: λ candidates, n examples, c choices,
 d search dimension, D delta size, k top tokens.
@@ -10,12 +10,14 @@ import hashlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from blackbox_delta import tensors as of_tensors
 from blackbox_delta.geometry import Geometry
+from blackbox_delta.tensors import Tensors, Theta
 
 FloatArray: TypeAlias = NDArray[np.float32]
 Vector: TypeAlias = NDArray[np.float64]
@@ -90,7 +92,8 @@ class DeltaBatch:
 
     Attributes:
         kind: What the tensors are, e.g. ``"soft-prompt"``; a backend declares the kinds it takes.
-        tensors: Name to float32 array of shape (λ, …). For a soft prompt: slot name to
+        tensors: Name to float32 array of shape (λ, …); large ones are made each time that they are
+            read (see :mod:`blackbox_delta.tensors`). For a soft prompt: slot name to
             (λ, tokens, hidden); for a deep prompt beside these ``"SLOT@LAYER"``, what is added
             there to the states that enter a layer. For what acts inside a model: a module's name,
             a dot and the name of the part, e.g. ``"model.layers.0.mlp.up_proj.lora_A"``.
@@ -99,12 +102,17 @@ class DeltaBatch:
     """
 
     kind: str
-    tensors: Mapping[str, FloatArray]
+    tensors: Tensors
     token_ids: tuple[int, ...] = ()
     beside: tuple[DeltaBatch, ...] = ()
 
     def __len__(self) -> int:
-        return len(next(iter(self.tensors.values())))
+        return next(iter(self.shapes.values()))[0]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The tensors' shapes (λ, …), without making any."""
+        return of_tensors.shapes(self.tensors)
 
     @property
     def parts(self) -> tuple[DeltaBatch, ...]:
@@ -121,10 +129,10 @@ class DeltaBatch:
     def slots(self) -> dict[str, int]:
         """Soft slots that it fills: name to number of soft tokens."""
         return {
-            name: value.shape[1]
+            name: shape[1]
             for part in self.parts
             if part.kind in IN_SLOTS
-            for name, value in part.tensors.items()
+            for name, shape in part.shapes.items()
             if "@" not in name
         }
 
@@ -135,7 +143,7 @@ class DeltaBatch:
             (
                 part.kind,
                 part.token_ids,
-                *sorted((name, value.shape[1:]) for name, value in part.tensors.items()),
+                *sorted((name, shape[1:]) for name, shape in part.shapes.items()),
             )
             for part in self.parts
         )
@@ -144,30 +152,32 @@ class DeltaBatch:
     def joined(cls, batches: Sequence[DeltaBatch]) -> DeltaBatch:
         """The candidates of all batches, which are of the same structure, one after the other."""
         first = batches[0]
-        tensors = {
-            name: np.concatenate([each.tensors[name] for each in batches]) for name in first.tensors
-        }
+        tensors = of_tensors.joined([each.tensors for each in batches])
         beside = zip(*(each.beside for each in batches), strict=True)
         return replace(first, tensors=tensors, beside=tuple(map(cls.joined, beside)))
 
     def select(self, candidates: Sequence[int]) -> DeltaBatch:
         """The given candidates, in the given order."""
-        rows = list(candidates)
-        tensors = {name: value[rows] for name, value in self.tensors.items()}
-        beside = tuple(part.select(rows) for part in self.beside)
+        tensors = of_tensors.selected(self.tensors, candidates)
+        beside = tuple(part.select(candidates) for part in self.beside)
         return replace(self, tensors=tensors, beside=beside)
 
     def digest(self, candidate: int) -> bytes:
+        """SHA-256 that tells a candidate from others: of large ones, over what they are made of."""
+        return self._hashed(candidate, of_tensors.identity)
+
+    def checksum(self, candidate: int) -> bytes:
         """SHA-256 over one candidate's exact bytes."""
+        return self._hashed(candidate, of_tensors.content)
+
+    def _hashed(self, candidate: int, what: Callable[[Tensors, int], Iterator[bytes]]) -> bytes:
         state = hashlib.sha256(self.kind.encode())
-        for name in sorted(self.tensors):
-            value = np.ascontiguousarray(self.tensors[name][candidate], dtype="<f4")
-            state.update(f"{name}{value.shape}".encode())
-            state.update(value.tobytes())
+        for each in what(self.tensors, candidate):
+            state.update(each)
         if self.token_ids:
             state.update(f"tokens{self.token_ids}".encode())
         for part in self.beside:
-            state.update(part.digest(candidate))
+            state.update(part._hashed(candidate, what))
         return state.digest()
 
 
@@ -247,6 +257,25 @@ class Delta(Protocol):
     def config(self) -> Json:
         """What rebuilds it, beside the embedding table; ready for JSON."""
         ...
+
+
+@runtime_checkable
+class DividedDelta(Protocol):
+    """A delta whose p0 is zero and whose scale is one, and whose tensors each have a part of θ."""
+
+    @property
+    def size(self) -> int:
+        """D, the length of θ."""
+        ...
+
+    def deferred(self, theta: Theta) -> DeltaBatch:
+        """What ``unpack`` makes of θ, its tensors made when they are read."""
+        ...
+
+
+def is_deferred(delta: Delta) -> TypeGuard[DividedDelta]:
+    """Whether a delta is so large that θ is never whole in memory."""
+    return isinstance(delta, DividedDelta) and delta.size > of_tensors.MOST_WHOLE
 
 
 # ------------------------------------------------------------------------ scoring

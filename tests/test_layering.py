@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGE = "blackbox_delta"
 
 # A unit is a module or subpackage directly under blackbox_delta; "__init__" is the package itself.
-FOUNDATION = frozenset({"types", "errors", "geometry"})
+FOUNDATION = frozenset({"types", "errors", "geometry", "tensors"})
 PARTS = frozenset(
     {
         "tasks",
@@ -47,7 +47,8 @@ BELOW_FACES = LIBRARY | {
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "geometry": frozenset(),
-    "types": frozenset({"geometry"}),
+    "tensors": frozenset(),
+    "types": frozenset({"geometry", "tensors"}),
     "errors": frozenset(),
     "data": frozenset(),
     **dict.fromkeys(PARTS, FOUNDATION),

@@ -12,8 +12,9 @@ import torch
 
 from blackbox_delta.backends.local.attention import PrefixCache
 from blackbox_delta.backends.local.deep import AT, DeepOffsets
-from blackbox_delta.backends.local.inside import TERMS, Inside
+from blackbox_delta.backends.local.inside import Inside
 from blackbox_delta.backends.local.layout import SoftTokens
+from blackbox_delta.backends.local.terms import TERMS
 from blackbox_delta.types import DEEP_PROMPT, IN_SLOTS, DeltaBatch, IntArray
 
 PREFIX = "prefix"

@@ -26,7 +26,6 @@ from blackbox_delta.backends.local.batching import (
     split_when_too_large,
 )
 from blackbox_delta.backends.local.candidates import PREFIX, Candidates
-from blackbox_delta.backends.local.inside import TERMS
 from blackbox_delta.backends.local.layout import (
     common_lead,
     embed,
@@ -41,6 +40,7 @@ from blackbox_delta.backends.local.reading import (
     read_logits,
     trunk_of,
 )
+from blackbox_delta.backends.local.terms import TERMS
 from blackbox_delta.backends.local.view import AnswerTree, View
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt, Ids
 from blackbox_delta.types import IN_SLOTS, IntArray

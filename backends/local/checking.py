@@ -9,7 +9,7 @@ from blackbox_delta.backends.local.candidates import PREFIX
 from blackbox_delta.backends.local.deep import AT
 from blackbox_delta.errors import UnsupportedError
 from blackbox_delta.geometry import Geometry
-from blackbox_delta.types import IN_SLOTS, DeltaBatch, FloatArray
+from blackbox_delta.types import IN_SLOTS, DeltaBatch
 
 _Shape: TypeAlias = tuple[int | str, ...]
 """Without λ; a word stands for any length."""
@@ -55,12 +55,12 @@ def check_delta(
     if set(IN_SLOTS) <= set(delta.kinds):
         raise UnsupportedError(f"{' and '.join(IN_SLOTS)} fill the same slots: one can act")
     for part in delta.parts:
-        for name, value in part.tensors.items():
+        for name, shape in part.shapes.items():
             if part.kind in IN_SLOTS:
                 _check_layer(part, name, geometry)
-                _require(name, value, ("tokens", hidden))
+                _require(name, shape, ("tokens", hidden))
             elif geometry is not None:
-                _require(name, value, _expected(part, name, geometry))
+                _require(name, shape, _expected(part, name, geometry))
 
 
 def _check_layer(part: DeltaBatch, name: str, geometry: Geometry | None) -> None:
@@ -74,16 +74,15 @@ def _check_layer(part: DeltaBatch, name: str, geometry: Geometry | None) -> None
         )
 
 
-def _require(name: str, value: FloatArray, expected: _Shape) -> None:
-    fits = value.ndim == 1 + len(expected) and all(
+def _require(name: str, shape: tuple[int, ...], expected: _Shape) -> None:
+    fits = len(shape) == 1 + len(expected) and all(
         isinstance(length, str) or length == found
-        for length, found in zip(expected, value.shape[1:], strict=True)
+        for length, found in zip(expected, shape[1:], strict=True)
     )
     if not fits:
         written = ", ".join(map(str, expected))
         raise UnsupportedError(
-            f"the delta's {name!r} has shape {value.shape}; this model takes "
-            f"(candidates, {written})"
+            f"the delta's {name!r} has shape {shape}; this model takes (candidates, {written})"
         )
 
 

@@ -20,8 +20,8 @@ from blackbox_delta.backends.local.candidates import Candidates
 from blackbox_delta.backends.local.causal import CausalEngine
 from blackbox_delta.backends.local.deep import layers_of
 from blackbox_delta.backends.local.engines import Engine
-from blackbox_delta.backends.local.inside import oriented
 from blackbox_delta.backends.local.layout import SoftTokens
+from blackbox_delta.backends.local.terms import oriented
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt
 from blackbox_delta.geometry import Geometry, Module, Salient
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from blackbox_delta.backends.local.inside import Tensors, at_modules
+from blackbox_delta.backends.local.steps import AtModule, at_modules
+from blackbox_delta.backends.local.terms import Tensors
 from blackbox_delta.errors import ExportError
 from blackbox_delta.types import DeltaBatch
 
@@ -39,15 +40,22 @@ def merged(model: Any, parts: Sequence[DeltaBatch]) -> dict[str, torch.Tensor]:
                 f"no weights of a model can say what its {part.kind} does; these kinds can be "
                 f"merged, also several together: {', '.join(sorted(MERGEABLE))}"
             )
-    layers: dict[str, _Layer] = {}
+    by_name: dict[str, list[AtModule]] = {}
     for part in parts:
-        for name, module, tensors, shared in at_modules(model, part, torch.empty(0)):
-            if name not in layers:
-                layers[name] = _Layer(name, module)
-            factors = {key: value.float().cpu() for key, value in shared.items()}
-            layers[name].take({**factors, **{key: value[0] for key, value in tensors.items()}})
-    _check_alone(model, layers)
-    return {key: value for layer in layers.values() for key, value in layer.changed().items()}
+        for own in at_modules(model, part):
+            by_name.setdefault(own.name, []).append(own)
+    _check_alone(model, by_name)
+    return {key: value for terms in by_name.values() for key, value in _changed_by(terms).items()}
+
+
+def _changed_by(terms: Sequence[AtModule]) -> dict[str, torch.Tensor]:
+    """The new parameters of a module, from what acts at it."""
+    layer = _Layer(terms[0].name, terms[0].module)
+    for own in terms:
+        factors = {key: value.float().cpu() for key, value in own.shared().items()}
+        tensors = own.tensors(torch.empty(0))
+        layer.take({**factors, **{key: value[0] for key, value in tensors.items()}})
+    return layer.changed()
 
 
 class _Layer:
@@ -116,7 +124,7 @@ class _Layer:
         return found
 
 
-def _check_alone(model: Any, layers: Mapping[str, _Layer]) -> None:
+def _check_alone(model: Any, layers: Mapping[str, Sequence[AtModule]]) -> None:
     """Makes sure that no other module uses a parameter that is to change."""
     names: dict[int, list[str]] = {}
     for name, value in model.named_parameters(remove_duplicate=False):

@@ -26,7 +26,6 @@ from blackbox_delta.backends.local.batching import (
 from blackbox_delta.backends.local.candidates import PREFIX, Candidates
 from blackbox_delta.backends.local.decoder_fronts import DecoderFronts
 from blackbox_delta.backends.local.fronts import Fronts
-from blackbox_delta.backends.local.inside import TERMS
 from blackbox_delta.backends.local.layout import SoftTokens, embed, padded
 from blackbox_delta.backends.local.prefix_store import PrefixStore
 from blackbox_delta.backends.local.reading import (
@@ -36,6 +35,7 @@ from blackbox_delta.backends.local.reading import (
     read_logits,
     trunk_of,
 )
+from blackbox_delta.backends.local.terms import TERMS
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt, Ids
 from blackbox_delta.types import DEEP_PROMPT, IN_SLOTS, IntArray
 

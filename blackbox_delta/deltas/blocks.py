@@ -7,18 +7,21 @@ serves every kind, every model and every layer.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import cached_property
+from itertools import accumulate, groupby, pairwise
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from blackbox_delta.deltas.shapes import check_theta
+from blackbox_delta.deltas.shapes import check_theta, zeros
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.geometry import Geometry, Module
+from blackbox_delta.tensors import DeferredTensors, Layout, Piece, Theta
 from blackbox_delta.types import DeltaBatch, FloatArray, Json
 
 
@@ -42,6 +45,34 @@ class Block:
     def size(self) -> int:
         """How many entries of θ it takes."""
         return math.prod(self.shape)
+
+    def tensor(self, theta: FloatArray) -> FloatArray:
+        """(λ, …) from its entries (λ, size)."""
+        part = theta.astype(np.float32, copy=False).reshape(len(theta), *self.shape)
+        made: FloatArray = part * np.float32(self.scale) + np.asarray(self.start, "f4")
+        return made
+
+
+@dataclass(frozen=True)
+class PlacedBlock:
+    """A block, and where θ holds it: a :class:`blackbox_delta.tensors.Piece`."""
+
+    block: Block
+    rows: slice
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Without the leading λ."""
+        return self.block.shape
+
+    def tensor(self, theta: FloatArray) -> FloatArray:
+        """(λ, …) from its part of θ."""
+        return self.block.tensor(theta)
+
+    def digest(self) -> bytes:
+        """SHA-256 over scale and start."""
+        start = np.ascontiguousarray(self.block.start, dtype="<f4")
+        return hashlib.sha256(f"{self.block.scale!r} ".encode() + start.tobytes()).digest()
 
 
 def even(fan_in: int, shape: tuple[int, ...], bits: np.random.PCG64) -> FloatArray:
@@ -68,8 +99,7 @@ class BlockDelta:
     def __init__(self, blocks: Iterable[Block], token_ids: Sequence[int] = ()) -> None:
         self.blocks = tuple(blocks)
         self._token_ids = tuple(token_ids)
-        self.origin: FloatArray = np.zeros(sum(block.size for block in self.blocks), np.float32)
-        self.origin.flags.writeable = False
+        self.origin = zeros(sum(block.size for block in self.blocks))
 
     @property
     def size(self) -> int:
@@ -105,13 +135,25 @@ class BlockDelta:
             ConfigError: θ has another shape.
         """
         check_theta(theta, self.size, self.kind)
-        tensors, at = {}, 0
-        for block in self.blocks:
-            part = theta[:, at : at + block.size].astype(np.float32, copy=False)
-            part = part.reshape(len(theta), *block.shape)
-            tensors[block.name] = part * np.float32(block.scale) + np.asarray(block.start, "f4")
-            at += block.size
+        pieces = self.layout.pieces.items()
+        tensors = {name: piece.tensor(theta[:, piece.rows]) for name, piece in pieces}
         return DeltaBatch(self.kind, tensors, self._token_ids)
+
+    def deferred(self, theta: Theta) -> DeltaBatch:
+        """What :meth:`unpack` makes of θ, its tensors made when they are read."""
+        return DeltaBatch(self.kind, DeferredTensors(((theta, self.layout),)), self._token_ids)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Its tensors, and where θ holds them."""
+        return Layout(self._pieces())
+
+    def _pieces(self) -> dict[str, Piece]:
+        ends = pairwise(accumulate((block.size for block in self.blocks), initial=0))
+        return {
+            block.name: PlacedBlock(block, slice(*pair))
+            for block, pair in zip(self.blocks, ends, strict=True)
+        }
 
 
 class ModuleDelta(BlockDelta):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate, pairwise
 
 import numpy as np
 
-from blackbox_delta.deltas.shapes import check_theta
+from blackbox_delta.deltas.shapes import check_theta, zeros
 from blackbox_delta.errors import ConfigError
-from blackbox_delta.types import Delta, DeltaBatch, FloatArray, Json
+from blackbox_delta.tensors import Theta
+from blackbox_delta.types import Delta, DeltaBatch, FloatArray, Json, is_deferred
 
 
 class Composition:
@@ -35,8 +37,7 @@ class Composition:
             )
         self.deltas = tuple(deltas)
         self.kind = "+".join(kinds)
-        self.origin: FloatArray = np.zeros(sum(delta.size for delta in deltas), np.float32)
-        self.origin.flags.writeable = False
+        self.origin = zeros(sum(delta.size for delta in deltas))
 
     @property
     def size(self) -> int:
@@ -60,13 +61,34 @@ class Composition:
             ConfigError: θ has another shape.
         """
         check_theta(theta, self.size, self.kind)
-        parts, at = [], 0
-        for delta in self.deltas:
-            own = theta[:, at : at + delta.size] * np.float32(delta.scale) + delta.origin
-            parts.append(delta.unpack(own))
-            at += delta.size
-        return replace(parts[0], beside=tuple(parts[1:]))
+        return self._together(
+            delta.unpack(_own(delta, theta[:, rows])) for delta, rows in self._divided()
+        )
+
+    def deferred(self, theta: Theta) -> DeltaBatch:
+        """What :meth:`unpack` makes of θ; the large ones of the deltas make theirs when asked."""
+        return self._together(
+            delta.deferred(theta.within(rows))
+            if is_deferred(delta)
+            else delta.unpack(_own(delta, theta.within(rows).made()))
+            for delta, rows in self._divided()
+        )
+
+    def _divided(self) -> Iterator[tuple[Delta, slice]]:
+        """Each delta with its part of θ."""
+        ends = pairwise(accumulate((delta.size for delta in self.deltas), initial=0))
+        return zip(self.deltas, (slice(*pair) for pair in ends), strict=True)
+
+    @staticmethod
+    def _together(batches: Iterable[DeltaBatch]) -> DeltaBatch:
+        first, *others = batches
+        return replace(first, beside=tuple(others))
 
     def config(self) -> Json:
         """What rebuilds it beside the model, ready for JSON."""
         return {"kind": self.kind, "deltas": [delta.config() for delta in self.deltas]}
+
+
+def _own(delta: Delta, part: FloatArray) -> FloatArray:
+    """A delta's own θ."""
+    return part * np.float32(delta.scale) + delta.origin

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from blackbox_delta.deltas.blocks import Block, BlockDelta
-from blackbox_delta.deltas.shapes import check_theta
+from blackbox_delta.deltas.shapes import check_theta, zeros
 from blackbox_delta.deltas.soft_prompt import SoftPrompt
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.geometry import Geometry
@@ -59,8 +59,7 @@ class DeepPrompt:
             for slot, length in prompt.slots.items()
             if layer
         )
-        self.origin: FloatArray = np.zeros(prompt.size + self._offsets.size, np.float32)
-        self.origin.flags.writeable = False
+        self.origin = zeros(prompt.size + self._offsets.size)
 
     @classmethod
     def build(cls, prompt: SoftPrompt, geometry: Geometry) -> DeepPrompt:

@@ -7,8 +7,10 @@ et al., 2023, arXiv 2306.11695, equation 1).
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,7 +19,8 @@ from blackbox_delta.deltas.blocks import Block, ModuleDelta
 from blackbox_delta.deltas.targets import ALL_LINEAR
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.geometry import Geometry, Module, Salient
-from blackbox_delta.types import DeltaBatch, FloatArray, Json
+from blackbox_delta.tensors import Piece
+from blackbox_delta.types import FloatArray, Json
 
 
 class Sparse(ModuleDelta):
@@ -67,20 +70,14 @@ class Sparse(ModuleDelta):
         moved = sum(level**2 for level in chosen.levels)
         return self._share * module.spread * math.sqrt(module.outputs / moved)
 
-    def unpack(self, theta: FloatArray) -> DeltaBatch:
-        """θ of shape (λ, D) to values, rows and columns (λ, entries) for each module.
-
-        Raises:
-            ConfigError: θ has another shape.
-        """
-        values = super().unpack(theta).tensors
-        tensors: dict[str, FloatArray] = {}
+    def _pieces(self) -> dict[str, Piece]:
+        values = super()._pieces()
+        pieces: dict[str, Piece] = {}
         for module, chosen in zip(self.modules, self._chosen, strict=True):
-            shape = (len(theta), len(chosen.rows))
-            tensors[f"{module.name}.values"] = values[f"{module.name}.values"]
-            tensors[f"{module.name}.rows"] = _placed(chosen.rows, shape)
-            tensors[f"{module.name}.columns"] = _placed(chosen.columns, shape)
-        return DeltaBatch(self.kind, tensors)
+            pieces[f"{module.name}.values"] = values[f"{module.name}.values"]
+            pieces[f"{module.name}.rows"] = _Places(chosen.rows)
+            pieces[f"{module.name}.columns"] = _Places(chosen.columns)
+        return pieces
 
     def config(self) -> Json:
         """What :meth:`from_config` needs beside the model, ready for JSON."""
@@ -109,9 +106,22 @@ class Sparse(ModuleDelta):
         return cls(modules, chosen, **settings)
 
 
-def _placed(places: Sequence[int], shape: tuple[int, int]) -> FloatArray:
-    """Float32 holds them exactly: no matrix has 2^24 rows."""
-    return np.broadcast_to(np.array(places, np.float32), shape)
+@dataclass(frozen=True)
+class _Places:
+    """Rows or columns of a matrix, the same whatever θ is; float32 holds any below 2^24 exactly."""
+
+    places: tuple[int, ...]
+    rows: ClassVar[slice] = slice(0, 0)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.places),)
+
+    def tensor(self, theta: FloatArray) -> FloatArray:
+        return np.broadcast_to(np.array(self.places, np.float32), (len(theta), *self.shape))
+
+    def digest(self) -> bytes:
+        return hashlib.sha256(repr(self.places).encode()).digest()
 
 
 def _salient(rows: Any, columns: Any, levels: Any) -> Salient:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blackbox_delta.errors import ConfigError
+from blackbox_delta.tensors import Theta
 from blackbox_delta.types import FloatArray, Json, Vector
 
 MAX_DIMENSION = 4096
@@ -89,19 +91,25 @@ class Subspace:
         """What :meth:`project` makes of z: steps of 2^-16 within ±256, exact even as float32."""
         return snapped(z, _Z_STEP, _Z_LIMIT)
 
-    def project(self, z: Vector, origin: FloatArray) -> FloatArray:
+    def project(self, z: Vector, origin: FloatArray, rows: slice | None = None) -> FloatArray:
         """θ = p0 + s·A z for λ candidates at once.
 
         Args:
             z: (λ, d), finite.
             origin: p0 of shape (D,).
+            rows: Consecutive numbers of θ; ``None`` for all of it.
 
         Returns:
-            θ of shape (λ, D), the same bits whatever else is in the batch.
+            θ of shape (λ, D), or these rows of it; the same bits whatever else is made with them.
 
         Raises:
             ConfigError: The shapes do not fit, or z is not finite.
         """
+        self._check_shapes(z, origin)
+        start, stop, _ = (rows or slice(None)).indices(self.size)
+        return self._projected(self.snap(z), origin, slice(start, stop))
+
+    def _check_shapes(self, z: Vector, origin: FloatArray) -> None:
         if z.ndim != 2 or z.shape[1] != self.dimension or origin.shape != (self.size,):
             raise ConfigError(
                 f"Expected z of shape (λ, {self.dimension}) and an origin of shape "
@@ -109,18 +117,40 @@ class Subspace:
             )
         if not np.isfinite(z).all():
             raise ConfigError("z holds numbers that are not finite.")
-        return self._projected(self.snap(z), origin)
 
-    def _projected(self, exact: Vector, origin: FloatArray) -> FloatArray:
+    def _projected(self, exact: Vector, origin: FloatArray, rows: slice) -> FloatArray:
         """The same for a z that is snapped."""
-        theta = np.empty((len(exact), self.size), dtype=np.float32)
+        theta = np.empty((len(exact), rows.stop - rows.start), dtype=np.float32)
         if not exact.any():
-            theta[:] = origin.astype(np.float64) + 0.0
+            theta[:] = origin[rows].astype(np.float64) + 0.0
             return theta
-        for rows in self._blocks():
-            p0 = origin[rows].astype(np.float64) + 0.0  # no -0, so the sign of a zero is fixed
-            theta[:, rows] = p0 + self._factor * self._moved(exact, rows)
+        for some in self._blocks_within(rows):
+            p0 = origin[some].astype(np.float64) + 0.0  # no -0, so the sign of a zero is fixed
+            place = slice(some.start - rows.start, some.stop - rows.start)
+            theta[:, place] = p0 + self._factor * self._moved(exact, some)
         return theta
+
+    def _blocks_within(self, rows: slice) -> Iterator[slice]:
+        for block in self._blocks():
+            if block.start >= rows.stop:
+                return
+            if block.stop > rows.start:
+                yield slice(max(block.start, rows.start), min(block.stop, rows.stop))
+
+    def theta(self, z: Vector) -> Theta:
+        """θ around p0 = 0 for λ candidates, of which any rows can be made.
+
+        Raises:
+            ConfigError: z has another shape than (λ, d), or is not finite.
+        """
+        nothing = np.broadcast_to(np.float32(0), self.size)
+        self._check_shapes(z, nothing)
+        recipe = json.dumps(self.config(), sort_keys=True).encode()
+
+        def project(exact: Vector, rows: slice) -> FloatArray:
+            return self._projected(exact, nothing, rows)
+
+        return Theta(self.snap(z), project, recipe, slice(0, self.size))
 
     def config(self) -> Json:
         """Everything needed to rebuild it, ready for JSON."""

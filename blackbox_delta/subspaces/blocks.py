@@ -127,10 +127,16 @@ class BlockSubspace(Subspace):
             for share, group, seed in zip(self.shares, self.groups, drawn, strict=True)
         )
 
-    def _projected(self, exact: Vector, origin: FloatArray) -> FloatArray:
+    def _projected(self, exact: Vector, origin: FloatArray, rows: slice) -> FloatArray:
+        theta = np.empty((len(exact), rows.stop - rows.start), dtype=np.float32)
         places = zip(_slices(self.shares), _slices(self.groups), self._inner, strict=True)
-        parts = [inner.project(exact[:, part], origin[group]) for part, group, inner in places]
-        return np.concatenate(parts, axis=1)
+        for part, group, inner in places:
+            start, stop = max(group.start, rows.start), min(group.stop, rows.stop)
+            if start < stop:
+                own = slice(start - group.start, stop - group.start)
+                moved = inner.project(exact[:, part], origin[group], own)
+                theta[:, start - rows.start : stop - rows.start] = moved
+        return theta
 
     def config(self) -> Json:
         """Everything needed to rebuild it, ready for JSON."""

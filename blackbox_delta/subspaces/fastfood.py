@@ -49,25 +49,28 @@ class FastfoodSubspace(Subspace):
 
     def _blocks(self) -> Iterator[slice]:
         step = self._width * max(1, _GROUP_ENTRIES // self._width)
-        return (slice(start, start + step) for start in range(0, self.size, step))
+        starts = range(0, self.size, step)
+        return (slice(start, min(start + step, self.size)) for start in starts)
 
     def _moved(self, z: Vector, rows: slice) -> FloatArray:
-        n, wanted = self._width, len(range(*rows.indices(self.size)))
-        blocks = -(-wanted // n)
-        drawn = raw(self.seed, 2 * rows.start, 2 * blocks * n).reshape(blocks, n, 2)
+        n = self._width
+        first = rows.start // n
+        blocks = -(-rows.stop // n) - first
+        drawn = raw(self.seed, 2 * first * n, 2 * blocks * n).reshape(blocks, n, 2)
         signs = (1.0 - 2.0 * (drawn[:, :, 0] & np.uint64(1))).astype(np.float32)
         u = ((drawn[:, :, 0] >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
         factors = normal(u)
         order = np.argsort(drawn[:, :, 1], axis=1, kind="stable")
         lengths = np.array([math.sqrt(math.fsum(row * row)) for row in factors])
         gauss = (factors / lengths[:, None]).astype(np.float32)
-        moved = np.empty((len(z), wanted), dtype=np.float32)
+        wanted = slice(rows.start - first * n, rows.stop - first * n)
+        moved = np.empty((len(z), rows.stop - rows.start), dtype=np.float32)
         for candidate, own in enumerate(z.astype(np.float32)):
             x = np.zeros((blocks, n), dtype=np.float32)
             x[:, : self.dimension] = own
             x = _hadamard(x * signs)
             x = _hadamard(np.take_along_axis(x, order, axis=1) * gauss)
-            moved[candidate] = x.reshape(-1)[:wanted]
+            moved[candidate] = x.reshape(-1)[wanted]
         return moved
 
     @property

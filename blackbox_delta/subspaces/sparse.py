@@ -16,7 +16,8 @@ import numpy as np
 from blackbox_delta.subspaces.base import Subspace, raw
 from blackbox_delta.types import FloatArray, Vector
 
-_BLOCK_ENTRIES = 2**20
+#: Of θ, for each candidate: what a processor keeps near at hand.
+_BLOCK_ENTRIES = 2**16
 
 
 @dataclass(frozen=True)

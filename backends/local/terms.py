@@ -1,0 +1,90 @@
+"""What each kind of delta makes of a module's output, a population at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
+
+import torch
+
+Tensors: TypeAlias = Mapping[str, torch.Tensor]
+Term: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Tensors], torch.Tensor]
+"""From what goes in (λ, t, inputs), what comes out (λ, t, outputs), and tensors (λ, …).
+
+What comes out of a module is nobody else's yet, and is changed in place: at hundreds of modules a
+copy each would cost more than most terms do.
+"""
+
+
+def _low_rank(x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
+    inner = torch.bmm(x, own["lora_A"].transpose(1, 2))
+    return y.baddbmm_(inner, own["lora_B"].transpose(1, 2))
+
+
+def _offset(_x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
+    return y.add_(own["offset"][:, None])
+
+
+def _scaled(_x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
+    return y.mul_(own["scale_out"][:, None]) if "scale_out" in own else y
+
+
+def _bottleneck(_x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
+    inner = torch.nn.functional.gelu(torch.bmm(y, own["down"].transpose(1, 2)))
+    return y.baddbmm_(inner, own["up"].transpose(1, 2))
+
+
+def _core(x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
+    inner = torch.bmm(x @ own["right"], own["core"].transpose(1, 2))
+    return y.add_(inner @ own["left"])
+
+
+def _matrix(x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
+    return y.baddbmm_(x, own["weight"].transpose(1, 2))
+
+
+def _entries(x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
+    taken = own["columns"][:, None].expand(-1, x.shape[1], -1)
+    put = own["rows"][:, None].expand(-1, x.shape[1], -1)
+    return y.scatter_add_(2, put, x.gather(2, taken) * own["values"][:, None])
+
+
+#: What each kind of delta makes of a module's output.
+TERMS: dict[str, Term] = {
+    "lora": _low_rank,
+    "tiny-lora": _core,
+    "bitfit": _offset,
+    "ia3": _scaled,
+    "adapter": _bottleneck,
+    "last-layer": _matrix,
+    "selective": _matrix,
+    "sparse": _entries,
+}
+
+
+_FACTORS: WeakKeyDictionary[torch.nn.Module, dict[int, Tensors]] = WeakKeyDictionary()
+
+
+def factors(module: torch.nn.Module, rank: int) -> Tensors:
+    """``left`` (Σ U)^T (r, outputs) and ``right`` V^T (inputs, r); found once for a module.
+
+    Singular vectors are known but for a sign, which is fixed: the largest entry of each column of
+    U is positive. So a saved core means the same everywhere.
+    """
+    kept = _FACTORS.setdefault(module, {})
+    if rank not in kept:
+        weight: Any = module.weight
+        matrix = oriented(module).double()
+        u, sizes, v = torch.linalg.svd(matrix, full_matrices=False)
+        u, sizes, v = u[:, :rank], sizes[:rank], v[:rank]
+        signs = torch.sign(torch.gather(u, 0, u.abs().argmax(dim=0, keepdim=True)))
+        left = (u * signs * sizes).T.contiguous().to(weight.dtype)
+        kept[rank] = {"left": left, "right": (v * signs.T).T.contiguous().to(weight.dtype)}
+    return kept[rank]
+
+
+def oriented(module: Any) -> torch.Tensor:
+    """A linear module's matrix (outputs, inputs); GPT-2's Conv1D keeps it the other way round."""
+    weight: torch.Tensor = module.weight
+    return weight.T if type(module).__name__ == "Conv1D" else weight
