@@ -122,12 +122,11 @@ class Subspace:
         """The same for a z that is snapped."""
         theta = np.empty((len(exact), rows.stop - rows.start), dtype=np.float32)
         if not exact.any():
-            theta[:] = origin[rows].astype(np.float64) + 0.0
+            theta[:] = _exact(origin[rows])
             return theta
         for some in self._blocks_within(rows):
-            p0 = origin[some].astype(np.float64) + 0.0  # no -0, so the sign of a zero is fixed
             place = slice(some.start - rows.start, some.stop - rows.start)
-            theta[:, place] = p0 + self._factor * self._moved(exact, some)
+            theta[:, place] = _exact(origin[some]) + self._factor * self._moved(exact, some)
         return theta
 
     def _blocks_within(self, rows: slice) -> Iterator[slice]:
@@ -176,6 +175,13 @@ class Subspace:
             TypeError: One is missing, or there are others.
         """
         return cls(**values)
+
+
+def _exact(origin: FloatArray) -> Vector | float:
+    """p0 in float64, without -0, so that the sign of a zero is fixed."""
+    if origin.strides == (0,) and not origin[:1].any():
+        return 0.0  # as it is for whatever starts from the untuned model: nothing to add up
+    return origin.astype(np.float64) + 0.0
 
 
 def snapped(values: Vector, step: float, limit: float) -> Vector:

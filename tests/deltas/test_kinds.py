@@ -15,6 +15,7 @@ from blackbox_delta.deltas.blocks import even
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.geometry import Geometry, Module, Salient
 from blackbox_delta.settings import DELTA_KINDS
+from blackbox_delta.subspaces import make_subspace
 from blackbox_delta.testing import check_delta
 
 MODULES = tuple(
@@ -61,6 +62,19 @@ def test_config_through_json_rebuilds_the_same_bits(kind: str) -> None:
     again = delta_from_config(json.loads(json.dumps(delta.config())), None, GEOMETRY)
     theta = np.random.default_rng(0).standard_normal((2, delta.size)).astype(np.float32)
     assert again.unpack(theta).digest(1) == delta.unpack(theta).digest(1)
+
+
+@pytest.mark.parametrize("kind", [*INSIDE, "lora+prefix+sparse"])
+def test_tensors_made_later_are_those_of_theta(kind: str) -> None:
+    parts = [made(each) for each in kind.split("+")]
+    delta = parts[0] if len(parts) == 1 else Composition(parts)
+    subspace = make_subspace("sparse", 5, delta.size, 0, 0.3)
+    z = np.random.default_rng(0).standard_normal((3, 5))
+    whole = delta.unpack(subspace.project(z, delta.origin))
+    later = delta.deferred(subspace.theta(z))
+    assert later.kinds == whole.kinds
+    assert later.structure == whole.structure
+    assert [later.checksum(row) for row in range(3)] == [whole.digest(row) for row in range(3)]
 
 
 @pytest.mark.parametrize("kind", INSIDE)

@@ -246,6 +246,15 @@ def test_transformers_loads_a_merged_model(
     check_merged(kept(tiny(model).wrap(), delta, AFTER), tmp_path)
 
 
+@pytest.mark.parametrize("delta", ["selective", "lora+ia3"])
+@pytest.mark.parametrize("model", ["llama", "gpt2", "t5"])
+def test_a_large_delta_is_merged_module_by_module(
+    model: str, delta: str, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blackbox_delta.tensors.MOST_WHOLE", 0)
+    check_merged(kept(tiny(model).wrap(), delta, AFTER), tmp_path)
+
+
 @pytest.mark.model
 def test_a_real_model_is_merged_and_loaded(smollm2: LocalBackend, tmp_path: Path) -> None:
     check_merged(kept(smollm2, "lora+ia3", AFTER), tmp_path)

@@ -60,6 +60,14 @@ def test_each_text_is_answered_as_by_its_own_model(model: str, tiny: Any) -> Non
     check(tiny(model).wrap(), people(tiny(model).wrap()), [*TEXTS, long])
 
 
+def test_deltas_too_large_to_be_kept_are_made_for_each_pass(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blackbox_delta.tensors.MOST_WHOLE", 1000)
+    backend = tiny("llama").wrap()
+    check(backend, {f"user {n}": kept(backend, "selective", PLAIN, seed=n) for n in range(3)})
+
+
 @pytest.mark.model
 def test_a_real_model_answers_several_users_at_once(smollm2: LocalBackend) -> None:
     words = {"bad": "terrible", "good": "great"}
