@@ -8,6 +8,7 @@ forward of exactly the tokens that (a) must compute.
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,10 +72,8 @@ class Contender:
     def size(self) -> int:
         """Numbers in one candidate."""
         delta = self._request.delta
-        tensors = (
-            [] if delta is None else [t for part in delta.parts for t in part.tensors.values()]
-        )
-        return sum(tensor[0].size for tensor in tensors)
+        parts = () if delta is None else delta.parts
+        return sum(math.prod(shape[1:]) for part in parts for shape in part.shapes.values())
 
     def together(self) -> Taken:
         """(a)."""

@@ -126,11 +126,10 @@ class DeferredTensors(Mapping[str, _Array]):
     def __contains__(self, name: object) -> bool:
         return name in self.runs[0][1].pieces
 
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The arrays' shapes; makes none."""
+    def shape(self, name: str) -> tuple[int, ...]:
+        """An array's shape; makes none."""
         count = sum(len(theta) for theta, _ in self.runs)
-        return {name: (count, *piece.shape) for name, piece in self.runs[0][1].pieces.items()}
+        return (count, *self.runs[0][1].pieces[name].shape)
 
     def select(self, candidates: Sequence[int]) -> DeferredTensors:
         """The given candidates, in the given order."""
@@ -163,11 +162,11 @@ def _tensor(theta: Theta, piece: Piece) -> _Array:
 Tensors: TypeAlias = Mapping[str, _Array]
 
 
-def shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:
-    """The arrays' shapes; makes none."""
+def shape(tensors: Tensors, name: str) -> tuple[int, ...]:
+    """An array's shape; makes none."""
     if isinstance(tensors, DeferredTensors):
-        return tensors.shapes
-    return {name: value.shape for name, value in tensors.items()}
+        return tensors.shape(name)
+    return tensors[name].shape
 
 
 def selected(tensors: Tensors, candidates: Sequence[int]) -> Tensors:

@@ -107,12 +107,12 @@ class DeltaBatch:
     beside: tuple[DeltaBatch, ...] = ()
 
     def __len__(self) -> int:
-        return next(iter(self.shapes.values()))[0]
+        return of_tensors.shape(self.tensors, next(iter(self.tensors)))[0]
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The tensors' shapes (λ, …), without making any."""
-        return of_tensors.shapes(self.tensors)
+        return {name: of_tensors.shape(self.tensors, name) for name in self.tensors}
 
     @property
     def parts(self) -> tuple[DeltaBatch, ...]:

@@ -51,6 +51,7 @@ def data(tmp_path: Path) -> Path:
         "optimizers.py",
         "local_throughput.py",
         "delta_throughput.py",
+        "large_delta.py",
         "remote_throughput.py",
     ],
 )

@@ -41,8 +41,8 @@ class AtModule:
     @property
     def numbers_each(self) -> int:
         """How many numbers one candidate has here."""
-        shapes = of_tensors.shapes(self.held)
-        return sum(math.prod(shapes[name][1:]) for name in self.names.values())
+        shapes = (of_tensors.shape(self.held, name) for name in self.names.values())
+        return sum(math.prod(shape[1:]) for shape in shapes)
 
     def select(self, candidates: Sequence[int]) -> AtModule:
         """Some of the candidates."""
@@ -59,7 +59,7 @@ class AtModule:
         """Tensors that are the same for all candidates."""
         if "core" not in self.names:
             return {}
-        return factors(self.module, of_tensors.shapes(self.held)[self.names["core"]][-1])
+        return factors(self.module, of_tensors.shape(self.held, self.names["core"])[-1])
 
 
 def at_modules(model: Any, part: DeltaBatch) -> Iterator[AtModule]:

@@ -17,7 +17,7 @@ class Selective(ModuleDelta):
     """y + ΔW x, with ΔW (outputs, inputs); z = 0 is the untuned model.
 
     Args:
-        modules: Linear layers; a population takes λ times their size.
+        modules: Linear layers.
     """
 
     kind = "selective"

@@ -77,7 +77,7 @@ class Subspace:
         raise NotImplementedError
 
     def _moved(self, z: Vector, rows: slice) -> NDArray[Any]:
-        """(λ, rows) of A z, each entry the same bits whatever else is in the batch."""
+        """(λ, rows) of A z for any rows of a block, each the same bits whatever else is made."""
         raise NotImplementedError
 
     @property
@@ -105,11 +105,11 @@ class Subspace:
         Raises:
             ConfigError: The shapes do not fit, or z is not finite.
         """
-        self._check_shapes(z, origin)
+        self._check_given(z, origin)
         start, stop, _ = (rows or slice(None)).indices(self.size)
         return self._projected(self.snap(z), origin, slice(start, stop))
 
-    def _check_shapes(self, z: Vector, origin: FloatArray) -> None:
+    def _check_given(self, z: Vector, origin: FloatArray) -> None:
         if z.ndim != 2 or z.shape[1] != self.dimension or origin.shape != (self.size,):
             raise ConfigError(
                 f"Expected z of shape (λ, {self.dimension}) and an origin of shape "
@@ -143,7 +143,7 @@ class Subspace:
             ConfigError: z has another shape than (λ, d), or is not finite.
         """
         nothing = np.broadcast_to(np.float32(0), self.size)
-        self._check_shapes(z, nothing)
+        self._check_given(z, nothing)
         recipe = json.dumps(self.config(), sort_keys=True).encode()
 
         def project(exact: Vector, rows: slice) -> FloatArray:

@@ -13,8 +13,9 @@ from kept import kept
 
 from blackbox_delta._problem_frame import Frame
 from blackbox_delta.api import tune
-from blackbox_delta.backends.local import steps
-from blackbox_delta.deltas import MODULE_DELTAS, Composition
+from blackbox_delta.backends.local import LocalBackend, steps
+from blackbox_delta.compare.memory import PeakMemory
+from blackbox_delta.deltas import MODULE_DELTAS, Composition, Selective
 from blackbox_delta.deltas.targets import select
 from blackbox_delta.subspaces import make_subspace
 from blackbox_delta.tasks import FewShotSplit
@@ -192,3 +193,24 @@ def test_a_search_from_data_to_a_saved_run(
     assert all(isinstance(part.tensors, DeferredTensors) for part in searched)
     again = TunedModel.load(tmp_path / "run", backend=tiny("llama").wrap())
     np.testing.assert_array_equal(again.predict_proba(TEXTS), tuned.predict_proba(TEXTS))
+
+
+@pytest.mark.model
+def test_a_hundred_million_numbers_take_little_memory(smollm2: LocalBackend) -> None:
+    """All linear layers of a real model: 425 MB for each of four candidates, were they whole."""
+    pytest.importorskip("psutil")
+    geometry = smollm2.geometry
+    delta = Selective(select(geometry, "all-linear"))
+    large = Frame(delta, make_subspace("sparse", 1000, delta.size, 0, 0.3))
+    z = np.random.default_rng(0).standard_normal((4, 1000))
+    prompts = request_for(SLOT, None, [" great"]).prompts[:1]
+    smollm2.score(ScoreRequest(prompts * 4, [" great"]))
+
+    with PeakMemory() as before:
+        pass
+    with PeakMemory() as peak:
+        scores = smollm2.score(ScoreRequest(prompts, [" great"], large.candidates(z)))
+
+    assert delta.size > 1e8
+    assert len(set(scores.label_logprobs[:, 0, 0].tolist())) == 4
+    assert peak.bytes - before.bytes < 200e6
