@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,10 @@ from blackbox_delta.errors import OutOfMemoryError
 
 logger = logging.getLogger(__name__)
 
-#: Beyond this many tokens a CPU gains nothing from a larger batch.
-CPU_BATCH_TOKENS = 4096
+#: A CPU gains nothing from more tokens at a time, and loses what its caches hold.
+CPU_BATCH_TOKENS = 1024
+#: Tokens that a CPU computes in the time that it takes to begin a pass.
+CPU_PASS_TOKENS = 32
 #: A pack holds lengths up to this much apart, so that little is computed on padding.
 LENGTH_SLACK = 1.25
 
@@ -70,12 +73,27 @@ class Footprint:
 
 
 class MemoryLimit:
-    """The bytes and tokens that one forward pass may take; shrinks when memory runs out."""
+    """The bytes and tokens that one forward pass may take; shrinks when memory runs out.
 
-    def __init__(self, footprint: Footprint, limit_bytes: int, limit_tokens: int | None) -> None:
+    Args:
+        footprint: What a row takes.
+        limit_bytes: The most of a pass.
+        limit_tokens: Likewise; ``None`` for what the memory holds.
+        pass_tokens: Tokens that are computed in the time that it takes to begin a pass; ``None``
+            where padding costs next to nothing.
+    """
+
+    def __init__(
+        self,
+        footprint: Footprint,
+        limit_bytes: int,
+        limit_tokens: int | None,
+        pass_tokens: int | None = None,
+    ) -> None:
         self._footprint = footprint
         self._bytes = limit_bytes
         self._tokens = limit_tokens
+        self._pass_tokens = pass_tokens
 
     @classmethod
     def sensible(cls, footprint: Footprint, device: torch.device) -> MemoryLimit:
@@ -83,7 +101,7 @@ class MemoryLimit:
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
             return cls(footprint, free // 2, None)
-        return cls(footprint, 2 << 30, CPU_BATCH_TOKENS)
+        return cls(footprint, 2 << 30, CPU_BATCH_TOKENS, CPU_PASS_TOKENS)
 
     @property
     def bytes(self) -> int:
@@ -96,6 +114,10 @@ class MemoryLimit:
         if self._tokens is not None:
             fit = min(fit, self._tokens // max(1, tokens))
         return max(1, fit)
+
+    def padding(self, copies: int) -> float:
+        """Tokens of padding in a row, which stands for so many, that are cheaper than a pass."""
+        return math.inf if self._pass_tokens is None else self._pass_tokens / copies
 
     def of_own(self, rows: int, bytes_each: int) -> int:
         """Of so many rows, those that fit where each brings tensors of its own; at least one."""
@@ -166,24 +188,30 @@ def split_when_too_large(
         split_when_too_large(half, rows_that_fit, limit, work)
 
 
-def packs_by_length(lengths: Sequence[tuple[int, ...]], most: int | None = None) -> list[list[int]]:
+def packs_by_length(
+    lengths: Sequence[tuple[int, ...]], most: int | None = None, padding: float = math.inf
+) -> list[list[int]]:
     """Groups indices so that every length in a group is close to the group's longest.
 
     Args:
-        lengths: One tuple of lengths per item; each is padded to its group's maximum.
+        lengths: One tuple of lengths per item; each is padded to its group's maximum. The last one
+            is what the model computes.
         most: Largest group.
+        padding: Tokens that a group may compute on padding at most.
     """
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     packs: list[list[int]] = []
     for index in order:
         pack = packs[-1] if packs else None
-        if pack and (most is None or len(pack) < most) and _fits(lengths, pack, index):
+        if pack and (most is None or len(pack) < most) and _fits(lengths, pack, index, padding):
             pack.append(index)
         else:
             packs.append([index])
     return packs
 
 
-def _fits(lengths: Sequence[tuple[int, ...]], pack: list[int], index: int) -> bool:
-    columns = zip(*(lengths[member] for member in (*pack, index)), strict=True)
-    return all(max(column) <= LENGTH_SLACK * min(column) + 4 for column in columns)
+def _fits(lengths: Sequence[tuple[int, ...]], pack: list[int], index: int, padding: float) -> bool:
+    columns = list(zip(*(lengths[member] for member in (*pack, index)), strict=True))
+    close = all(max(column) <= LENGTH_SLACK * min(column) + 4 for column in columns)
+    computed = columns[-1]
+    return close and max(computed) * len(computed) - sum(computed) <= padding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from blackbox_delta.backends.local.attention import PrefixCache
+from blackbox_delta.backends.local.batching import MemoryLimit
 from blackbox_delta.backends.local.deep import AT, DeepOffsets
 from blackbox_delta.backends.local.inside import Inside
 from blackbox_delta.backends.local.layout import SoftTokens
@@ -129,6 +131,15 @@ class Candidates:
     def among_tokens(self) -> bool:
         """Whether they differ in soft tokens alone: what precedes these is the same for all."""
         return not self.inside and not self.prefix
+
+    def padding(self, limit: MemoryLimit, copies: int) -> float:
+        """Tokens of padding in a row that are cheaper than another pass.
+
+        Args:
+            limit: What a pass may take.
+            copies: How many candidates the row goes through with.
+        """
+        return math.inf if self.inside.deferred else limit.padding(copies)
 
     @property
     def copies(self) -> int:

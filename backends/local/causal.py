@@ -217,7 +217,7 @@ class _Job:
         def fit() -> int:
             return self._fit(own, visible, max(starts))
 
-        for pack in packs_by_length(lengths, fit()):
+        for pack in packs_by_length(lengths, fit(), self._padding):
             split_when_too_large(
                 pack, fit, self._engine.limit, lambda members: self._example_pack(members, starts)
             )
@@ -247,7 +247,7 @@ class _Job:
         def fit() -> int:
             return self._fit(longest, past + longest)
 
-        for pack in packs_by_length(lengths, fit()):
+        for pack in packs_by_length(lengths, fit(), self._padding):
             split_when_too_large(
                 pack,
                 fit,
@@ -272,7 +272,7 @@ class _Job:
             rows = self._fit(longest, past + longest, past)
             return limit.of_own(rows, self._candidates.inside.bytes_each)
 
-        for pack in packs_by_length(lengths, fit()):
+        for pack in packs_by_length(lengths, fit(), self._candidates.padding(limit, 1)):
             in_chunks(len(pack), fit, limit, partial(self._assigned_rows, pack, assignment, front))
 
     def _assigned_rows(
@@ -296,6 +296,10 @@ class _Job:
             logits = self._engine.logits(batch, plan, slice(view.end, None))
         self._store(slice(0, 1), members, logits, (0, 1))
         self._engine.computed_tokens += view.real_tokens
+
+    @property
+    def _padding(self) -> float:
+        return self._candidates.padding(self._engine.limit, len(self._candidates))
 
     def _fit(self, own: int, visible: int, kept: int = 0) -> int:
         nodes = len(self._tree.tokens)

@@ -59,6 +59,11 @@ class Inside:
         return any(step.module in modules for step in self.steps)
 
     @property
+    def deferred(self) -> bool:
+        """Whether tensors are made in every pass, which takes longer than a little padding."""
+        return any(step.deferred for step in self.steps)
+
+    @property
     def bytes_each(self) -> int:
         """Memory that one more row under a candidate takes."""
         return sum(step.bytes_each for step in self.steps)

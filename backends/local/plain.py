@@ -247,7 +247,9 @@ class PlainEngine:
                 work,
             )
 
-        for pack in packs_by_length(lengths, fit()):
+        computed = [(*each, sum(each)) for each in lengths]
+        copies = 1 if assignment is not None else len(candidates)
+        for pack in packs_by_length(computed, fit(), candidates.padding(self._limit, copies)):
             split_when_too_large(pack, fit, self._limit, work_on)
 
     def _forward(self, rows: _Rows, some: Candidates) -> torch.Tensor:

@@ -86,6 +86,11 @@ class Step(Protocol):
         ...
 
     @property
+    def deferred(self) -> bool:
+        """Whether its tensors are made when the module is reached."""
+        ...
+
+    @property
     def bytes_each(self) -> int:
         """Memory that one more row under a candidate takes."""
         ...
@@ -118,6 +123,7 @@ class _WholeStep:
     term: Term
     tensors: Tensors
     shared: Tensors
+    deferred = False
 
     @property
     def scales_input(self) -> bool:
@@ -152,6 +158,7 @@ class _DeferredStep:
     term: Term
     like: torch.Tensor
     order: tuple[int, ...]
+    deferred = True
 
     @property
     def module(self) -> torch.nn.Module:

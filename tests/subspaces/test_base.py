@@ -15,14 +15,15 @@ from blackbox_delta.subspaces.learned import orthonormal_basis
 
 D, SIZE = 12, 900
 GROUPS = (300, 1, 499, 100)
+SHAPES = ((20, 15), (1,), (499,), (4, 5, 5))
 LEARNED = ("learned", "learned+gaussian", "learned+sparse")
-ALL = ("gaussian", "uniform", "fastfood", "sparse", "blocks", *LEARNED)
+ALL = ("gaussian", "uniform", "fastfood", "sparse", "blocks", "low-rank", *LEARNED)
 
 
 @cache
 def made(name: str) -> Subspace:
     if name not in LEARNED:
-        return make_subspace(name, D, SIZE, 5, 0.3, GROUPS)
+        return make_subspace(name, D, SIZE, 5, 0.3, GROUPS, SHAPES)
     known = D if name == "learned" else 3
     directions = np.random.default_rng(1).standard_normal((known, SIZE))
     basis = orthonormal_basis([(str(number), each) for number, each in enumerate(directions)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -42,21 +43,36 @@ def request_with(soft: Any, *, in_front: bool = False) -> ScoreRequest:
 @given(
     st.lists(st.tuples(st.integers(0, 200), st.integers(1, 200)), max_size=40),
     st.none() | st.integers(1, 7),
+    st.just(math.inf) | st.integers(0, 50),
 )
 def test_packs_hold_every_index_once_and_lengths_alike(
-    lengths: list[tuple[int, int]], most: int | None
+    lengths: list[tuple[int, int]], most: int | None, padding: float
 ) -> None:
-    packs = packs_by_length(lengths, most)
+    packs = packs_by_length(lengths, most, padding)
 
     assert sorted(index for pack in packs for index in pack) == list(range(len(lengths)))
     for pack in packs:
         assert 0 < len(pack) <= (most or len(lengths))
         for column in zip(*(lengths[index] for index in pack), strict=True):
             assert max(column) <= LENGTH_SLACK * min(column) + 4
+        computed = [lengths[index][-1] for index in pack]
+        assert sum(max(computed) - own for own in computed) <= padding
 
 
 def test_equal_lengths_make_full_packs() -> None:
     assert [len(pack) for pack in packs_by_length([(9,)] * 10, 4)] == [4, 4, 2]
+
+
+def test_many_candidates_are_padded_less() -> None:
+    """Each of them would compute the padding; another pass costs the same for all."""
+    footprint, lengths = Footprint(1, 0, 0, 0), [(20,), (21,), (22,), (23,)]
+    limit = MemoryLimit(footprint, 1000, None, pass_tokens=30)
+
+    assert packs_by_length(lengths, padding=limit.padding(5)) == [[0, 1, 2, 3]]  # 6 tokens each
+    assert packs_by_length(lengths, padding=limit.padding(10)) == [[0, 1, 2], [3]]
+    assert packs_by_length(lengths, padding=limit.padding(31)) == [[0], [1], [2], [3]]
+    on_a_gpu = MemoryLimit(footprint, 1000, None)
+    assert packs_by_length(lengths, padding=on_a_gpu.padding(1000)) == [[0, 1, 2, 3]]
 
 
 # ----------------------------------------------------------------------------- limits
