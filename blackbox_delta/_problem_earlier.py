@@ -11,7 +11,7 @@ import numpy as np
 
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.subspaces.learned import orthonormal_basis
-from blackbox_delta.types import SOFT_PROMPT, Delta, FloatArray, Vector
+from blackbox_delta.types import IN_SLOTS, Delta, FloatArray, Vector
 
 Structure: TypeAlias = tuple[tuple[str, str, tuple[int, ...], bytes], ...]
 """For each tensor its kind, name and shape, and a digest of what it holds at θ = 0."""
@@ -69,12 +69,12 @@ class EarlierDelta:
 def structure_of(delta: Delta) -> Structure:
     """What a delta's numbers are.
 
-    The embeddings that a soft prompt starts from are no part of it: a direction among embeddings
+    The embeddings that soft tokens start from are no part of it: a direction among embeddings
     means the same from everywhere. The random start of a LoRA is, for its other half acts on that.
     """
     batch = delta.unpack(np.zeros((1, delta.size), np.float32))
     return tuple(
-        (part.kind, name, value.shape[1:], b"" if part.kind == SOFT_PROMPT else _digest(value))
+        (part.kind, name, value.shape[1:], b"" if part.kind in IN_SLOTS else _digest(value))
         for part in batch.parts
         for name, value in part.tensors.items()
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 
 from blackbox_delta._problem_deltas import make_delta
 from blackbox_delta._problem_earlier import EarlierDelta, basis_of
@@ -12,6 +11,7 @@ from blackbox_delta.deltas import Composition
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.optimizers import OF_PARTS, EggRoll
 from blackbox_delta.settings import Settings
+from blackbox_delta.slices import consecutive
 from blackbox_delta.subspaces import (
     MOST_DENSE,
     BlockSubspace,
@@ -51,8 +51,7 @@ class Frame:
     @property
     def parts(self) -> tuple[slice, ...]:
         """The numbers of z of each stage."""
-        ends = accumulate(self.stages or (self.subspace.dimension,), initial=0)
-        return tuple(slice(*pair) for pair in pairwise(ends))
+        return tuple(consecutive(self.stages or (self.subspace.dimension,)))
 
     def described(self) -> Json:
         """What reports say of it."""

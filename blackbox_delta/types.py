@@ -84,6 +84,8 @@ class Prompt:
 SOFT_PROMPT, DEEP_PROMPT = "soft-prompt", "deep-prompt"
 IN_SLOTS = (SOFT_PROMPT, DEEP_PROMPT)
 """Kinds of delta whose tensors stand among the tokens, in the template's slots."""
+AT_LAYER = "@"
+"""Between a slot and a layer in the name of a deep prompt's tensor."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class DeltaBatch:
             for part in self.parts
             if part.kind in IN_SLOTS
             for name, shape in part.shapes.items()
-            if "@" not in name
+            if AT_LAYER not in name
         }
 
     @property

@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGE = "blackbox_delta"
 
 # A unit is a module or subpackage directly under blackbox_delta; "__init__" is the package itself.
-FOUNDATION = frozenset({"types", "errors", "geometry", "tensors"})
+FOUNDATION = frozenset({"types", "errors", "geometry", "tensors", "slices"})
 PARTS = frozenset(
     {
         "tasks",
@@ -48,6 +48,7 @@ BELOW_FACES = LIBRARY | {
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "geometry": frozenset(),
     "tensors": frozenset(),
+    "slices": frozenset(),
     "types": frozenset({"geometry", "tensors"}),
     "errors": frozenset(),
     "data": frozenset(),

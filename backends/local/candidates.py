@@ -13,11 +13,11 @@ import torch
 
 from blackbox_delta.backends.local.attention import PrefixCache
 from blackbox_delta.backends.local.batching import MemoryLimit
-from blackbox_delta.backends.local.deep import AT, DeepOffsets
+from blackbox_delta.backends.local.deep import DeepOffsets
 from blackbox_delta.backends.local.inside import Inside
 from blackbox_delta.backends.local.layout import SoftTokens
 from blackbox_delta.backends.local.terms import TERMS
-from blackbox_delta.types import DEEP_PROMPT, IN_SLOTS, DeltaBatch, IntArray
+from blackbox_delta.types import AT_LAYER, DEEP_PROMPT, IN_SLOTS, DeltaBatch, IntArray
 
 PREFIX = "prefix"
 
@@ -186,4 +186,4 @@ def _in_slots(part: DeltaBatch | None) -> DeltaBatch | None:
     """The tensors that stand among the tokens themselves."""
     if part is None:
         return None
-    return replace(part, tensors={k: v for k, v in part.tensors.items() if AT not in k})
+    return replace(part, tensors={k: v for k, v in part.tensors.items() if AT_LAYER not in k})

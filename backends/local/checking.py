@@ -6,10 +6,9 @@ from collections import Counter
 from typing import TypeAlias
 
 from blackbox_delta.backends.local.candidates import PREFIX
-from blackbox_delta.backends.local.deep import AT
 from blackbox_delta.errors import UnsupportedError
 from blackbox_delta.geometry import Geometry
-from blackbox_delta.types import IN_SLOTS, DeltaBatch
+from blackbox_delta.types import AT_LAYER, IN_SLOTS, DeltaBatch
 
 _Shape: TypeAlias = tuple[int | str, ...]
 """Without λ; a word stands for any length."""
@@ -65,7 +64,7 @@ def check_delta(
 
 def _check_layer(part: DeltaBatch, name: str, geometry: Geometry | None) -> None:
     """Raises ``UnsupportedError`` where a deep prompt names no layer or slot that there is."""
-    slot, at, layer = name.partition(AT)
+    slot, at, layer = name.partition(AT_LAYER)
     known = len(geometry.layer_spread) if geometry else 0
     if at and not (slot in part.tensors and layer.isdigit() and 0 < int(layer) < known):
         raise UnsupportedError(

@@ -11,10 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from blackbox_delta.types import DeltaBatch, IntArray
-
-#: Between a slot and a layer in a tensor's name.
-AT = "@"
+from blackbox_delta.types import AT_LAYER, DeltaBatch, IntArray
 
 
 def layers_of(model: Any) -> Sequence[torch.nn.Module]:
@@ -54,11 +51,13 @@ class DeepOffsets:
             slots: The slots in the order in which soft tokens are numbered.
             like: A tensor of the model's precision and device.
         """
-        numbers = sorted({int(name.rpartition(AT)[2]) for name in part.tensors if AT in name})
+        numbers = sorted(
+            {int(name.rpartition(AT_LAYER)[2]) for name in part.tensors if AT_LAYER in name}
+        )
         offsets = {}
         for number in numbers:
             stacked = np.concatenate(
-                [part.tensors[f"{slot}{AT}{number}"] for slot in slots], axis=1
+                [part.tensors[f"{slot}{AT_LAYER}{number}"] for slot in slots], axis=1
             )
             tensor = torch.from_numpy(np.ascontiguousarray(stacked))
             offsets[number] = tensor.to(device=like.device, dtype=like.dtype)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, groupby, pairwise
+from itertools import groupby
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -21,6 +21,7 @@ import numpy as np
 from blackbox_delta.deltas.shapes import check_theta, zeros
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.geometry import Geometry, Module
+from blackbox_delta.slices import consecutive
 from blackbox_delta.tensors import DeferredTensors, Layout, Piece, Theta
 from blackbox_delta.types import DeltaBatch, FloatArray, Json
 
@@ -149,10 +150,10 @@ class BlockDelta:
         return Layout(self._pieces())
 
     def _pieces(self) -> dict[str, Piece]:
-        ends = pairwise(accumulate((block.size for block in self.blocks), initial=0))
+        parts = consecutive(block.size for block in self.blocks)
         return {
-            block.name: PlacedBlock(block, slice(*pair))
-            for block, pair in zip(self.blocks, ends, strict=True)
+            block.name: PlacedBlock(block, rows)
+            for block, rows in zip(self.blocks, parts, strict=True)
         }
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import accumulate, pairwise
 
 import numpy as np
 
 from blackbox_delta.deltas.shapes import check_theta, zeros
 from blackbox_delta.errors import ConfigError
+from blackbox_delta.slices import consecutive
 from blackbox_delta.tensors import Theta
 from blackbox_delta.types import Delta, DeltaBatch, FloatArray, Json, is_deferred
 
@@ -76,8 +76,8 @@ class Composition:
 
     def _divided(self) -> Iterator[tuple[Delta, slice]]:
         """Each delta with its part of θ."""
-        ends = pairwise(accumulate((delta.size for delta in self.deltas), initial=0))
-        return zip(self.deltas, (slice(*pair) for pair in ends), strict=True)
+        parts = consecutive(delta.size for delta in self.deltas)
+        return zip(self.deltas, parts, strict=True)
 
     @staticmethod
     def _together(batches: Iterable[DeltaBatch]) -> DeltaBatch:

@@ -16,7 +16,7 @@ from blackbox_delta.deltas.shapes import check_theta, zeros
 from blackbox_delta.deltas.soft_prompt import SoftPrompt
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.geometry import Geometry
-from blackbox_delta.types import DEEP_PROMPT, DeltaBatch, EmbeddingTable, FloatArray, Json
+from blackbox_delta.types import AT_LAYER, DEEP_PROMPT, DeltaBatch, EmbeddingTable, FloatArray, Json
 
 
 class _Offsets(BlockDelta):
@@ -54,7 +54,7 @@ class DeepPrompt:
         self._share = len(self._spreads) ** -0.5
         hidden = prompt.size // sum(prompt.slots.values())
         self._offsets = _Offsets(
-            Block(f"{slot}@{layer}", (length, hidden), self._share * spread)
+            Block(f"{slot}{AT_LAYER}{layer}", (length, hidden), self._share * spread)
             for layer, spread in enumerate(self._spreads)
             for slot, length in prompt.slots.items()
             if layer

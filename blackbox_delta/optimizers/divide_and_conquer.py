@@ -7,7 +7,6 @@ which a few numbers learn fast; what the parts do to one another is met in the n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from blackbox_delta.optimizers.cma_es import CMAES
 from blackbox_delta.optimizers.generational import GenerationalOptimizer
 from blackbox_delta.optimizers.validation import check_parts, check_settings
+from blackbox_delta.slices import consecutive
 
 if TYPE_CHECKING:
     from blackbox_delta.types import Vector
@@ -49,7 +49,7 @@ class DivideAndConquer(GenerationalOptimizer):
         lengths = joined(parts)
         check_parts(self.name, lengths)
         super().__init__(sum(lengths), population=population, sigma=sigma)
-        self._parts = [slice(*ends) for ends in pairwise(accumulate(lengths, initial=0))]
+        self._parts = list(consecutive(lengths))
         self._conquerors = [
             CMAES(length, rng, population=population, sigma=sigma, diagonal=False)
             for length in lengths

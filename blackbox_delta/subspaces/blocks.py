@@ -17,13 +17,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, pairwise
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blackbox_delta.errors import ConfigError
+from blackbox_delta.slices import consecutive
 from blackbox_delta.subspaces.base import MOST_DENSE, Subspace
 from blackbox_delta.subspaces.dense import DenseSubspace
 from blackbox_delta.subspaces.sparse import SparseSubspace
@@ -129,7 +129,7 @@ class BlockSubspace(Subspace):
 
     def _projected(self, exact: Vector, origin: FloatArray, rows: slice) -> FloatArray:
         theta = np.empty((len(exact), rows.stop - rows.start), dtype=np.float32)
-        places = zip(_slices(self.shares), _slices(self.groups), self._inner, strict=True)
+        places = zip(consecutive(self.shares), consecutive(self.groups), self._inner, strict=True)
         for part, group, inner in places:
             start, stop = max(group.start, rows.start), min(group.stop, rows.stop)
             if start < stop:
@@ -168,7 +168,3 @@ def divide(dimension: int, groups: Sequence[int]) -> tuple[int, ...]:
     for place in largest[: dimension - sum(shares)]:
         shares[place] += 1
     return tuple(shares)
-
-
-def _slices(lengths: Sequence[int]) -> list[slice]:
-    return [slice(*ends) for ends in pairwise(accumulate(lengths, initial=0))]

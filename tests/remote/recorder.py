@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import httpx
 import numpy as np
+from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 #: How often a server is asked before a client is told nothing.
 ATTEMPTS = 4
@@ -141,20 +142,19 @@ class Recorder:
                     self._answers[name] = choice
                     self._source.setdefault(numbers, name)
 
+    @retry(
+        stop=stop_after_attempt(ATTEMPTS),
+        retry=retry_if_exception_type((httpx.HTTPError, KeyError)),
+        reraise=True,
+    )
     def _asked_for(self, path: str, body: Json) -> list[tuple[Json, Told]]:
         """The server's answers; what goes wrong on the way there is not what the tests are about.
 
         A client that was killed leaves its requests to the server, which may mix them up with those
         of the next one.
         """
-        for attempt in range(ATTEMPTS):
-            try:
-                reply = self._client.post(self._target + path, json=body).raise_for_status().json()
-                return [(choice, self._told(body, choice)) for choice in reply["choices"]]
-            except (httpx.HTTPError, KeyError):
-                if attempt == ATTEMPTS - 1:
-                    raise
-        raise AssertionError
+        reply = self._client.post(self._target + path, json=body).raise_for_status().json()
+        return [(choice, self._told(body, choice)) for choice in reply["choices"]]
 
     def _told(self, request: Json, choice: Json) -> Told:
         [found] = choice["logprobs"]["top_logprobs"]
