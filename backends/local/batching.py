@@ -14,10 +14,10 @@ from blackbox_delta.errors import OutOfMemoryError
 
 logger = logging.getLogger(__name__)
 
-#: A CPU gains nothing from more tokens at a time, and loses what its caches hold.
-CPU_BATCH_TOKENS = 1024
-#: Tokens that a CPU computes in the time that it takes to begin a pass.
-CPU_PASS_TOKENS = 32
+#: For each thread: a CPU gains nothing from more tokens at a time, and loses what its caches hold.
+CPU_BATCH_TOKENS = 512
+#: For each thread: tokens that a CPU computes in the time that it takes to begin a pass.
+CPU_PASS_TOKENS = 24
 #: A pack holds lengths up to this much apart, so that little is computed on padding.
 LENGTH_SLACK = 1.25
 
@@ -97,11 +97,14 @@ class MemoryLimit:
 
     @classmethod
     def sensible(cls, footprint: Footprint, device: torch.device) -> MemoryLimit:
-        """Half of a GPU's free memory, or 2 GiB of a CPU's."""
+        """Half of a CUDA GPU's free memory, or 2 GiB, of which a CPU fills as much as is fast."""
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
             return cls(footprint, free // 2, None)
-        return cls(footprint, 2 << 30, CPU_BATCH_TOKENS, CPU_PASS_TOKENS)
+        if device.type != "cpu":
+            return cls(footprint, 2 << 30, None)
+        threads = torch.get_num_threads()
+        return cls(footprint, 2 << 30, threads * CPU_BATCH_TOKENS, threads * CPU_PASS_TOKENS)
 
     @property
     def bytes(self) -> int:

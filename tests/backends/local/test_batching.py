@@ -92,6 +92,15 @@ def test_rows_follow_bytes_and_tokens() -> None:
     assert MemoryLimit(footprint, 0, 0).rows(5, 9, 1, 4) == 1
 
 
+def test_a_cpu_takes_more_at_a_time_with_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def at(threads: int) -> MemoryLimit:
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        return MemoryLimit.sensible(Footprint(1, 0, 0, 0), torch.device("cpu"))
+
+    assert at(8).rows(10, 10, 0) == pytest.approx(8 * at(1).rows(10, 10, 0), rel=0.02)
+    assert at(8).padding(4) == 8 * at(1).padding(4)
+
+
 def test_footprint_counts_keys_and_values_of_grouped_heads(tiny: Callable[[str], Any]) -> None:
     footprint = Footprint.of(tiny("llama").model.config, 357, 4)
 
