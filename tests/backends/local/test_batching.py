@@ -232,12 +232,13 @@ def test_what_was_learnt_about_memory_is_remembered(
     backend = tiny(model).wrap()
     cramped = Cramped(backend._model, 2)
     request = request_with(soft_prompt(4, 32, a=2))
-    backend.score(request)
-    first = cramped.refused
+    refused = []
+    for _ in range(5):
+        backend.score(request)
+        refused.append(cramped.refused)
 
-    backend.score(request)
-
-    assert cramped.refused == first
+    # Requests are parted into forms of different lengths; each may have to learn once.
+    assert 0 < refused[0] <= refused[-2] == refused[-1]
 
 
 @pytest.mark.parametrize("model", MODELS)
