@@ -58,7 +58,8 @@ class Recorder:
         self._source: dict[Told, Asked] = {}
         # A kept connection dies where it is used again at the moment the server lets it go.
         limits = httpx.Limits(max_keepalive_connections=0)
-        self._client = httpx.Client(timeout=300, trust_env=False, limits=limits)
+        # Shorter than a client waits: a busy server lets a request lie now and then.
+        self._client = httpx.Client(timeout=25, trust_env=False, limits=limits)
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()
