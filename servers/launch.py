@@ -38,6 +38,8 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB
+    # By itself it binds its threads to some cores, and waits where others use these.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
 }
 

@@ -29,6 +29,8 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(1200)]
 RECIPES = ("search", "auto")
 KILLS = 20
 KILLS_A_RUN = 4
+#: Runs that are held against calm ones, in which the server answered everything.
+COMPARED = 4
 LABELS = {"good": ("great", "lovely", "superb"), "bad": ("dull", "awful", "clumsy")}
 NOUNS = ("film", "book", "song", "meal", "hotel", "play", "game", "tour", "show", "novel")
 SETTINGS = {
@@ -186,7 +188,7 @@ def test_killed_at_random_moments_it_pays_nothing_twice_and_ends_alike(
     nursery: Nursery, recorder: Recorder, common: list[object], tmp_path: Path
 ) -> None:
     rng = random.Random(20)
-    kills, counts = 0, []
+    kills, counts, compared = 0, [], 0
     for seed in range(1, 1 + 2 * KILLS // KILLS_A_RUN):
         run = Run(tmp_path / str(seed), common, seed)
         recorder.drain()
@@ -201,10 +203,15 @@ def test_killed_at_random_moments_it_pays_nothing_twice_and_ends_alike(
         calm = Run(tmp_path / f"{seed}-calm", common, seed)
         assert nursery.run(calm.command) == 0
         assert not recorder.failures
-        assert calm.look(recorder) == total, (run.ending()[0], calm.ending()[0])
+        calm_total = calm.look(recorder)
+        if any(each.ending()[0]["lost_queries"] for each in (run, calm)):
+            continue  # the server let requests lie for longer than a client waits
+        assert calm_total == total, (run.ending()[0], calm.ending()[0])
         assert calm.kept == run.kept
         assert calm.ending() == run.ending()
-        if kills >= KILLS:
+        compared += 1
+        if kills >= KILLS and compared >= COMPARED:
             break
     assert kills >= KILLS
+    assert compared >= COMPARED
     assert len(set(counts)) >= 4, "the kills fell into different stages"
