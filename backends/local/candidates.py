@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +16,7 @@ from blackbox_delta.backends.local.batching import MemoryLimit
 from blackbox_delta.backends.local.deep import DeepOffsets
 from blackbox_delta.backends.local.inside import Inside
 from blackbox_delta.backends.local.layout import SoftTokens
+from blackbox_delta.backends.local.lower_layers import untouched
 from blackbox_delta.backends.local.terms import TERMS
 from blackbox_delta.types import AT_LAYER, DEEP_PROMPT, IN_SLOTS, DeltaBatch, IntArray
 
@@ -89,6 +90,7 @@ class Candidates:
         inside: Their terms beside the model's modules.
         prefix: Their prefixes.
         deep: What they add to their soft tokens' states.
+        untouched: Layers, from the first, in which they do not differ.
         own: Whether row i of a forward pass is candidate i's alone, instead of every row being
             evaluated under each of them.
     """
@@ -97,6 +99,7 @@ class Candidates:
     inside: Inside = field(default_factory=Inside)
     prefix: PrefixOffsets = field(default_factory=PrefixOffsets)
     deep: DeepOffsets = field(default_factory=DeepOffsets)
+    untouched: int = 0
     own: bool = False
 
     @classmethod
@@ -122,6 +125,7 @@ class Candidates:
             Inside.of(model, [part for part in parts if part.kind in TERMS], like, count),
             PrefixOffsets.of(prefixes[0], like) if prefixes else PrefixOffsets(),
             DeepOffsets.of(model, own, list(soft.first), like) if own and deep else DeepOffsets(),
+            _untouched(model, parts) if count > 1 and own is None else 0,
         )
 
     def __len__(self) -> int:
@@ -158,9 +162,12 @@ class Candidates:
 
     def select(self, chunk: slice) -> Candidates:
         """Some of them."""
-        soft = SoftTokens(self.soft.vectors[chunk], self.soft.first, self.soft.lengths)
-        return Candidates(
-            soft, self.inside.select(chunk), self.prefix.select(chunk), self.deep.select(chunk)
+        return replace(
+            self,
+            soft=replace(self.soft, vectors=self.soft.vectors[chunk]),
+            inside=self.inside.select(chunk),
+            prefix=self.prefix.select(chunk),
+            deep=self.deep.select(chunk),
         )
 
     @contextmanager
@@ -177,9 +184,22 @@ class Candidates:
             yield
 
     def untuned(self) -> Candidates:
-        """The model as it is, for what all candidates share."""
-        vectors = self.soft.vectors[:1, :0]
-        return Candidates(SoftTokens(vectors, {}, {}))
+        """The model as it is behind the same words, for what all candidates share."""
+        nothing = SoftTokens(self.soft.vectors[:1, :0], {}, {})
+        return Candidates(nothing, prefix=PrefixOffsets(self.prefix.token_ids))
+
+
+def _untouched(model: Any, parts: Sequence[DeltaBatch]) -> int:
+    """Layers below all that a delta without soft tokens acts at."""
+    named = {name for part in parts if part.kind in TERMS for name in part.tensors}
+    modules = {name.rpartition(".")[0] for name in named}
+    layers = {
+        int(name.partition(".")[0])
+        for part in parts
+        if part.kind == PREFIX
+        for name in part.tensors
+    }
+    return untouched(model, sorted(modules), sorted(layers))
 
 
 def _in_slots(part: DeltaBatch | None) -> DeltaBatch | None:

@@ -7,11 +7,14 @@ What can be shared depends on where the first soft slot sits:
 * **before the text**: the slot and what precedes it are the same for all examples. Their keys
   and values are computed once per candidate.
 * **no slot**: words that all prompts begin with are computed once.
+
+Where candidates differ in the upper layers alone, the lower ones are passed once per run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -26,13 +29,14 @@ from blackbox_delta.backends.local.batching import (
     split_when_too_large,
 )
 from blackbox_delta.backends.local.candidates import PREFIX, Candidates
+from blackbox_delta.backends.local.kept import Kept
 from blackbox_delta.backends.local.layout import (
     common_lead,
     embed,
     first_soft,
     padded,
 )
-from blackbox_delta.backends.local.prefix_store import PrefixStore
+from blackbox_delta.backends.local.lower_layers import LowerLayers, Passed
 from blackbox_delta.backends.local.reading import (
     Readings,
     Targets,
@@ -62,7 +66,8 @@ class CausalEngine:
         self._trunk = trunk_of(model)
         self._embeddings = model.get_input_embeddings()
         self._limit = limit
-        self._prefixes = PrefixStore(limit.bytes)
+        self._kept = Kept(limit.bytes)
+        self.lower_layers = LowerLayers(model, self._kept)
         self.computed_tokens = 0
 
     def score(
@@ -103,8 +108,22 @@ class CausalEngine:
         words = self.kept_prefixes([np.array(prefix.token_ids)], candidates)
         return prefix.on(words, len(candidates))
 
+    def opening(self, row: IntArray, of: Candidates) -> PrefixCache | None:
+        """Keys and values of the candidates' own prefixes and what all prompts begin with."""
+        front = self.front(of)
+        return self.prefixes([row], of, front, self.opened(row, of)) if len(row) else front
+
+    def opened(self, row: IntArray, of: Candidates) -> Passed | None:
+        """What all prompts begin with, behind layers that are the same for all candidates."""
+        key = (of.prefix.token_ids, row.tobytes())
+        return self.lower_layers.passed(key, of.untouched, lambda: self.opening(row, of.untuned()))
+
     def prefixes(
-        self, rows: Sequence[IntArray], of: Candidates, front: PrefixCache | None = None
+        self,
+        rows: Sequence[IntArray],
+        of: Candidates,
+        front: PrefixCache | None = None,
+        passed: Passed | None = None,
     ) -> PrefixCache:
         """Keys and values of one row under each candidate, or of many rows under the only one.
 
@@ -112,6 +131,7 @@ class CausalEngine:
             rows: What they are of.
             of: The candidates.
             front: What stands before the row, a group for each candidate.
+            passed: What the row is behind layers that are the same for all candidates.
         """
         vectors = of.soft.vectors
         device, past = vectors.device, front.padded_length if front else 0
@@ -130,7 +150,7 @@ class CausalEngine:
             pads = (width - own)[:, None]
             visible = (causal & (index >= pads)[:, None]) | itself
             positions = past + (index - pads).clamp(min=0)
-            record = PrefixCache(own)
+            record = passed.record(own, width) if passed else PrefixCache(own)
             some_front = front.select(candidates) if front else None
             plan = Plan(
                 1,
@@ -140,7 +160,8 @@ class CausalEngine:
                 prefix=some_front,
                 record=record,
             )
-            with running(plan), of.select(candidates).acting(codes[some]):
+            instead = passed.instead(len(batch)) if passed else nullcontext()
+            with running(plan), of.select(candidates).acting(codes[some]), instead:
                 self._trunk(inputs_embeds=batch, position_ids=positions, use_cache=False)
             parts.append(record.behind(some_front) if some_front else record)
             self.computed_tokens += int(own.sum())
@@ -155,12 +176,8 @@ class CausalEngine:
 
     def kept_prefixes(self, rows: Sequence[IntArray], candidates: Candidates) -> PrefixCache:
         """Like :meth:`prefixes` for rows without soft tokens, computed once per run."""
-        key = tuple(row.tobytes() for row in rows)
-        pack = self._prefixes.get(key)
-        if pack is None:
-            pack = self.prefixes(rows, candidates.untuned())
-            self._prefixes.put(key, pack)
-        return pack
+        key = ("prefixes", *(row.tobytes() for row in rows))
+        return self._kept.get(key, lambda: self.prefixes(rows, candidates.untuned()))
 
     def logits(self, batch: torch.Tensor, plan: Plan, read: slice) -> torch.Tensor:
         """(rows, p, vocabulary) at the positions ``read``."""
@@ -170,8 +187,8 @@ class CausalEngine:
             return logits_at(self._model, self._trunk, positions.expand(len(batch), -1), inputs)
 
     def release(self) -> None:
-        """Drops the kept keys and values."""
-        self._prefixes.clear()
+        """Drops what is kept."""
+        self._kept.clear()
 
     @property
     def limit(self) -> MemoryLimit:
@@ -230,16 +247,14 @@ class _Job:
             else None
         )
         tails = [self._rows[index][starts[index] :] for index in pack]
-        lengths = [starts[index] for index in pack]
-        self._score_pack(pack, tails, lengths, lambda _candidates: shared, by_example=True)
+        view = View.of(tails, [starts[index] for index in pack], self._tree, self._device)
+        self._score_pack(pack, view, lambda _candidates: shared, by_example=True)
 
     def run_per_candidate(self, lead: int) -> None:
         """Groups are candidates: the lead is shared by all examples."""
         opening = self._rows[0][:lead]
-        shared = self._engine.front(self._candidates)
-        past = lead + (shared.padded_length if shared else 0)
-        if lead:
-            shared = self._engine.prefixes([opening], self._candidates, shared)
+        shared = self._engine.opening(opening, self._candidates)
+        past = shared.padded_length if shared else 0
         tails = [row[lead:] for row in self._rows]
         lengths = [(len(tail),) for tail in tails]
         longest = max(lengths)[0]
@@ -247,19 +262,32 @@ class _Job:
         def fit() -> int:
             return self._fit(longest, past + longest)
 
-        for pack in packs_by_length(lengths, fit(), self._padding):
-            split_when_too_large(
+        def score(pack: list[int]) -> None:
+            own = [tails[index] for index in pack]
+            view = View.of(own, [past] * len(pack), self._tree, self._device)
+            self._score_pack(
                 pack,
-                fit,
-                self._engine.limit,
-                lambda members: self._score_pack(
-                    members,
-                    [tails[index] for index in members],
-                    [past] * len(members),
-                    lambda candidates: shared.select(candidates) if shared else None,
-                    by_example=False,
-                ),
+                view,
+                lambda candidates: shared.select(candidates) if shared else None,
+                self._passed(view, opening),
             )
+
+        for pack in packs_by_length(lengths, fit(), self._padding):
+            split_when_too_large(pack, fit, self._engine.limit, score)
+
+    def _passed(self, view: View, opening: IntArray) -> Passed | None:
+        """What a pack of rows is behind the layers that are the same for all candidates."""
+        engine, candidates = self._engine, self._candidates
+
+        def through() -> None:
+            untuned = candidates.untuned()
+            begun = engine.opened(opening, candidates) if len(opening) else None
+            self._logits(view, untuned, begun.beginning if begun else engine.front(untuned))
+
+        key = (candidates.prefix.token_ids, opening.tobytes(), view.codes.shape, self._tree.key)
+        return engine.lower_layers.passed(
+            (*key, view.codes.tobytes()), candidates.untouched, through
+        )
 
     def run_assigned(self, assignment: Sequence[int]) -> None:
         """Groups are single rows, each under the candidate that it is assigned."""
@@ -308,36 +336,46 @@ class _Job:
     def _score_pack(
         self,
         pack: list[int],
-        tails: list[IntArray],
-        lengths: list[int],
+        view: View,
         shared: SharedBy,
+        passed: Passed | None = None,
         *,
-        by_example: bool,
+        by_example: bool = False,
     ) -> None:
-        view = View.of(tails, lengths, self._tree, self._device)
-
         def work(chunk: slice) -> None:
             some = self._candidates.select(chunk)
-            batch = embed(view.codes, some.soft.vectors, self._engine.embeddings)
-            candidates = len(batch)
-            order = (1, 0) if by_example else (0, 1)
-            batch = batch.transpose(0, 1) if by_example else batch
-            plan = Plan(
-                rows=candidates if by_example else len(pack),
-                visible=view.repeated(view.visible, candidates, by_example=by_example),
-                query_positions=view.repeated(view.positions, candidates, by_example=by_example),
-                key_positions=view.repeated(view.key_positions, candidates, by_example=by_example),
-                prefix=shared(chunk),
-            )
-            with some.acting(view.codes, by_example=by_example):
-                logits = self._engine.logits(batch.flatten(0, 1), plan, slice(view.end, None))
-            self._store(chunk, pack, logits, order)
-            self._engine.computed_tokens += candidates * view.real_tokens
+            with passed.instead(len(some)) if passed else nullcontext():
+                logits = self._logits(view, some, shared(chunk), by_example=by_example)
+            self._store(chunk, pack, logits, (1, 0) if by_example else (0, 1))
 
         def fit() -> int:
             return max(1, self._fit(view.width, view.visible.shape[-1]) // len(pack))
 
         in_chunks(len(self._candidates), fit, self._engine.limit, work)
+
+    def _logits(
+        self,
+        view: View,
+        some: Candidates,
+        prefix: PrefixCache | None,
+        *,
+        by_example: bool = False,
+    ) -> torch.Tensor:
+        """(rows, p, vocabulary) of every example of a view under every one of the candidates."""
+        batch = embed(view.codes, some.soft.vectors, self._engine.embeddings)
+        candidates, examples = batch.shape[:2]
+        batch = batch.transpose(0, 1) if by_example else batch
+        plan = Plan(
+            rows=candidates if by_example else examples,
+            visible=view.repeated(view.visible, candidates, by_example=by_example),
+            query_positions=view.repeated(view.positions, candidates, by_example=by_example),
+            key_positions=view.repeated(view.key_positions, candidates, by_example=by_example),
+            prefix=prefix,
+        )
+        with some.acting(view.codes, by_example=by_example):
+            logits = self._engine.logits(batch.flatten(0, 1), plan, slice(view.end, None))
+        self._engine.computed_tokens += candidates * view.real_tokens
+        return logits
 
     def _store(
         self, chunk: slice, pack: list[int], logits: torch.Tensor, order: tuple[int, int]

@@ -11,20 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from blackbox_delta.backends.local.lower_layers import layers_of
 from blackbox_delta.types import AT_LAYER, DeltaBatch, IntArray
-
-
-def layers_of(model: Any) -> Sequence[torch.nn.Module]:
-    """The layers that a token's state passes one after the other; none where that is not so.
-
-    They are the outermost list of as many modules as the model says that it has layers.
-    """
-    config = model.config.get_text_config()
-    if getattr(model.config, "is_encoder_decoder", False):
-        return ()
-    count = getattr(config, "num_hidden_layers", None)
-    lists = (each for each in model.modules() if isinstance(each, torch.nn.ModuleList))
-    return next((list(each) for each in lists if len(each) == count), ())
 
 
 @dataclass(frozen=True)

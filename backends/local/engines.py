@@ -42,6 +42,12 @@ def choose_engine(loaded: LoadedModel, limit: MemoryLimit) -> Engine:
     Raises:
         ModelError: A masked model's tokenizer has no mask.
     """
+    engine = _engine_for(loaded, limit)
+    _prove_lower_layers(loaded, engine)
+    return engine
+
+
+def _engine_for(loaded: LoadedModel, limit: MemoryLimit) -> Engine:
     if loaded.kind == "masked":
         mask = loaded.tokenizer.mask_token_id
         if mask is None:
@@ -117,6 +123,37 @@ def _with_fronts(
     return PlainEngine(loaded.model, loaded.kind, limit, mask)
 
 
+def _prove_lower_layers(loaded: LoadedModel, engine: Engine) -> None:
+    """Leaves lower layers out of no pass, unless answers stay the same where they are."""
+    half, computed = len(engine.lower_layers) // 2, engine.computed_tokens
+    if not half:
+        return
+    weight = engine.embeddings.weight
+    nothing = SoftTokens.of(None, weight.shape[1], weight.dtype, weight.device, count=2)
+    tokens = _drawn(engine, 16)
+    texts = (tokens[:9], tokens[:2] + tokens[9:12])
+    prompts = [EncodedPrompt((), (text,), ()) for text in texts]
+    choices = [tokens[12:13], tokens[13:]]
+
+    def answers(untouched: int) -> FloatArray:
+        candidates = Candidates(nothing, untouched=untouched)
+        return engine.score(prompts, choices, candidates, 0).label_logprobs
+
+    expected = answers(0)
+    try:
+        # The second time they are known.
+        got = np.stack([answers(half) for _ in range(2)])
+        difference = float(np.abs(got - expected).max())
+        reason = f"log-probabilities differ by {difference:.2g}"
+    except Exception as error:  # an unknown architecture may fail in any way
+        difference, reason = np.inf, f"{type(error).__name__}: {error}"
+    engine.release()
+    engine.computed_tokens = computed
+    if not difference <= AGREEMENT.get(weight.dtype, 5e-3):
+        logger.info("%s passes all its layers for every candidate (%s)", loaded.name, reason)
+        engine.lower_layers.turn_off()
+
+
 def _doubled(engine: PlainEngine, mask: int) -> float:
     """How much the answers change where a text stands in front of itself, which is not at all.
 
@@ -146,7 +183,7 @@ def _continued(engine: PlainEngine) -> float:
     return float(np.abs(continued - read).max())
 
 
-def _drawn(engine: PlainEngine, count: int) -> Ids:
+def _drawn(engine: Engine, count: int) -> Ids:
     """Tokens of a made-up text."""
     top = min(len(engine.embeddings.weight), 1000)
     return tuple(int(token) for token in np.random.default_rng(0).integers(3, top, count))

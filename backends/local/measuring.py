@@ -18,9 +18,9 @@ import torch
 from blackbox_delta.backends.local.attention import PrefixCache
 from blackbox_delta.backends.local.candidates import Candidates
 from blackbox_delta.backends.local.causal import CausalEngine
-from blackbox_delta.backends.local.deep import layers_of
 from blackbox_delta.backends.local.engines import Engine
 from blackbox_delta.backends.local.layout import SoftTokens
+from blackbox_delta.backends.local.lower_layers import layers_of
 from blackbox_delta.backends.local.terms import oriented
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt
 from blackbox_delta.geometry import Geometry, Module, Salient

@@ -7,7 +7,6 @@ front of every row of a masked model, and of every row that a decoder reads.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
+from blackbox_delta.backends.local.attention import PrefixCache
 from blackbox_delta.backends.local.batching import (
     MemoryLimit,
     in_chunks,
@@ -26,8 +26,9 @@ from blackbox_delta.backends.local.batching import (
 from blackbox_delta.backends.local.candidates import PREFIX, Candidates
 from blackbox_delta.backends.local.decoder_fronts import DecoderFronts
 from blackbox_delta.backends.local.fronts import Fronts
+from blackbox_delta.backends.local.kept import Kept
 from blackbox_delta.backends.local.layout import SoftTokens, embed, padded
-from blackbox_delta.backends.local.prefix_store import PrefixStore
+from blackbox_delta.backends.local.lower_layers import LowerLayers
 from blackbox_delta.backends.local.reading import (
     Readings,
     Targets,
@@ -151,11 +152,11 @@ class PlainEngine:
         self._limit = limit
         self._mask_token = mask_token
         self.fronts = fronts
-        self._words = PrefixStore(limit.bytes)
+        self._kept = Kept(limit.bytes)
+        self.lower_layers = LowerLayers(model, self._kept)
         self._trunk = trunk_of(model)
         self._embeddings = model.get_input_embeddings()
         self._in_encoder = frozenset(model.get_encoder().modules() if kind == "seq2seq" else ())
-        self._encoded: OrderedDict[tuple[bytes, ...], torch.Tensor] = OrderedDict()
         self.computed_tokens = 0
 
     @property
@@ -191,9 +192,8 @@ class PlainEngine:
         return readings
 
     def release(self) -> None:
-        """Drops the kept encoder outputs, keys and values."""
-        self._encoded.clear()
-        self._words.clear()
+        """Drops what is kept."""
+        self._kept.clear()
 
     def _score_form(
         self,
@@ -216,7 +216,7 @@ class PlainEngine:
             return self._limit.rows(longest, in_front + longest, form.reads, in_front)
 
         def evaluate(pack: list[int], some: Candidates, chunk: slice) -> None:
-            logits = self._forward(rows.select(pack), some)
+            logits = self._forward_upper(rows.select(pack), some)
             scores, ids, logprobs = read_logits(logits, targets, top_k)
             grid = scores.reshape(-1, len(pack), scores.shape[1])
             for choice in form.choices:
@@ -252,6 +252,17 @@ class PlainEngine:
         for pack in packs_by_length(computed, fit(), candidates.padding(self._limit, copies)):
             split_when_too_large(pack, fit, self._limit, work_on)
 
+    def _forward_upper(self, rows: _Rows, some: Candidates) -> torch.Tensor:
+        """What :meth:`_forward` says, of which candidates compute what they differ in."""
+
+        def through() -> None:
+            self._forward(rows, some.untuned())
+
+        key = (some.prefix.token_ids, *(row.tobytes() for row in rows.own))
+        passed = self.lower_layers.passed(key, some.untouched, through)
+        with passed.instead(some.copies) if passed else nullcontext():
+            return self._forward(rows, some)
+
     def _forward(self, rows: _Rows, some: Candidates) -> torch.Tensor:
         """Logits (λ·rows, p, vocabulary) at the positions to be read."""
         vectors = some.soft.vectors
@@ -283,13 +294,14 @@ class PlainEngine:
         """What the model is given, with the candidates' prefixes, for one forward pass."""
         if self.fronts is None or not some.prefix:
             return nullcontext(inputs)
-        row = np.array([some.prefix.token_ids])
-        words = self._words.get((row.tobytes(),))
-        if words is None:
-            words = self.fronts.alone(row)
-            self._words.put((row.tobytes(),), words)
-            self.computed_tokens += row.size * (2 if self._kind == "seq2seq" else 1)
-        return self.fronts.acting(some.prefix.on(words, len(some)), inputs)
+        fronts, token_ids = self.fronts, some.prefix.token_ids
+
+        def alone() -> PrefixCache:
+            self.computed_tokens += len(token_ids) * (2 if self._kind == "seq2seq" else 1)
+            return fronts.alone(np.array([token_ids]))
+
+        words = self._kept.get(("words", token_ids), alone)
+        return fronts.acting(some.prefix.on(words, len(some)), inputs)
 
     def _encode(self, rows: list[IntArray], some: Candidates) -> tuple[torch.Tensor, torch.Tensor]:
         """Encoder output (λ·rows, m, hidden) and its mask; reused where all candidates agree."""
@@ -302,23 +314,17 @@ class PlainEngine:
                 encoded = self._model.get_encoder()(inputs_embeds=batch, attention_mask=mask)
             self.computed_tokens += some.copies * int(lengths.sum())
             return encoded.last_hidden_state, mask
-        key = tuple(row.tobytes() for row in rows)
-        if key not in self._encoded:
+
+        def encode() -> torch.Tensor:
             batch = embed(codes, vectors[:1], self._embeddings).flatten(0, 1)
-            self._encoded[key] = self._model.get_encoder()(
+            self.computed_tokens += int(lengths.sum())
+            states: torch.Tensor = self._model.get_encoder()(
                 inputs_embeds=batch, attention_mask=mask[: len(rows)]
             ).last_hidden_state
-            self.computed_tokens += int(lengths.sum())
-            self._drop_oldest()
-        self._encoded.move_to_end(key)
-        return self._encoded[key].repeat(some.copies, 1, 1), mask
+            return states
 
-    def _drop_oldest(self) -> None:
-        def held() -> int:
-            return sum(value.numel() * value.element_size() for value in self._encoded.values())
-
-        while len(self._encoded) > 1 and held() > self._limit.bytes:
-            self._encoded.popitem(last=False)
+        states = self._kept.get(("encoder", *(row.tobytes() for row in rows)), encode)
+        return states.repeat(some.copies, 1, 1), mask
 
     @staticmethod
     def _mask(

@@ -34,6 +34,11 @@ class AnswerTree:
     sees: np.ndarray[Any, np.dtype[np.bool_]]
     entries: list[tuple[int, int, int]]
 
+    @property
+    def key(self) -> tuple[bytes, bytes]:
+        """The same for the same tree alone."""
+        return self.tokens.tobytes(), self.sees.tobytes()
+
     @classmethod
     def of(cls, choices: Sequence[Ids]) -> AnswerTree:
         """The tree of the given label words."""

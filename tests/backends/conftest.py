@@ -172,6 +172,11 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], Callable[[], Any]]] = {
     }, byte_level),
     "gpt_neox": ("GPTNeoXForCausalLM", _USUAL, byte_level),
     "bloom": ("BloomForCausalLM", {"hidden_size": 32, "n_layer": 2, "n_head": 4}, byte_level),
+    # More than two layers, for what goes on in some of them.
+    "deep_llama": ("LlamaForCausalLM", {**_GROUPED, "num_hidden_layers": 5},
+                   lambda: byte_level("<s> $A")),
+    "deep_bloom": ("BloomForCausalLM", {"hidden_size": 32, "n_layer": 5, "n_head": 4}, byte_level),
+    "deep_bert": ("BertForMaskedLM", {**_USUAL, "num_hidden_layers": 5}, word_piece),
     # Its layers do not name the window: only the mask that it builds knows of it.
     "qwen2_moe": ("Qwen2MoeForCausalLM", {
         **_WINDOW, "use_sliding_window": True, "max_window_layers": 0, "num_experts": 2,

@@ -11,9 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blackbox_delta.backends.local.attention import PrefixCache
 from blackbox_delta.backends.local.batching import Footprint, MemoryLimit
-from blackbox_delta.backends.local.prefix_store import PrefixStore
+from blackbox_delta.backends.local.kept import Kept
 from blackbox_delta.backends.local.view import AnswerTree
 from blackbox_delta.types import (
     AnswerSlot,
@@ -139,12 +138,12 @@ def test_results_do_not_depend_on_what_is_kept(
     request = request_for(after, soft_prompt(3, 32, a=2))
     expected = tiny_backend("llama").score(request).label_logprobs
     backend = tiny("llama").wrap()
-    backend._engine._prefixes = PrefixStore(0)
+    backend._engine._kept = Kept(0)
 
     first, second = (backend.score(request) for _ in range(2))
 
     assert first.usage.computed_tokens == second.usage.computed_tokens
-    assert len(backend._engine._prefixes) == 0
+    assert len(backend._engine._kept) == 0
     for scores in (first, second, tiny_backend("llama").score(request)):
         np.testing.assert_allclose(scores.label_logprobs, expected, rtol=1e-6, atol=1e-5)
 
@@ -183,43 +182,6 @@ def test_memory_does_not_grow_with_the_number_of_calls(
             held.append((alive(), len(backend._encoded)))
 
     assert held[0] == held[1]
-
-
-def pack_of(rows: int) -> PrefixCache:
-    """Two layers with keys and values of 1·rows·1 floats each: 16 bytes a row."""
-    tensor = torch.zeros(1, 1, rows, 1)
-    return PrefixCache(torch.tensor([rows]), [tensor, tensor], [tensor, tensor])
-
-
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 12)), max_size=40))
-def test_kept_prefixes_stay_within_their_limit(puts: list[tuple[int, int]]) -> None:
-    store, last = PrefixStore(160), {}
-    for name, rows in puts:
-        key = (bytes([name, rows]),)
-        store.put(key, pack_of(rows))
-        last[key] = rows
-        assert store.nbytes <= 160
-        if rows <= 10:
-            kept = store.get(key)
-            assert kept is not None
-            assert kept.nbytes == 16 * rows
-        else:
-            assert store.get(key) is None
-    assert store.nbytes == sum(pack.nbytes for key in last if (pack := store.get(key)))
-    store.clear()
-    assert (len(store), store.nbytes) == (0, 0)
-
-
-def test_the_least_recently_used_prefixes_go_first() -> None:
-    store = PrefixStore(48)
-    keys = [(bytes([name]),) for name in range(4)]
-    for key in keys[:3]:
-        store.put(key, pack_of(1))
-    store.get(keys[0])
-
-    store.put(keys[3], pack_of(1))
-
-    assert [store.get(key) is not None for key in keys] == [True, False, True, True]
 
 
 # ------------------------------------------------------------------- the answer tree

@@ -203,6 +203,7 @@ def test_the_model_is_left_as_it_was(model: str, tiny_backend: Any) -> None:
         assert value.equal(weights[name])
     hooks = [m for m in backend._model.modules() if m._forward_hooks or m._forward_pre_hooks]
     assert not hooks
+    assert not [module for module in backend._model.modules() if "forward" in module.__dict__]
 
 
 @pytest.mark.parametrize("kind", MODULE_DELTAS)
