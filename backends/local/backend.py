@@ -205,7 +205,7 @@ class LocalBackend:
         engine, words = self._engine, np.array(token_ids, dtype=np.int64)
         if isinstance(engine, CausalEngine):
             untuned = Candidates.of(self._model, None, self._table.hidden_size, self._weights)
-            kept = engine.prefixes([words], untuned)
+            kept = engine.passes.prefixes([words], untuned)
         elif isinstance(engine.fronts, DecoderFronts):
             kept = engine.fronts.alone(words[None])
         else:

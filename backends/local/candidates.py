@@ -18,9 +18,7 @@ from blackbox_delta.backends.local.inside import Inside
 from blackbox_delta.backends.local.layout import SoftTokens
 from blackbox_delta.backends.local.lower_layers import untouched
 from blackbox_delta.backends.local.terms import TERMS
-from blackbox_delta.types import AT_LAYER, DEEP_PROMPT, IN_SLOTS, DeltaBatch, IntArray
-
-PREFIX = "prefix"
+from blackbox_delta.types import AT_LAYER, DEEP_PROMPT, IN_SLOTS, PREFIX, DeltaBatch, IntArray
 
 
 @dataclass(frozen=True)

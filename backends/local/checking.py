@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TypeAlias
 
-from blackbox_delta.backends.local.candidates import PREFIX
 from blackbox_delta.errors import UnsupportedError
 from blackbox_delta.geometry import Geometry
-from blackbox_delta.types import AT_LAYER, IN_SLOTS, DeltaBatch
+from blackbox_delta.types import AT_LAYER, IN_SLOTS, PREFIX, DeltaBatch
 
 _Shape: TypeAlias = tuple[int | str, ...]
 """Without λ; a word stands for any length."""

@@ -61,7 +61,7 @@ def measure(model: Any, engine: Engine, context: int) -> Geometry:
     kept: PrefixCache | None = None
     with _watching(model, seen), _watching_layers(model, sizes):
         if isinstance(engine, CausalEngine):
-            kept = engine.prefixes(list(rows), nothing)
+            kept = engine.passes.prefixes(list(rows), nothing)
         else:
             pieces = [(tuple(map(int, row)),) for row in rows]
             prompts = [EncodedPrompt(piece, piece, ()) for piece in pieces]

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
+from blackbox_delta.backends.local.answer_forms import AnswerForm, Rows, continuations, maskings
 from blackbox_delta.backends.local.attention import PrefixCache
 from blackbox_delta.backends.local.batching import (
     MemoryLimit,
@@ -23,11 +24,11 @@ from blackbox_delta.backends.local.batching import (
     packs_by_length,
     split_when_too_large,
 )
-from blackbox_delta.backends.local.candidates import PREFIX, Candidates
+from blackbox_delta.backends.local.candidates import Candidates
 from blackbox_delta.backends.local.decoder_fronts import DecoderFronts
 from blackbox_delta.backends.local.fronts import Fronts
 from blackbox_delta.backends.local.kept import Kept
-from blackbox_delta.backends.local.layout import SoftTokens, embed, padded
+from blackbox_delta.backends.local.layout import embed, padded
 from blackbox_delta.backends.local.lower_layers import LowerLayers
 from blackbox_delta.backends.local.reading import (
     Readings,
@@ -38,94 +39,7 @@ from blackbox_delta.backends.local.reading import (
 )
 from blackbox_delta.backends.local.terms import TERMS
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt, Ids
-from blackbox_delta.types import DEEP_PROMPT, IN_SLOTS, IntArray
-
-
-@dataclass(frozen=True)
-class AnswerForm:
-    """One way of putting an answer into a sequence, and what is read from it.
-
-    Attributes:
-        filling: Tokens at the answer slot.
-        reads: Number of positions read, the first where the answer starts.
-        entries: (position, token, choice).
-        choices: The choices that this form completes.
-        first: Whether it is the first form of a request.
-    """
-
-    filling: Ids
-    reads: int
-    entries: list[tuple[int, int, int]]
-    choices: list[int]
-    first: bool
-
-
-def continuations(choices: Sequence[Ids]) -> list[AnswerForm]:
-    """Causal and decoder answers: all single tokens at once, longer label words one by one."""
-    single = [index for index, ids in enumerate(choices) if len(ids) == 1]
-    forms: list[AnswerForm] = []
-    if single:
-        forms.append(AnswerForm((), 1, [(0, choices[i][0], i) for i in single], single, True))
-    for index, ids in enumerate(choices):
-        if len(ids) > 1:
-            entries = [(depth, token, index) for depth, token in enumerate(ids)]
-            forms.append(AnswerForm(ids[:-1], len(ids), entries, [index], not forms))
-    return forms
-
-
-def maskings(choices: Sequence[Ids], mask: int) -> list[AnswerForm]:
-    """Masked answers: label words of the same number of tokens share a row of masks."""
-    forms: list[AnswerForm] = []
-    for count in sorted({len(ids) for ids in choices}):
-        group = [index for index, ids in enumerate(choices) if len(ids) == count]
-        entries = [
-            (depth, token, index) for index in group for depth, token in enumerate(choices[index])
-        ]
-        forms.append(AnswerForm((mask,) * count, count, entries, group, not forms))
-    return forms
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """What goes through the model for each prompt under one answer form.
-
-    Attributes:
-        encoder: Codes for the encoder (sequence-to-sequence models), else empty.
-        own: Codes of the sequence that the answer stands in.
-        reads: (n, p) positions in ``own`` to be read.
-    """
-
-    encoder: list[IntArray]
-    own: list[IntArray]
-    reads: IntArray
-
-    @classmethod
-    def of(
-        cls, prompts: Sequence[EncodedPrompt], form: AnswerForm, soft: SoftTokens, *, leads: bool
-    ) -> _Rows:
-        """From prompts; ``leads``: a token is read at its own place, not at the one before."""
-        before = [soft.codes(prompt.before) for prompt in prompts]
-        filling = np.array(form.filling, dtype=np.int64)
-        first = np.array([len(start) - (not leads) for start in before])
-        return cls(
-            [soft.codes(prompt.encoder) for prompt in prompts],
-            [
-                np.concatenate([start, filling, soft.codes(prompt.after)])
-                for start, prompt in zip(before, prompts, strict=True)
-            ],
-            first[:, None] + np.arange(form.reads),
-        )
-
-    @property
-    def lengths(self) -> list[tuple[int, int]]:
-        """Tokens of each row in the encoder and beyond it."""
-        return [(len(a), len(b)) for a, b in zip(self.encoder, self.own, strict=True)]
-
-    def select(self, rows: list[int]) -> _Rows:
-        """Some of the rows."""
-        return _Rows(
-            [self.encoder[row] for row in rows], [self.own[row] for row in rows], self.reads[rows]
-        )
+from blackbox_delta.types import DEEP_PROMPT, IN_SLOTS, PREFIX, IntArray
 
 
 class PlainEngine:
@@ -187,7 +101,7 @@ class PlainEngine:
         else:
             forms = continuations(choices)
         for form in forms if prompts else ():
-            rows = _Rows.of(prompts, form, candidates.soft, leads=self._kind == "masked")
+            rows = Rows.of(prompts, form, candidates.soft, leads=self._kind == "masked")
             self._score_form(rows, form, candidates, readings, assignment)
         return readings
 
@@ -197,7 +111,7 @@ class PlainEngine:
 
     def _score_form(
         self,
-        rows: _Rows,
+        rows: Rows,
         form: AnswerForm,
         candidates: Candidates,
         readings: Readings,
@@ -252,18 +166,19 @@ class PlainEngine:
         for pack in packs_by_length(computed, fit(), candidates.padding(self._limit, copies)):
             split_when_too_large(pack, fit, self._limit, work_on)
 
-    def _forward_upper(self, rows: _Rows, some: Candidates) -> torch.Tensor:
+    def _forward_upper(self, rows: Rows, some: Candidates) -> torch.Tensor:
         """What :meth:`_forward` says, of which candidates compute what they differ in."""
 
         def through() -> None:
             self._forward(rows, some.untuned())
 
-        key = (some.prefix.token_ids, *(row.tobytes() for row in rows.own))
-        passed = self.lower_layers.passed(key, some.untouched, through)
+        # A front tells layers by how often the model has attended: with one, none is left out.
+        count = 0 if some.prefix else some.untouched
+        passed = self.lower_layers.passed(tuple(row.tobytes() for row in rows.own), count, through)
         with passed.instead(some.copies) if passed else nullcontext():
             return self._forward(rows, some)
 
-    def _forward(self, rows: _Rows, some: Candidates) -> torch.Tensor:
+    def _forward(self, rows: Rows, some: Candidates) -> torch.Tensor:
         """Logits (λ·rows, p, vocabulary) at the positions to be read."""
         vectors = some.soft.vectors
         candidates, device = some.copies, vectors.device

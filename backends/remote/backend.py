@@ -33,9 +33,16 @@ from blackbox_delta.backends.remote.wires.offers import Offer
 from blackbox_delta.backends.remote.wires.presets import PRESETS
 from blackbox_delta.backends.remote.wires.server_tokenizer import ServerTokenizer
 from blackbox_delta.errors import ConfigError, ModelError, UnsupportedError, VerbalizerError
-from blackbox_delta.types import Capabilities, IntArray, Json, ScoreRequest, Scores, Sink
+from blackbox_delta.types import (
+    SOFT_PROMPT,
+    Capabilities,
+    IntArray,
+    Json,
+    ScoreRequest,
+    Scores,
+    Sink,
+)
 
-_SOFT_PROMPT = "soft-prompt"
 #: Label words' neighbours that are asked for at most.
 _NEIGHBOURS = 100
 
@@ -124,7 +131,7 @@ class RemoteBackend:
         access = self._access
         written = WRITTEN_TOKENS if access.tier == "text" else 1
         return Capabilities(
-            deltas=frozenset({_SOFT_PROMPT} if access.tier == "embeddings" else ()),
+            deltas=frozenset({SOFT_PROMPT} if access.tier == "embeddings" else ()),
             decoder_slot=False,
             text_after_answer=False,
             max_top_k=max(access.asks_top, self._neighbours),

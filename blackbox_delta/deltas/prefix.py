@@ -16,7 +16,7 @@ from blackbox_delta.deltas.blocks import Block, BlockDelta
 from blackbox_delta.deltas.peft import PROMPT, SEQ_2_SEQ_LM, PeftAdapter
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.geometry import Geometry
-from blackbox_delta.types import FloatArray, Json
+from blackbox_delta.types import PREFIX, FloatArray, Json
 
 
 class Prefix(BlockDelta):
@@ -39,7 +39,7 @@ class Prefix(BlockDelta):
             and values that could be set.
     """
 
-    kind = "prefix"
+    kind = PREFIX
 
     def __init__(
         self, geometry: Geometry, token_ids: Sequence[int], layers: Sequence[int] | None = None

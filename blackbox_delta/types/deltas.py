@@ -11,7 +11,7 @@ from blackbox_delta import tensors as of_tensors
 from blackbox_delta.tensors import Tensors, Theta
 from blackbox_delta.types.arrays import FloatArray, Json
 
-SOFT_PROMPT, DEEP_PROMPT = "soft-prompt", "deep-prompt"
+SOFT_PROMPT, DEEP_PROMPT, PREFIX = "soft-prompt", "deep-prompt", "prefix"
 IN_SLOTS = (SOFT_PROMPT, DEEP_PROMPT)
 """Kinds of delta whose tensors stand among the tokens, in the template's slots."""
 AT_LAYER = "@"

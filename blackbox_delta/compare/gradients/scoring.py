@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from blackbox_delta.backends.local.answer_forms import AnswerForm, continuations
 from blackbox_delta.backends.local.layout import padded
-from blackbox_delta.backends.local.plain import AnswerForm, continuations
 from blackbox_delta.backends.local.reading import Targets, logits_at, trunk_of
 from blackbox_delta.backends.prompt_encoder import Ids
 from blackbox_delta.errors import BackendError

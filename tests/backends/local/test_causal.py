@@ -126,7 +126,7 @@ def test_results_do_not_depend_on_the_chunks(
 
     for tokens in (1, 40, 100):
         backend = tiny(model).wrap()
-        backend._engine._limit = MemoryLimit(Footprint(1, 1, 1, 1), 1 << 40, tokens)
+        backend._engine.passes.limit = MemoryLimit(Footprint(1, 1, 1, 1), 1 << 40, tokens)
         scores = backend.score(request).label_logprobs
         np.testing.assert_allclose(scores, expected, rtol=1e-6, atol=1e-5)
 
@@ -138,12 +138,12 @@ def test_results_do_not_depend_on_what_is_kept(
     request = request_for(after, soft_prompt(3, 32, a=2))
     expected = tiny_backend("llama").score(request).label_logprobs
     backend = tiny("llama").wrap()
-    backend._engine._kept = Kept(0)
+    backend._engine.passes._kept = Kept(0)
 
     first, second = (backend.score(request) for _ in range(2))
 
     assert first.usage.computed_tokens == second.usage.computed_tokens
-    assert len(backend._engine._kept) == 0
+    assert len(backend._engine.passes._kept) == 0
     for scores in (first, second, tiny_backend("llama").score(request)):
         np.testing.assert_allclose(scores.label_logprobs, expected, rtol=1e-6, atol=1e-5)
 

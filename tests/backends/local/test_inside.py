@@ -443,7 +443,7 @@ def test_rows_with_candidates_of_their_own_go_in_parts_where_memory_is_short(
 ) -> None:
     """Candidates' tensors take room too: here they let no two rows through at once."""
     backend = tiny(model).wrap()
-    monkeypatch.setattr(backend._engine._limit, "of_own", lambda rows, bytes_each: 1)
+    monkeypatch.setattr(backend._engine.passes.limit, "of_own", lambda rows, bytes_each: 1)
     check_assigned(backend, request_for(SLOT, batch("lora", backend, 3), top_k=4))
 
 

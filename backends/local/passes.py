@@ -1,0 +1,183 @@
+"""Forward passes of a causal model, with the beginnings that rows share computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+
+from blackbox_delta.backends.local.attention import Plan, PrefixCache, running
+from blackbox_delta.backends.local.batching import MemoryLimit, in_chunks
+from blackbox_delta.backends.local.candidates import Candidates
+from blackbox_delta.backends.local.kept import Kept
+from blackbox_delta.backends.local.layout import embed, padded
+from blackbox_delta.backends.local.lower_layers import LowerLayers, Passed
+from blackbox_delta.backends.local.reading import logits_at, trunk_of
+from blackbox_delta.backends.local.view import View
+from blackbox_delta.types import IntArray
+
+
+class Passes:
+    """Puts rows through a model that follows transformers' attention interface.
+
+    Args:
+        model: The model, its attention set to :data:`.attention.NAME`.
+        limit: What one forward pass may take.
+
+    Attributes:
+        limit: What one forward pass may take.
+        embeddings: Token ids to embeddings.
+        lower_layers: The layers that are passed once where candidates differ above them alone.
+        computed_tokens: Tokens that went through so far, padding not counted.
+    """
+
+    def __init__(self, model: Any, limit: MemoryLimit) -> None:
+        self._model = model
+        self._trunk = trunk_of(model)
+        self._kept = Kept(limit.bytes)
+        self.limit = limit
+        self.embeddings = model.get_input_embeddings()
+        self.lower_layers = LowerLayers(model, self._kept)
+        self.computed_tokens = 0
+
+    def front(self, candidates: Candidates) -> PrefixCache | None:
+        """Keys and values of the candidates' own prefixes."""
+        prefix = candidates.prefix
+        if not prefix:
+            return None
+        words = self.kept_prefixes([np.array(prefix.token_ids)], candidates)
+        return prefix.on(words, len(candidates))
+
+    def opening(self, row: IntArray, of: Candidates) -> PrefixCache | None:
+        """Keys and values of the candidates' own prefixes and what all prompts begin with."""
+        front = self.front(of)
+        return self.prefixes([row], of, front, self.opened(row, of)) if len(row) else front
+
+    def opened(self, row: IntArray, of: Candidates) -> Passed | None:
+        """What all prompts begin with, behind layers that are the same for all candidates."""
+        key = (of.prefix.token_ids, row.tobytes())
+        return self.lower_layers.passed(key, of.untouched, lambda: self.opening(row, of.untuned()))
+
+    def prefixes(
+        self,
+        rows: Sequence[IntArray],
+        of: Candidates,
+        front: PrefixCache | None = None,
+        passed: Passed | None = None,
+    ) -> PrefixCache:
+        """Keys and values of one row under each candidate, or of many rows under the only one.
+
+        Args:
+            rows: What they are of.
+            of: The candidates.
+            front: What stands before the row, a group for each candidate.
+            passed: What the row is behind layers that are the same for all candidates.
+        """
+        vectors = of.soft.vectors
+        device, past = vectors.device, front.padded_length if front else 0
+        codes, lengths = padded(rows, "left")
+        width = codes.shape[1]
+        index = torch.arange(width, device=device)
+        causal = index[:, None] >= index
+        itself = torch.eye(width, dtype=torch.bool, device=device)
+        everything = slice(None)
+        parts: list[PrefixCache] = []
+
+        def work(chunk: slice) -> None:
+            some, candidates = (chunk, everything) if len(rows) > 1 else (everything, chunk)
+            batch = embed(codes[some], vectors[candidates], self.embeddings).flatten(0, 1)
+            own = torch.from_numpy(lengths[some]).to(device).expand(len(batch))
+            pads = (width - own)[:, None]
+            visible = (causal & (index >= pads)[:, None]) | itself
+            positions = past + (index - pads).clamp(min=0)
+            record = passed.record(own, width) if passed else PrefixCache(own)
+            some_front = front.select(candidates) if front else None
+            plan = Plan(
+                1,
+                torch.nn.functional.pad(visible, (past, 0), value=True),
+                positions,
+                torch.cat([torch.arange(past, device=device).expand(len(batch), -1), positions], 1),
+                prefix=some_front,
+                record=record,
+            )
+            instead = passed.instead(len(batch)) if passed else nullcontext()
+            with running(plan), of.select(candidates).acting(codes[some]), instead:
+                self._trunk(inputs_embeds=batch, position_ids=positions, use_cache=False)
+            parts.append(record.behind(some_front) if some_front else record)
+            self.computed_tokens += int(own.sum())
+
+        in_chunks(
+            max(len(rows), len(vectors)),
+            lambda: self.limit.rows(width, past + width, 0),
+            self.limit,
+            work,
+        )
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
+    def kept_prefixes(self, rows: Sequence[IntArray], candidates: Candidates) -> PrefixCache:
+        """Like :meth:`prefixes` for rows without soft tokens, computed once per run."""
+        key = ("prefixes", *(row.tobytes() for row in rows))
+        return self._kept.get(key, lambda: self.prefixes(rows, candidates.untuned()))
+
+    def logits(
+        self,
+        view: View,
+        some: Candidates,
+        prefix: PrefixCache | None,
+        *,
+        by_example: bool = False,
+    ) -> torch.Tensor:
+        """(rows, p, vocabulary) of every example of a view under every one of the candidates."""
+        batch = embed(view.codes, some.soft.vectors, self.embeddings)
+        candidates, examples = batch.shape[:2]
+        batch = batch.transpose(0, 1) if by_example else batch
+        plan = Plan(
+            rows=candidates if by_example else examples,
+            visible=view.repeated(view.visible, candidates, by_example=by_example),
+            query_positions=view.repeated(view.positions, candidates, by_example=by_example),
+            key_positions=view.repeated(view.key_positions, candidates, by_example=by_example),
+            prefix=prefix,
+        )
+        with some.acting(view.codes, by_example=by_example):
+            logits = self._logits(batch.flatten(0, 1), plan, slice(view.end, None))
+        self.computed_tokens += candidates * view.real_tokens
+        return logits
+
+    def logits_of_rows(
+        self, view: View, some: Candidates, prefix: PrefixCache | None
+    ) -> torch.Tensor:
+        """(rows, p, vocabulary) of every example of a view, each under a candidate of its own."""
+        [batch] = embed(view.codes, some.soft.vectors, self.embeddings, own=True)
+        plan = Plan(
+            rows=1,
+            visible=view.visible,
+            query_positions=view.positions,
+            key_positions=view.key_positions,
+            prefix=prefix,
+        )
+        with some.acting(view.codes):
+            logits = self._logits(batch, plan, slice(view.end, None))
+        self.computed_tokens += view.real_tokens
+        return logits
+
+    def _logits(self, batch: torch.Tensor, plan: Plan, read: slice) -> torch.Tensor:
+        """At the positions ``read``."""
+        positions = torch.arange(batch.shape[1], device=batch.device)[read]
+        inputs = {"inputs_embeds": batch, "position_ids": plan.query_positions, "use_cache": False}
+        with running(plan):
+            return logits_at(self._model, self._trunk, positions.expand(len(batch), -1), inputs)
+
+    def release(self) -> None:
+        """Drops what is kept."""
+        self._kept.clear()
+
+
+def _joined(parts: list[PrefixCache]) -> PrefixCache:
+    return PrefixCache(
+        torch.cat([part.lengths for part in parts]),
+        [torch.cat(layer) for layer in zip(*(part.keys for part in parts), strict=True)],
+        [torch.cat(layer) for layer in zip(*(part.values for part in parts), strict=True)],
+    )
