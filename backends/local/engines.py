@@ -43,7 +43,7 @@ def choose_engine(loaded: LoadedModel, limit: MemoryLimit) -> Engine:
         ModelError: A masked model's tokenizer has no mask.
     """
     engine = _engine_for(loaded, limit)
-    _prove_lower_layers(loaded, engine)
+    engine.lower_layers.proof = partial(_stays, loaded, engine)
     return engine
 
 
@@ -123,35 +123,30 @@ def _with_fronts(
     return PlainEngine(loaded.model, loaded.kind, limit, mask)
 
 
-def _prove_lower_layers(loaded: LoadedModel, engine: Engine) -> None:
-    """Leaves lower layers out of no pass, unless answers stay the same where they are."""
-    half, computed = len(engine.lower_layers) // 2, engine.computed_tokens
-    if not half:
-        return
-    weight = engine.embeddings.weight
+def _stays(loaded: LoadedModel, engine: Engine, untouched: int) -> bool:
+    """Whether answers stay the same where the lowest layers compute nothing."""
+    weight, tokens, computed = engine.embeddings.weight, _drawn(engine, 16), engine.computed_tokens
     nothing = SoftTokens.of(None, weight.shape[1], weight.dtype, weight.device, count=2)
-    tokens = _drawn(engine, 16)
     texts = (tokens[:9], tokens[:2] + tokens[9:12])
     prompts = [EncodedPrompt((), (text,), ()) for text in texts]
     choices = [tokens[12:13], tokens[13:]]
 
-    def answers(untouched: int) -> FloatArray:
-        candidates = Candidates(nothing, untouched=untouched)
+    def answers(candidates: Candidates) -> FloatArray:
         return engine.score(prompts, choices, candidates, 0).label_logprobs
 
-    expected = answers(0)
+    expected = answers(Candidates(nothing))
     try:
-        # The second time they are known.
-        got = np.stack([answers(half) for _ in range(2)])
+        # The second time what comes out of these layers is known.
+        got = np.stack([answers(Candidates(nothing, untouched=untouched)) for _ in range(2)])
         difference = float(np.abs(got - expected).max())
         reason = f"log-probabilities differ by {difference:.2g}"
     except Exception as error:  # an unknown architecture may fail in any way
         difference, reason = np.inf, f"{type(error).__name__}: {error}"
-    engine.release()
     engine.computed_tokens = computed
-    if not difference <= AGREEMENT.get(weight.dtype, 5e-3):
-        logger.info("%s passes all its layers for every candidate (%s)", loaded.name, reason)
-        engine.lower_layers.turn_off()
+    if difference <= AGREEMENT.get(weight.dtype, 5e-3):
+        return True
+    logger.info("%s passes all its layers for every candidate (%s)", loaded.name, reason)
+    return False
 
 
 def _doubled(engine: PlainEngine, mask: int) -> float:

@@ -103,23 +103,22 @@ class LowerLayers:
     Args:
         model: The model.
         kept: Keeps what rows are behind them.
+
+    Attributes:
+        proof: Whether answers stay the same where so many of the lowest layers compute nothing;
+            asked once for each number, and not yet while it finds that out.
     """
 
     def __init__(self, model: Any, kept: Kept) -> None:
         self._layers = layers_of(model)
         self._kept = kept
-
-    def __len__(self) -> int:
-        return len(self._layers)
-
-    def turn_off(self) -> None:
-        """For models on which this does not answer right: every pass goes through every layer."""
-        self._layers = ()
+        self._sound: dict[int, bool] = {}
+        self.proof: Callable[[int], bool] = lambda _count: True
 
     def passed(
         self, key: Hashable, count: int, through: Callable[[], PrefixCache | None]
     ) -> Passed | None:
-        """What rows are behind the lowest ``count`` layers; ``None`` if nothing is shared.
+        """What rows are behind the lowest ``count`` layers; ``None`` if none is to be left out.
 
         Args:
             key: Tells the rows, and what stands before them, from all others.
@@ -131,7 +130,7 @@ class LowerLayers:
             NotImplementedError: The layers are not passed one after the other.
         """
         layers = self._layers[:count]
-        if not layers:
+        if not layers or not self._is_sound(count):
             return None
 
         def make() -> Passed:
@@ -142,6 +141,12 @@ class LowerLayers:
             return Passed(layers, outputs[0], beginning)
 
         return self._kept.get(("lower layers", key, count), make)
+
+    def _is_sound(self, count: int) -> bool:
+        if count not in self._sound:
+            self._sound[count] = True
+            self._sound[count] = self.proof(count)
+        return self._sound[count]
 
 
 @contextmanager

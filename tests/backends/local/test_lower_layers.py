@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import torch
 from by_the_book import CHOICES, request_for
 from test_inside import SLOT, expected, prefix_batch, prefixed_scores
 
-from blackbox_delta.backends.local import lower_layers
+from blackbox_delta.backends.local import LocalBackend, lower_layers
 from blackbox_delta.deltas import LoRA
 from blackbox_delta.deltas.targets import select
 from blackbox_delta.types import AnswerSlot, DeltaBatch, Prompt, ScoreRequest, Segment, Words
@@ -58,6 +59,7 @@ def test_candidates_pass_only_the_layers_that_they_differ_in(model: str, tiny: A
     backend = tiny(model).wrap()
     first, second = (request_for(SLOT, upper(backend, seed=seed), SHORT) for seed in (0, 1))
 
+    backend._engine.lower_layers.proof = lambda _count: True  # takes passes of its own
     with counting(backend) as rows:
         scores = backend.score(first).label_logprobs
     with counting(backend) as again:
@@ -74,7 +76,7 @@ def test_candidates_pass_only_the_layers_that_they_differ_in(model: str, tiny: A
 def test_answers_are_the_same_where_nothing_is_left_out(model: str, tiny: Any) -> None:
     """With label words of several tokens, one candidate at a time, and a request repeated."""
     backend, whole = tiny(model).wrap(), tiny(model).wrap()
-    whole._engine.lower_layers.turn_off()
+    whole._engine.lower_layers.proof = lambda _count: False
     request = request_for(SLOT, upper(backend), CHOICES, top_k=5)
     assert request.delta is not None
 
@@ -121,6 +123,7 @@ def test_prefixes_in_upper_layers(beside: bool, tiny: Any) -> None:
     if beside:
         delta = replace(delta, beside=(upper(backend, r".*\.4\..*", 2),))
     request = request_for(SLOT, delta)
+    backend._engine.lower_layers.proof = lambda _count: True
 
     with counting(backend) as rows:
         backend.score(request)
@@ -161,14 +164,15 @@ def test_a_model_on_which_answers_would_change_passes_every_layer(
         return honest(output, lambda states: change(states) * 1.5)
 
     monkeypatch.setattr(lower_layers, "_mapped", more)
-    with caplog.at_level(logging.INFO, "blackbox_delta"):
-        backend = tiny(model).wrap()
-    assert "passes all its layers for every candidate (log-probabilities differ" in caplog.text
+    backend = tiny(model).wrap()
     request = request_for(SLOT, upper(backend), SHORT)
 
-    with counting(backend) as rows:
+    with caplog.at_level(logging.INFO, "blackbox_delta"):
         scores = backend.score(request).label_logprobs
+    with counting(backend) as rows:
+        assert np.array_equal(backend.score(request).label_logprobs, scores)
 
+    assert caplog.text.count("passes all its layers for every candidate (log-probabilities") == 1
     assert len(set(rows)) == 1
     np.testing.assert_allclose(scores, expected(tiny(model), request), rtol=0, atol=1e-4)
 
@@ -203,3 +207,28 @@ def test_layers_that_are_called_several_times_are_left_alone(tiny: Any) -> None:
 
     with pytest.raises(NotImplementedError, match="called 0 times"):
         lower.passed("rows", 2, lambda: None)
+
+
+def test_each_number_of_layers_is_tried_by_itself(tiny: Any) -> None:
+    """In a model whose fourth layer also reads what the first puts out."""
+    model = copy.deepcopy(tiny("deep_llama").model)
+    first, _, _, fourth, _ = model.model.layers
+    seen: list[torch.Tensor] = []
+
+    def note(_module: Any, _inputs: Any, output: Any) -> None:
+        seen[:] = [output]
+
+    first.register_forward_hook(note)
+    fourth.register_forward_pre_hook(lambda _module, inputs: (inputs[0] + seen[0], *inputs[1:]))
+    backend = LocalBackend.from_objects(model, tiny("deep_llama").tokenizer, name="crossing")
+
+    for pattern, computed in ((r".*\.[234]\..*", True), (r".*\.[1234]\..*", False)):
+        request = request_for(SLOT, upper(backend, pattern), SHORT)
+        scores = backend.score(request).label_logprobs
+        with counting(backend) as rows:
+            backend.score(request)
+        assert bool(rows[0]) == computed
+        for row in range(3):
+            assert request.delta is not None
+            one = backend.score(replace(request, delta=request.delta.select([row])))
+            np.testing.assert_allclose(one.label_logprobs[0], scores[row], rtol=0, atol=2e-5)
