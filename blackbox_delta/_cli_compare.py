@@ -41,9 +41,10 @@ def compare(
         typer.Option(
             help="untuned, calibrated, in-context, dect, head-NAME, auto:CALLS, bbt:CALLS, "
             "search-DELTA:CALLS; with the model's weights bbtv2-style:CALLS; with gradients full, "
-            "lora, prefix, prompt, bitfit. "
-            "auto:CALLS-PART leaves a part out, as in auto:16-demonstrations; METHOD@SHOTS trains "
-            "on other shots. Repeatable, or with commas between them.",
+            "lora, prefix, prompt, bitfit. search-lora+bitfit tunes both at the same time, "
+            "search-soft-prompt-then-lora one after the other. auto:CALLS-PART leaves a part out, "
+            "as in auto:16-demonstrations; METHOD@SHOTS trains on other shots. Repeatable, or "
+            "with commas between them.",
             show_default="untuned,calibrated,in-context,dect,auto:1,auto:4,auto:16",
         ),
     ] = None,

@@ -22,6 +22,8 @@ HEAD = "head-"
 BUDGETED = ("auto", "bbt", "bbtv2-style")
 #: What the search of a delta begins with, as in ``search-lora+bitfit``; it takes a budget too.
 SEARCH = "search-"
+#: What stands between its stages, for commas separate methods: ``search-soft-prompt-then-lora``.
+THEN = "-then-"
 #: Those that are trained, with a learning rate that is chosen on the first seed.
 GRADIENTS = ("full", "lora", "prefix", "prompt", "bitfit")
 #: No gradients, and quick.
@@ -91,11 +93,16 @@ def method_names() -> tuple[str, ...]:
 def _check_parts(spec: Spec) -> None:
     """Raises ``ConfigError`` where a method lacks parts, or a search has no such delta."""
     if spec.name.startswith(SEARCH):
-        Settings.of({"delta": spec.name.removeprefix(SEARCH)})
+        Settings.of({"recipe": "search", "delta": _searched(spec)})
     unknown = sorted(set(spec.without) - set(PARTS if spec.name == "auto" else ()))
     if unknown:
         known = f"; it has {', '.join(PARTS)}" if spec.name == "auto" else ""
         raise ConfigError(f"{spec}: {spec.name} has no part {unknown[0]!r} to leave out{known}")
+
+
+def _searched(spec: Spec) -> str:
+    """What is tuned, as the settings say it."""
+    return spec.name.removeprefix(SEARCH).replace(THEN, ",")
 
 
 def _plain(name: str) -> Method:
@@ -119,7 +126,7 @@ def _budgeted(spec: Spec) -> Method:
     if spec.name == "auto":
         return Auto(spec.calls or _OWN_CALLS, spec.without)
     if spec.name.startswith(SEARCH):
-        return Search(spec.name.removeprefix(SEARCH), spec.calls or _OWN_CALLS)
+        return Search(spec.name, _searched(spec), spec.calls or _OWN_CALLS)
     calls = spec.calls or _PUBLISHED_CALLS
     method: Method = Bbt(calls) if spec.name == "bbt" else _gradients().BBTv2Style(calls)
     return method

@@ -28,17 +28,19 @@ class Search:
     loss answers; the untuned model is no choice. The templates are the recipe's own.
 
     Attributes:
-        delta: What is tuned, as ``--delta`` says it.
+        method: As the tables call it, but for the budget.
+        delta: What is tuned, as the settings say it.
         calls: The budget.
     """
 
+    method: str
     delta: str
     calls: int
 
     @property
     def name(self) -> str:
         """As the tables call it."""
-        return f"search-{self.delta}:{self.calls}"
+        return f"{self.method}:{self.calls}"
 
     @property
     def settings(self) -> Json:

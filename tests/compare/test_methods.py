@@ -45,6 +45,11 @@ def test_the_delta_of_a_search_is_in_its_name() -> None:
     method = of("search-lora+bitfit:16").make(None)
     assert method.name == "search-lora+bitfit:16"
     assert method.settings["delta"] == "lora+bitfit"
+    stages = of("search-soft-prompt-then-lora+bitfit:16").make(None)
+    assert stages.name == "search-soft-prompt-then-lora+bitfit:16"
+    assert stages.settings["delta"] == "soft-prompt,lora+bitfit"
+    with pytest.raises(ConfigError, match="no delta 'magic'; choose among"):
+        of("search-lora-then-magic:16")
     with pytest.raises(ConfigError, match="no delta 'magic'; choose among"):
         of("search-magic:16")
 
