@@ -20,6 +20,7 @@ LAST_WORDS = {
         "'It never worked' is ",
     ),
     "tune_from_python.py": ("right on an estimated ", "trade and sales' is business"),
+    "many_users.py": ("anna: ", "ben: 'a delight, warm and clever' is "),
     "sklearn_classifier.py": ("cross-validation: 0.", "is about account ("),
 }
 
