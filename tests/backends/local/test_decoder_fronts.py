@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from by_the_book import TEXTS, Reference, batch, request_for
-from test_inside import changed, encoder_rows
+from changed_models import changed, encoder_rows
 
 from blackbox_delta.deltas import Prefix
 from blackbox_delta.errors import UnsupportedError

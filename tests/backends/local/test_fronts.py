@@ -93,7 +93,7 @@ def by_hand(model: str, holder: Any, fronts: list[tuple[Any, Any]]) -> Iterator[
 
 def expected(model: str, tiny: Any, request: ScoreRequest) -> np.ndarray:
     import torch
-    from test_inside import changed
+    from changed_models import changed
 
     delta = request.delta
     assert delta is not None

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from by_the_book import CHOICES, request_for
-from test_inside import SLOT, expected, prefix_batch, prefixed_scores
+from changed_models import SLOT, expected, prefix_batch, prefixed_scores
 
 from blackbox_delta.backends.local import LocalBackend, lower_layers
 from blackbox_delta.deltas import LoRA
