@@ -20,6 +20,7 @@ from changed_models import (
     prefixed_scores,
 )
 
+from blackbox_delta.backends.local.batching import MemoryLimit
 from blackbox_delta.deltas import MODULE_DELTAS, LoRA, Prefix
 from blackbox_delta.deltas.targets import select
 from blackbox_delta.errors import UnsupportedError
@@ -288,7 +289,7 @@ def test_rows_with_candidates_of_their_own_go_in_parts_where_memory_is_short(
 ) -> None:
     """Candidates' tensors take room too: here they let no two rows through at once."""
     backend = tiny(model).wrap()
-    monkeypatch.setattr(backend._engine.passes.limit, "of_own", lambda rows, bytes_each: 1)
+    monkeypatch.setattr(MemoryLimit, "of_own", lambda _self, _rows, _bytes_each: 1)
     check_assigned(backend, request_for(SLOT, batch("lora", backend, 3), top_k=4))
 
 
