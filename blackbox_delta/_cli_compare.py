@@ -10,8 +10,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from blackbox_delta._cli_groups import Place
 from blackbox_delta._cli_models import Source
-from blackbox_delta._cli_options import ModelOption, Place, Server
+from blackbox_delta._cli_options import ModelOption
+from blackbox_delta._cli_server import Server
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.tasks import Columns
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from blackbox_delta._cli_options import Place
+from blackbox_delta._cli_groups import Place
 from blackbox_delta.backends.remote.endpoint import Endpoint, plain
 from blackbox_delta.errors import ConfigError, RunError
 from blackbox_delta.prices import Prices

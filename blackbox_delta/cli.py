@@ -20,10 +20,10 @@ from typer.core import TyperGroup
 from blackbox_delta import __version__
 from blackbox_delta._cli_compare import compare
 from blackbox_delta._cli_files import answer, labelled, opened_for_writing, stdin
+from blackbox_delta._cli_groups import Place, with_option_groups
 from blackbox_delta._cli_models import Source, loaded, priced
 from blackbox_delta._cli_options import (
     CacheOption,
-    Caller,
     DataOption,
     DryRunOption,
     ExportFormat,
@@ -35,7 +35,6 @@ from blackbox_delta._cli_options import (
     ModelOption,
     OutOption,
     OutputOption,
-    Place,
     PricesOption,
     ResumeOption,
     RunArgument,
@@ -43,11 +42,10 @@ from blackbox_delta._cli_options import (
     SavedModelOption,
     SavedUrlOption,
     SeedsOption,
-    Server,
     UnlabeledOption,
     UrlArgument,
-    with_option_groups,
 )
+from blackbox_delta._cli_server import Caller, Server
 from blackbox_delta._cli_tune import Job, carry_out, show_forecast, show_found, stoppable
 from blackbox_delta.errors import BlackBoxDeltaError, ConfigError, RunError
 from blackbox_delta.settings import Settings

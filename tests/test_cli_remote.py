@@ -19,8 +19,8 @@ from faulty_server import Fault, FaultyServer, scripted
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from blackbox_delta._cli_groups import Place
 from blackbox_delta._cli_models import Source
-from blackbox_delta._cli_options import Place
 from blackbox_delta.backends.remote import Endpoint
 from blackbox_delta.cli import app
 from blackbox_delta.journal import Journal, summarise
