@@ -1,14 +1,17 @@
-"""Makes ``faulty_server`` importable, and time virtual."""
+"""Servers with a toy model, made importable too, and time virtual."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
+
+if TYPE_CHECKING:
+    from servers import ModelServer, TinyModel
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -57,3 +60,36 @@ def in_virtual_time() -> Run[Any]:
 def in_real_time() -> Run[Any]:
     """Runs an asynchronous function; no task may outlive it."""
     return run_and_count_tasks
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that hardly waits before it asks again."""
+    monkeypatch.setattr("blackbox_delta.backends.remote.http.sender._FIRST_BACKOFF", 0.001)
+    monkeypatch.setattr("blackbox_delta.backends.remote.http.sender._LONGEST_BACKOFF", 0.002)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The table and the tokenizer of a toy model."""
+    pytest.importorskip("torch")  # reads what the server is sent
+    from servers import write_model
+
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def toy(folder: Path) -> TinyModel:
+    """The toy model itself."""
+    from servers import TinyModel
+
+    return TinyModel.read(folder)
+
+
+@pytest.fixture
+def server(toy: TinyModel) -> Iterator[ModelServer]:
+    """A real server of the toy model."""
+    from servers import ModelServer
+
+    with ModelServer(tiny=toy) as made:
+        yield made

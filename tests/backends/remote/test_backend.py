@@ -47,29 +47,7 @@ from servers import HIDDEN, WORDS, ModelServer, TinyModel, unpacked, write_model
 CHOICES = (" great", " terrible")
 KEY = "sk-Zr8ahaeZ0ngoh3eCh1ee"
 Open = Callable[..., RemoteBackend]
-
-
-@pytest.fixture(autouse=True)
-def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blackbox_delta.backends.remote.http.sender._FIRST_BACKOFF", 0.001)
-    monkeypatch.setattr("blackbox_delta.backends.remote.http.sender._LONGEST_BACKOFF", 0.002)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("torch")  # reads what the server is sent
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def tiny(folder: Path) -> TinyModel:
-    return TinyModel.read(folder)
-
-
-@pytest.fixture
-def server(tiny: TinyModel) -> Iterator[ModelServer]:
-    with ModelServer(tiny=tiny) as made:
-        yield made
+pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 @pytest.fixture
@@ -108,15 +86,15 @@ def soft(candidates: int, tokens: int = 2, seed: int = 0) -> DeltaBatch:
 PROMPTS = [prompt(text, SoftSlot("soft")) for text in ("a great film", "dull", "one word on it")]
 
 
-def sequence(tiny: TinyModel, text: str, tokens: FloatArray | None = None) -> FloatArray:
+def sequence(toy: TinyModel, text: str, tokens: FloatArray | None = None) -> FloatArray:
     """``text``, soft tokens and " It was", as the model would see them."""
-    before = tiny.rows[tiny.encode(text)]
-    after = tiny.rows[tiny.encode(" It was")]
+    before = toy.rows[toy.encode(text)]
+    after = toy.rows[toy.encode(" It was")]
     return np.concatenate([before, *([] if tokens is None else [tokens]), after])
 
 
-def labels(tiny: TinyModel) -> list[int]:
-    return [tiny.encode(choice)[0] for choice in CHOICES]
+def labels(toy: TinyModel) -> list[int]:
+    return [toy.encode(choice)[0] for choice in CHOICES]
 
 
 # ------------------------------------------------------------------------ the contract
@@ -171,39 +149,39 @@ def test_it_keeps_the_contract_at_an_unknown_kind_of_server(
 # ------------------------------------------------------------------------ the numbers
 
 
-def test_soft_prompts_act_as_they_do_in_the_model(opened: Open, tiny: TinyModel) -> None:
+def test_soft_prompts_act_as_they_do_in_the_model(opened: Open, toy: TinyModel) -> None:
     backend, delta = opened(label_ids=True, batch=2), soft(4)
     scores = backend.score(ScoreRequest(PROMPTS, CHOICES, delta, top_k=6))
     others = set(scores.top_ids.ravel().tolist())
     assert len(others) == 6  # the same neighbours everywhere
-    assert not others & set(labels(tiny))
+    assert not others & set(labels(toy))
     for candidate, (at, asked) in itertools.product(range(4), enumerate(PROMPTS)):
         words = asked.segments[0].text  # type: ignore[union-attr]
-        said = tiny.logprobs(sequence(tiny, words, delta.tensors["soft"][candidate]))
+        said = toy.logprobs(sequence(toy, words, delta.tensors["soft"][candidate]))
         np.testing.assert_allclose(
-            scores.label_logprobs[candidate, at], said[labels(tiny)], atol=1e-5
+            scores.label_logprobs[candidate, at], said[labels(toy)], atol=1e-5
         )
         ids = scores.top_ids[candidate, at]
         np.testing.assert_allclose(scores.top_logprobs[candidate, at], said[ids], atol=1e-5)
     assert scores.usage.bounded == 0
 
 
-def test_without_a_delta_the_slots_are_empty(opened: Open, tiny: TinyModel) -> None:
+def test_without_a_delta_the_slots_are_empty(opened: Open, toy: TinyModel) -> None:
     scores = opened(label_ids=True).score(ScoreRequest(PROMPTS, CHOICES))
-    said = tiny.logprobs(sequence(tiny, "dull"))
-    np.testing.assert_allclose(scores.label_logprobs[0, 1], said[labels(tiny)], atol=1e-5)
+    said = toy.logprobs(sequence(toy, "dull"))
+    np.testing.assert_allclose(scores.label_logprobs[0, 1], said[labels(toy)], atol=1e-5)
 
 
 @pytest.mark.parametrize("table", [True, False])
-def test_all_text_tiers_say_what_the_model_says(opened: Open, tiny: TinyModel, table: bool) -> None:
-    said = tiny.logprobs(sequence(tiny, "dull"))
+def test_all_text_tiers_say_what_the_model_says(opened: Open, toy: TinyModel, table: bool) -> None:
+    said = toy.logprobs(sequence(toy, "dull"))
     request = ScoreRequest([prompt("dull")], CHOICES)
     exact = opened("label-logprobs", table=table, label_ids=True).score(request)
-    np.testing.assert_allclose(exact.label_logprobs[0, 0], said[labels(tiny)], atol=1e-5)
+    np.testing.assert_allclose(exact.label_logprobs[0, 0], said[labels(toy)], atol=1e-5)
     top = opened("top-tokens", table=table, label_ids=True).score(request)
     last = np.sort(said)[-20]
     bounded = 0
-    for got, true in zip(top.label_logprobs[0, 0], said[labels(tiny)], strict=True):
+    for got, true in zip(top.label_logprobs[0, 0], said[labels(toy)], strict=True):
         if true >= last:
             assert got == pytest.approx(true, abs=1e-5)
         else:
@@ -215,11 +193,11 @@ def test_all_text_tiers_say_what_the_model_says(opened: Open, tiny: TinyModel, t
 
 
 def test_a_bias_tells_labels_that_are_out_of_sight(
-    server: ModelServer, opened: Open, tiny: TinyModel
+    server: ModelServer, opened: Open, toy: TinyModel
 ) -> None:
     server.lifts = True
-    said = tiny.logprobs(sequence(tiny, "dull"))
-    tokens = {f" {word}": tiny.encode(f" {word}")[0] for word in WORDS}
+    said = toy.logprobs(sequence(toy, "dull"))
+    tokens = {f" {word}": toy.encode(f" {word}")[0] for word in WORDS}
     likely = sorted(tokens, key=lambda word: -said[tokens[word]])[:2]
     ids = [tokens[word] for word in likely]
     assert said[ids].max() < np.sort(said)[-20]
@@ -233,7 +211,7 @@ def test_a_bias_tells_labels_that_are_out_of_sight(
 
 
 def test_candidates_of_a_prompt_follow_one_another_in_batches(
-    server: ModelServer, opened: Open, tiny: TinyModel
+    server: ModelServer, opened: Open, toy: TinyModel
 ) -> None:
     delta = soft(5)
     backend = opened(label_ids=True, batch=4)
@@ -242,7 +220,7 @@ def test_candidates_of_a_prompt_follow_one_another_in_batches(
     sent = [unpacked(one) for body in bodies for one in body["prompt_embeds"]]
     texts = [one.segments[0].text for one in PROMPTS]  # type: ignore[union-attr]
     expected = [
-        sequence(tiny, text, delta.tensors["soft"][candidate])
+        sequence(toy, text, delta.tensors["soft"][candidate])
         for text in texts
         for candidate in range(5)
     ]
@@ -310,21 +288,21 @@ def test_words_that_are_no_token_of_their_own_are_refused_before_anything_is_sen
 
 
 def test_the_servers_tokens_are_those_inside_a_sentence(
-    server: ModelServer, opened: Open, tiny: TinyModel
+    server: ModelServer, opened: Open, toy: TinyModel
 ) -> None:
     """Some tokenizers put a space before whatever opens a text, and so two before a word."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-    vocabulary = {"?": 0, "▁": 1, "▁great": labels(tiny)[0], "▁terrible": labels(tiny)[1]}
+    vocabulary = {"?": 0, "▁": 1, "▁great": labels(toy)[0], "▁terrible": labels(toy)[1]}
     metaspace = Tokenizer(models.WordLevel({**vocabulary, "▁a": 2}, unk_token="?"))
     spaces = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
     metaspace.normalizer = normalizers.Sequence(spaces)
     metaspace.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     assert len(metaspace.encode(" great").ids) == 2
-    server.tiny = TinyModel(tiny.rows, metaspace)
+    server.tiny = TinyModel(toy.rows, metaspace)
     scores = opened("label-logprobs", label_ids=True).score(ScoreRequest([prompt("x")], CHOICES))
-    said = tiny.logprobs(tiny.rows[metaspace.encode("x It was").ids])
-    np.testing.assert_allclose(scores.label_logprobs[0, 0], said[labels(tiny)], atol=1e-5)
+    said = toy.logprobs(toy.rows[metaspace.encode("x It was").ids])
+    np.testing.assert_allclose(scores.label_logprobs[0, 0], said[labels(toy)], atol=1e-5)
 
 
 @pytest.mark.parametrize("lacks", ["missing", "pages"])
@@ -337,14 +315,14 @@ def test_a_server_that_no_longer_tells_tokens_is_said_so(
 
 
 def test_where_nobody_knows_tokens_words_are_matched_by_their_letters(
-    opened: Open, tiny: TinyModel
+    opened: Open, toy: TinyModel
 ) -> None:
     """Also at a server that could name them by id alone."""
     backend = opened("top-tokens", tokenizes=False)
     seen = 0
     for text in map(str, range(30)):
-        said = tiny.logprobs(sequence(tiny, text))
-        top = {tiny.tokenizer.decode([int(token)]): token for token in np.argsort(said)[-20:]}
+        said = toy.logprobs(sequence(toy, text))
+        top = {toy.tokenizer.decode([int(token)]): token for token in np.argsort(said)[-20:]}
         words = [word for word in top if word.isascii() and word.strip()]
         for word in words:
             scores = backend.score(ScoreRequest([prompt(text)], (word, " Sci/Tech")))

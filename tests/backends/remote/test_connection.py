@@ -70,9 +70,8 @@ def test_a_single_request_is_tried_once(server: FaultyServer) -> None:
 
 
 def test_jobs_are_tried_again_and_what_was_lost_is_counted(
-    server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+    server: FaultyServer, quick_retries: None
 ) -> None:
-    monkeypatch.setattr("blackbox_delta.backends.remote.http.sender._FIRST_BACKOFF", 0.001)
     server.plan = scripted([Fault.ERROR, Fault.OVERLOADED, Fault.HTML])
     connection = connect(server, concurrency=1)
     answers: list[str] = []

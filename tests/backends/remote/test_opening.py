@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,9 @@ from blackbox_delta.backends.remote.opening import assumed_access, open_remote, 
 from blackbox_delta.backends.remote.wires.presets import PRESETS
 from blackbox_delta.errors import ConfigError, RemoteError, UnsupportedError
 from blackbox_delta.types import AnswerSlot, Prompt, ScoreRequest, SoftSlot, Words
-from servers import ModelServer, TinyModel, write_model
+from servers import ModelServer
 
 URL = "http://127.0.0.1:9/v1"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("torch")
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def server(folder: Path) -> Iterator[ModelServer]:
-    with ModelServer(tiny=TinyModel.read(folder)) as made:
-        yield made
 
 
 @pytest.fixture(autouse=True)

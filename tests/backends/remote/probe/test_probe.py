@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +27,7 @@ from servers import ModelServer, TinyModel, tokenizer, write_model
 
 KEY = "sk-Zr8ahaeZ0ngoh3eCh1ee"
 Ask = Callable[..., Probe]
-
-
-@pytest.fixture(autouse=True)
-def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blackbox_delta.backends.remote.http.sender._FIRST_BACKOFF", 0.001)
-    monkeypatch.setattr("blackbox_delta.backends.remote.http.sender._LONGEST_BACKOFF", 0.002)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("torch")  # reads what the server is sent
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def tiny(folder: Path) -> TinyModel:
-    return TinyModel.read(folder)
-
-
-@pytest.fixture
-def server(tiny: TinyModel) -> Iterator[ModelServer]:
-    with ModelServer(tiny=tiny) as made:
-        yield made
+pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 @pytest.fixture

@@ -22,9 +22,7 @@ CHAT = Offer("chat", "chat/completions", max_top_k=5)
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
-    monkeypatch.setattr("blackbox_delta.backends.remote.http.sender._FIRST_BACKOFF", 0.001)
-    monkeypatch.setattr("blackbox_delta.backends.remote.http.sender._LONGEST_BACKOFF", 0.002)
+def server(quick_retries: None) -> Iterator[FaultyServer]:
     with FaultyServer() as made:
         yield made
 
