@@ -8,7 +8,6 @@ forward of exactly the tokens that (a) must compute.
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from blackbox_delta.tasks import FewShotSplit
 from blackbox_delta.types import IN_SLOTS, DeltaBatch, Example, ScoreRequest
 
 if TYPE_CHECKING:
-    from blackbox_delta.problem import Problem
+    from blackbox_delta.problem import Frame, Problem
 
 #: Throughput that (a) is meant to reach, as a share of (c)'s.
 AIMS = dict.fromkeys(KINDS, 0.9) | dict.fromkeys(("lora", "tiny-lora", "adapter"), 0.8)
@@ -62,18 +61,17 @@ class Contender:
         kind: Which.
         backend: The model.
         workload: What is evaluated.
+
+    Attributes:
+        size: D.
     """
 
     def __init__(self, kind: str, backend: LocalBackend, workload: Workload) -> None:
         self._backend = backend
-        self._request = _request(kind, backend, workload)
-
-    @property
-    def size(self) -> int:
-        """Numbers in one candidate."""
-        delta = self._request.delta
-        parts = () if delta is None else delta.parts
-        return sum(math.prod(shape[1:]) for part in parts for shape in part.shapes.values())
+        problem = _problem(kind, backend, workload)
+        assert problem.frame is not None
+        self._request = _request(problem, problem.frame, workload)
+        self.size = problem.frame.delta.size
 
     def together(self) -> Taken:
         """(a)."""
@@ -97,14 +95,11 @@ class Contender:
         return Taken(time.perf_counter() - began, usage.computed_tokens)
 
 
-def _request(kind: str, backend: LocalBackend, workload: Workload) -> ScoreRequest:
+def _request(problem: Problem, frame: Frame, workload: Workload) -> ScoreRequest:
     """λ candidates as a search meets them."""
-    problem = _problem(kind, backend, workload)
-    assert problem.frame is not None
-    z = np.random.default_rng(SEED).normal(
-        size=(workload.candidates, problem.frame.subspace.dimension)
-    )
-    return problem.request(problem.train.prompts, problem.frame.candidates(z))
+    rng = np.random.default_rng(SEED)
+    z = rng.normal(size=(workload.candidates, frame.subspace.dimension))
+    return problem.request(problem.train.prompts, frame.candidates(z))
 
 
 def _problem(kind: str, backend: LocalBackend, workload: Workload) -> Problem:

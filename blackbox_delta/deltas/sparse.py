@@ -11,16 +11,48 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from blackbox_delta.deltas.blocks import Block, ModuleDelta
 from blackbox_delta.deltas.targets import ALL_LINEAR
 from blackbox_delta.errors import ConfigError
-from blackbox_delta.geometry import Geometry, Module, Salient
+from blackbox_delta.geometry import Geometry, Module
 from blackbox_delta.tensors import Piece
 from blackbox_delta.types import FloatArray, Json
+
+
+class Entries(NamedTuple):
+    """The chosen entries of a matrix, the most important first.
+
+    Attributes:
+        rows: Which output each belongs to.
+        columns: Which input.
+        power: Sum of the mean squares of these inputs.
+    """
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    power: float
+
+    @property
+    def text(self) -> str:
+        """``row:column`` of each: lists of numbers would be most of what is kept of a run."""
+        return " ".join(
+            f"{row}:{column}" for row, column in zip(self.rows, self.columns, strict=True)
+        )
+
+    @classmethod
+    def of(cls, text: str, power: float) -> Entries:
+        """The inverse.
+
+        Raises:
+            ValueError: The text is no such list.
+        """
+        places = [place.split(":") for place in text.split(" ")]
+        rows, columns = zip(*[(int(row), int(column)) for row, column in places], strict=True)
+        return cls(rows, columns, float(power))
 
 
 class Sparse(ModuleDelta):
@@ -31,7 +63,7 @@ class Sparse(ModuleDelta):
 
     Args:
         modules: Linear layers.
-        chosen: Their entries, a module after the other.
+        chosen: Entries of each.
         entries: How many each has at most.
     """
 
@@ -40,7 +72,7 @@ class Sparse(ModuleDelta):
     defaults: ClassVar[Mapping[str, int]] = {"entries": 64}
 
     def __init__(
-        self, modules: Sequence[Module], chosen: Sequence[Salient], **settings: int
+        self, modules: Sequence[Module], chosen: Sequence[Entries], **settings: int
     ) -> None:
         self._chosen = tuple(chosen)
         super().__init__(modules, **settings)
@@ -57,7 +89,10 @@ class Sparse(ModuleDelta):
             raise ConfigError("which entries of its matrices matter cannot be told for this model")
         if entries < 1:
             raise ConfigError(f"entries of {cls.kind} is at least 1, not {entries}")
-        return cls(modules, [geometry.salient(each.name, entries) for each in modules], **settings)
+        salient = [geometry.salient(each.name, entries) for each in modules]
+        powers = [sum(level**2 for level in each.levels) for each in salient]
+        chosen = [Entries(e.rows, e.columns, p) for e, p in zip(salient, powers, strict=True)]
+        return cls(modules, chosen, **settings)
 
     def _blocks(self) -> list[Block]:
         return [
@@ -65,10 +100,9 @@ class Sparse(ModuleDelta):
             for module, chosen in zip(self.modules, self._chosen, strict=True)
         ]
 
-    def _scale(self, module: Module, chosen: Salient) -> float:
+    def _scale(self, module: Module, chosen: Entries) -> float:
         """Together the entries move the outputs' sum of squares by as much as it is large."""
-        moved = sum(level**2 for level in chosen.levels)
-        return self._share * module.spread * math.sqrt(module.outputs / moved)
+        return self._share * module.spread * math.sqrt(module.outputs / chosen.power)
 
     def _pieces(self) -> dict[str, Piece]:
         values = super()._pieces()
@@ -81,7 +115,11 @@ class Sparse(ModuleDelta):
 
     def config(self) -> Json:
         """What :meth:`from_config` needs beside the model, ready for JSON."""
-        return {**super().config(), "chosen": [list(map(list, each)) for each in self._chosen]}
+        return {
+            **super().config(),
+            "places": [each.text for each in self._chosen],
+            "powers": [each.power for each in self._chosen],
+        }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], geometry: Geometry) -> Self:
@@ -93,9 +131,10 @@ class Sparse(ModuleDelta):
         """
         modules, settings = cls._kept(config, geometry)
         try:
-            chosen = [_salient(*entry) for entry in config["chosen"]]
+            pairs = zip(config["places"], config["powers"], strict=True)
+            chosen = [Entries.of(*pair) for pair in pairs]
             fits = all(_fits(*pair) for pair in zip(modules, chosen, strict=True))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(
                 f"the settings of the {cls.kind} are incomplete or of another version: {error!r}"
             ) from error
@@ -124,15 +163,10 @@ class _Places:
         return hashlib.sha256(repr(self.places).encode()).digest()
 
 
-def _salient(rows: Any, columns: Any, levels: Any) -> Salient:
-    return Salient(tuple(map(int, rows)), tuple(map(int, columns)), tuple(map(float, levels)))
-
-
-def _fits(module: Module, chosen: Salient) -> bool:
-    rows, columns, levels = chosen
+def _fits(module: Module, chosen: Entries) -> bool:
+    rows, columns, power = chosen
     return (
-        0 < len(rows) == len(columns) == len(levels)
-        and 0 <= min(rows) <= max(rows) < module.outputs
+        0 <= min(rows) <= max(rows) < module.outputs
         and 0 <= min(columns) <= max(columns) < module.inputs
-        and min(levels) > 0
+        and power > 0
     )

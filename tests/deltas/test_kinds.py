@@ -192,6 +192,38 @@ def test_a_composition_is_its_parts_in_their_own_units() -> None:
     assert again.unpack(theta).digest(0) == batch.digest(0)
 
 
+def test_what_is_kept_of_a_sparse_mask_is_small() -> None:
+    """As it is written: a number in a list would take a line of its own."""
+    mask = made("sparse", entries=12)
+    written = json.dumps(mask.config()["places"], indent=2)
+    assert len(written) < 8 * mask.size
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"places": ["0:0"]},
+        {"places": ["0:0:0"] * len(LINEAR)},
+        {"places": ["x:0"] * len(LINEAR)},
+        {"places": [""] * len(LINEAR)},
+        {"places": [[0, 0]] * len(LINEAR)},
+        {"powers": ["much"] * len(LINEAR)},
+        {"powers": None},
+    ],
+)
+def test_a_damaged_mask_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="incomplete or of another version"):
+        delta_from_config({**made("sparse").config(), **wrong}, None, GEOMETRY)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"places": ["0:-1"] * len(LINEAR)}, {"powers": [0.0] * len(LINEAR)}]
+)
+def test_a_mask_of_another_matrix_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="entries that this model's matrices do not have"):
+        delta_from_config({**made("sparse").config(), **wrong}, None, GEOMETRY)
+
+
 def test_a_batch_of_several_kinds_keeps_its_candidates_together() -> None:
     batch = Composition([made("lora"), made("bitfit")])
     theta = np.random.default_rng(0).standard_normal((3, batch.size)).astype(np.float32)
@@ -214,7 +246,7 @@ def test_a_batch_of_several_kinds_keeps_its_candidates_together() -> None:
         (lambda: delta_from_config({"kind": "sparse", "entries": 1, "modules": []}, None, GEOMETRY),
          "incomplete"),
         (lambda: delta_from_config(
-            {**made("sparse").config(), "chosen": [[[9], [0], [1.0]]] * len(LINEAR)},
+            {**made("sparse").config(), "places": ["9:0"] * len(LINEAR)},
             None, GEOMETRY), "entries that this model's matrices do not have"),
         (lambda: Prefix(GEOMETRY, []), "at least 1 token"),
         (lambda: Prefix(GEOMETRY, range(64)), "64 tokens leaves no room in the 64 tokens"),
