@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from blackbox_delta.compare.contract import Method
-from blackbox_delta.compare.specs import Spec
+from blackbox_delta.compare.specs import SEARCH, THEN, Spec
 from blackbox_delta.errors import ConfigError, MissingExtraError
 from blackbox_delta.heads import make_head
 from blackbox_delta.settings import PARTS, Settings
@@ -18,12 +18,9 @@ BASELINE = "calibrated"
 PLAIN = ("untuned", BASELINE, "in-context", "dect")
 #: What a head alone begins with, as in ``head-ridge``.
 HEAD = "head-"
-#: Those that take a budget in calls, which stands for the number of passes over the examples.
+#: Those that take a budget in calls, which stands for the number of passes over the examples; the
+#: search of a delta takes one too.
 BUDGETED = ("auto", "bbt", "bbtv2-style")
-#: What the search of a delta begins with, as in ``search-lora+bitfit``; it takes a budget too.
-SEARCH = "search-"
-#: What stands between its stages, for commas separate methods: ``search-soft-prompt-then-lora``.
-THEN = "-then-"
 #: Those that are trained, with a learning rate that is chosen on the first seed.
 GRADIENTS = ("full", "lora", "prefix", "prompt", "bitfit")
 #: No gradients, and quick.
@@ -126,7 +123,7 @@ def _budgeted(spec: Spec) -> Method:
     if spec.name == "auto":
         return Auto(spec.calls or _OWN_CALLS, spec.without)
     if spec.name.startswith(SEARCH):
-        return Search(spec.name, _searched(spec), spec.calls or _OWN_CALLS)
+        return Search(_searched(spec), spec.calls or _OWN_CALLS)
     calls = spec.calls or _PUBLISHED_CALLS
     method: Method = Bbt(calls) if spec.name == "bbt" else _gradients().BBTv2Style(calls)
     return method

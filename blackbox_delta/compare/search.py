@@ -10,6 +10,7 @@ from blackbox_delta.budget import Budget
 from blackbox_delta.compare.contract import Measured, Step, Trial
 from blackbox_delta.compare.metered import Metered
 from blackbox_delta.compare.searched import RUN, measured, observer
+from blackbox_delta.compare.specs import SEARCH, THEN
 from blackbox_delta.errors import BudgetError
 from blackbox_delta.journal import JournaledBackend
 from blackbox_delta.problem import build_problem
@@ -28,19 +29,17 @@ class Search:
     loss answers; the untuned model is no choice. The templates are the recipe's own.
 
     Attributes:
-        method: As the tables call it, but for the budget.
         delta: What is tuned, as the settings say it.
         calls: The budget.
     """
 
-    method: str
     delta: str
     calls: int
 
     @property
     def name(self) -> str:
         """As the tables call it."""
-        return f"{self.method}:{self.calls}"
+        return f"{SEARCH}{self.delta.replace(',', THEN)}:{self.calls}"
 
     @property
     def settings(self) -> Json:

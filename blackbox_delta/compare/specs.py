@@ -8,6 +8,11 @@ from dataclasses import dataclass
 
 from blackbox_delta.errors import ConfigError
 
+#: What the search of a delta begins with, as in ``search-lora+bitfit``.
+SEARCH = "search-"
+#: What stands between its stages, for commas separate methods: ``search-soft-prompt-then-lora``.
+THEN = "-then-"
+
 _FORM = re.compile(
     r"(?P<name>[a-z][a-z0-9+-]*)(:(?P<calls>[0-9]+)(?P<without>(-[a-z]+)*))?(@(?P<shots>[0-9]+))?"
 )

@@ -37,7 +37,7 @@ def auto(calls: int = 12) -> Auto:
 
 
 def search(calls: int = 60) -> Search:
-    return Search("search-soft-prompt", "soft-prompt", calls)
+    return Search("soft-prompt", calls)
 
 
 def time_free(found: Measured) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def test_bbt_refuses_models_without_soft_prompts_and_tiny_budgets(tmp_path: Path
 
 
 def test_a_search_is_the_recipe_s_with_its_defaults(tmp_path: Path) -> None:
-    method = Search("search-soft-prompt", "soft-prompt", 300)
+    method = Search("soft-prompt", 300)
     assert method.settings == Settings(recipe="search").model_dump()
     trial = film_trial(tmp_path)
     found = search().run(trial, ignore)
