@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from blackbox_delta.cli import app
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 TEXTS = {
@@ -50,6 +53,7 @@ def data(tmp_path: Path) -> Path:
         "few_shot.py",
         "optimizers.py",
         "local_throughput.py",
+        "delta_quality.py",
         "delta_throughput.py",
         "large_delta.py",
         "remote_throughput.py",
@@ -103,6 +107,57 @@ def test_few_shot_on_the_toy_model(recipe: str, data: Path, tmp_path: Path) -> N
     assert other.returncode == 1
     assert "other settings" in other.stderr
     assert "Traceback" not in other.stderr
+
+
+def test_deltas_of_two_comparisons_stand_in_one_table(data: Path, tmp_path: Path) -> None:
+    """The second says again what the first found on one seed, and more."""
+    common = ["--model", "fake", "--data", data / "mood", "--shots", 2]
+    for name, method, seeds in (("a", "search-soft-prompt:30", "13"), ("b", "dect", "13,21")):
+        options = [*common, "--methods", method, "--seeds", seeds, "--out", tmp_path / name]
+        made = CliRunner().invoke(app, ["compare", *map(str, options)])
+        assert made.exit_code == 0, made.output
+
+    done = call("delta_quality.py", tmp_path / "a", tmp_path / "b", "--results", tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    cells = {}
+    for name in ("a", "b"):
+        with (tmp_path / name / "cells.csv").open(encoding="utf-8") as file:
+            cells |= {(line["method"], line["seed"]): line for line in csv.DictReader(file)}
+    with (tmp_path / "delta_quality.csv").open(encoding="utf-8") as file:
+        merged = {(line["method"], line["seed"]): line for line in csv.DictReader(file)}
+    assert set(merged) == set(cells)
+    for key, line in merged.items():
+        assert all(cells[key][name] == value for name, value in line.items())
+    table = (tmp_path / "delta_quality.md").read_text(encoding="utf-8")
+    assert table in done.stdout
+    searched = cells["search-soft-prompt:30", "13"]
+    [row] = [line for line in table.splitlines() if line.startswith("| search-soft-prompt |")]
+    accuracy = float(searched["accuracy"])
+    assert row.split(" | ")[1:3] == [f"{int(searched['delta_size']):,}", searched["dimension"]]
+    assert f"| {accuracy:.3f} ({accuracy:.3f}, –) | – |" in row
+    [row] = [line for line in table.splitlines() if line.startswith("| dect |")]
+    first, second = (float(cells["dect", seed]["accuracy"]) for seed in ("13", "21"))
+    assert row.endswith(f"| – | {(first + second) / 2:.3f} ({first:.3f}, {second:.3f}) |")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "cannot be read"),
+        ("task,method\n", "there are no finished cells"),
+        ("task,method\nx,dect\n", "has no column 'accuracy'"),
+    ],
+)
+def test_what_is_no_comparison_is_one_clear_error(
+    text: str | None, said: str, tmp_path: Path
+) -> None:
+    if text is not None:
+        (tmp_path / "cells.csv").write_text(text, encoding="utf-8")
+    done = call("delta_quality.py", tmp_path, "--results", tmp_path / "results")
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_missing_task_is_one_clear_error(data: Path, tmp_path: Path) -> None:

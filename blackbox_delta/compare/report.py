@@ -34,6 +34,8 @@ COLUMNS = (
     "seconds",
     "peak_memory_bytes",
     "artifact_bytes",
+    "delta_size",
+    "dimension",
     "test_queries",
     "test_n",
     "refusal",
@@ -183,6 +185,7 @@ class Report:
             "gap": scored.gap,
             "test_n": scored.test.n,
             **scored.costs,
+            **_searched(scored.measured),
         }
         base = self.scored.get((finding.task, BASELINE, finding.seed))
         if base is not None and finding.method != BASELINE:
@@ -233,6 +236,12 @@ class Report:
 
 def _cost(name: str) -> Callable[[Scored], float]:
     return lambda cell: float(cell.costs[name])
+
+
+def _searched(measured: Measured) -> Json:
+    """D and d of the delta that was searched, if one was."""
+    delta = measured.details.get("delta") or {}
+    return {"delta_size": delta.get("size"), "dimension": delta.get("dimension")}
 
 
 def _score(finding: Finding, measured: Measured) -> Scored:

@@ -60,6 +60,16 @@ def test_a_line_holds_the_figures_of_its_cell() -> None:
     costs = ("calls", "queries", "tokens", "seconds", "peak_memory_bytes", "artifact_bytes")
     assert [line[name] for name in costs] == [4, 40, 400, 2, 5 * 10**6, 2000]
     assert (line["test_n"], line["test_queries"], line["refusal"]) == (10, 1, None)
+    assert (line["delta_size"], line["dimension"]) == (None, None)
+
+
+def test_a_line_tells_the_delta_that_was_searched() -> None:
+    [found] = findings()[:1]
+    assert found.measured is not None
+    details = {"delta": {"kind": "lora", "size": 1221120, "dimension": 500}}
+    searched = replace(found, measured=replace(found.measured, details=details))
+    [line] = Report([searched]).lines()
+    assert (line["delta_size"], line["dimension"]) == (1221120, 500)
 
 
 def test_the_baseline_is_not_compared_with_itself() -> None:
