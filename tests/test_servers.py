@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import select
@@ -230,25 +229,3 @@ def test_it_says_how_to_set_a_server_up(launch: Callable[..., Launched], tmp_pat
     code, stderr = launch().output()
     assert code == 1
     assert stderr == "vllm is not set up; run: make vllm\n"
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        ("flags : fpu avx2 avx512_bf16 avx512f", "bfloat16"),
-        ("flags : amx_bf16", "bfloat16"),
-        ("Features : fp asimd bf16 i8mm", "bfloat16"),
-        ("flags : fpu avx2 avx512f", "float32"),
-        (None, "float32"),
-    ],
-)
-def test_the_precision_is_the_fast_one(
-    flags: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cpu = tmp_path / "cpuinfo"
-    if flags is not None:
-        cpu.write_text(flags + "\n")
-    monkeypatch.syspath_prepend(SERVERS)
-    launch = importlib.import_module("launch")
-    monkeypatch.setattr(launch, "CPU", cpu)
-    assert launch.precision() == expected
