@@ -57,10 +57,6 @@ class Seen:
         result: Vector = -self.held_out[np.arange(len(labels)), labels]
         return result
 
-    def loss(self, labels: IntArray) -> float:
-        """Their mean over the examples asked about."""
-        return float(np.nanmean(self.losses(labels)))
-
 
 def by_kind(seen: Sequence[Seen]) -> list[list[Seen]]:
     """Views of the same kind together."""
@@ -107,7 +103,10 @@ class Asker:
             return (head or self.head).fit(_known(seen), self.labels[seen.rows], seen.reference)
 
     def as_of(self, seen: Seen, rows: IntArray) -> Seen:
-        """What was known of a view when it had been asked about these of its examples alone."""
+        """What was known of a view when it had been asked about these of its examples alone.
+
+        Those that it was tuned on stay unknown.
+        """
         at = np.flatnonzero(np.isin(seen.rows, rows))
         if len(at) == len(seen.rows):
             return seen
@@ -115,15 +114,16 @@ class Asker:
         part.rows, part.evidence = seen.rows[at], _known(seen).select(at)
         part.reference = seen.reference
         self._hold_out(part)
+        part.held_out[~np.isfinite(seen.held_out)] = np.nan
         return part
 
     def answers(self, part: Seen, whole: Seen, rows: IntArray) -> Vector:
         """(m, c) what a head that learned from ``part`` alone says of m other examples.
 
-        NaN for those that the whole view was not asked about.
+        NaN for those that the whole view was not asked about, or was tuned on.
         """
         said = np.full((len(rows), part.held_out.shape[1]), np.nan)
-        places = np.flatnonzero(np.isin(rows, whole.rows))
+        places = np.flatnonzero(np.isfinite(whole.held_out[rows, 0]))
         if len(places):
             at = np.array([int(np.flatnonzero(whole.rows == rows[place])[0]) for place in places])
             said[places] = self.fitted(part).log_proba(_known(whole).select(at))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from blackbox_delta.auto.asking import Asker, Seen
+from blackbox_delta.auto.comparing import comparable_losses
 from blackbox_delta.auto.estimate import cross_fitted_accuracy
 from blackbox_delta.auto.pooling import Pooled, steps
 from blackbox_delta.auto.selftraining import SelfTrained
@@ -37,7 +38,7 @@ def found_by(
         "chosen": "views",
         "head": asker.head.kind,
         "estimate": cross_fitted_accuracy(asker, finished, most),
-        "views": _views(asker, pooled),
+        "views": _views(asker, finished, pooled),
         "steps": [_step(each) for each in buys],
     }
     return Found(
@@ -59,13 +60,14 @@ def _members(asker: Asker, pooled: Pooled, trained: SelfTrained | None) -> tuple
     )
 
 
-def _views(asker: Asker, pooled: Pooled) -> list[Json]:
+def _views(asker: Asker, finished: Sequence[Seen], pooled: Pooled) -> list[Json]:
+    losses = dict(zip(finished, comparable_losses(finished, asker.labels), strict=True))
     return [
         {
             "name": seen.view.name,
             "kind": seen.view.kind,
             "weight": float(weight),
-            "loss": seen.loss(asker.labels),
+            "loss": float(losses[seen]),
         }
         for seen, weight in zip(pooled.seen, pooled.weights, strict=True)
     ]

@@ -27,6 +27,11 @@ class Ledger:
         self.history: History | None = None
         self.parts: list[Json] = []
 
+    @property
+    def raced(self) -> set[str]:
+        """Names of all views that finished or dropped out."""
+        return {name for part in self.parts for name in (*part["finished"], *part["dropped"])}
+
     def note(
         self,
         part: str,

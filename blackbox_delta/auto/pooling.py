@@ -3,7 +3,8 @@
 Weights are those of a tempered posterior over views (generalised Bayes; Bissiri, Holmes and Walker
 2016, arXiv 1306.6430): the likelihood of the held-out predictions of n examples to the power
 1/√n, for with few examples the best view is more often lucky than best. A view that is a standard
-error worse than another, where losses vary by about a nat, weighs e times less.
+error worse than another, where losses vary by about a nat, weighs e times less. How much worse it
+is, is told on examples that both know (:mod:`.comparing`).
 
 That goes for views of a kind among themselves. The kinds have an equal say: their errors are unlike
 one another's, and so are their held-out losses. Examples drawn together resemble one another, which
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from blackbox_delta.auto.asking import Seen, by_kind
+from blackbox_delta.auto.comparing import comparable_losses
 from blackbox_delta.heads.weighing import fit_sharpness
 from blackbox_delta.members import pool
 from blackbox_delta.types import IntArray, Vector
@@ -93,19 +95,13 @@ def _pooled(seen: Sequence[Seen], shares: Vector) -> Vector:
 def weigh(seen: Sequence[Seen], labels: IntArray) -> Vector:
     """(m,) weights with sum 1, the same sum for each kind."""
     kinds = by_kind(seen)
-    weight = {
-        each: share / len(kinds)
-        for kind in kinds
-        for each, share in zip(kind, _within(kind, labels), strict=True)
-    }
+    loss = dict(zip(seen, comparable_losses(seen, labels), strict=True))
+    weight: dict[Seen, float] = {}
+    for kind in kinds:
+        losses = np.array([loss[each] for each in kind])
+        say = np.exp(-np.sqrt(len(labels)) * (losses - losses.min()))
+        weight |= zip(kind, say / say.sum() / len(kinds), strict=True)
     return np.array([weight[each] for each in seen])
-
-
-def _within(kind: Sequence[Seen], labels: IntArray) -> Vector:
-    losses = np.array([each.loss(labels) for each in kind])
-    weights = np.exp(-np.sqrt(len(labels)) * (losses - losses.min()))
-    shares: Vector = weights / weights.sum()
-    return shares
 
 
 def best_pool(seen: Sequence[Seen], labels: IntArray, most: int) -> Pooled:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from blackbox_delta.auto.asking import Asker, Seen, by_kind
+from blackbox_delta.auto.comparing import ranked
 from blackbox_delta.types import IntArray
 
 #: A view drops out when it is worse than the best by this many standard errors.
@@ -64,16 +65,14 @@ def run_race(
         SpentError: Replies were lost, and the budget ran out over it.
     """
     alive, out = list(racers), list[Seen]()
-    leaders = [min(each, key=lambda seen: seen.loss(asker.labels)) for each in by_kind(finished)]
+    leaders = [best for best, *_ in by_kind(ranked(finished, asker.labels))]
     for rows in legs(asker.labels):
         running = [seen for seen in alive if _is_fit(seen, rows)]
         for seen in running:
             asker.ask(seen, rows, references=True, purpose="views")
         tell()
         pace = [asker.as_of(leader, rows) for leader in leaders if _is_fit(leader, rows)]
-        for each in by_kind([*pace, *running]):
-            best = _best_on(rows, each, asker.labels)
-            others = [seen for seen in each if seen is not best]
+        for best, *others in by_kind(ranked([*pace, *running], asker.labels)):
             out += [seen for seen in others if _clearly_worse(seen, best, asker.labels)]
         alive = [seen for seen in alive if seen not in out]
     return alive, [seen for seen in racers if seen in out]
@@ -81,10 +80,6 @@ def run_race(
 
 def _is_fit(seen: Seen, rows: IntArray) -> bool:
     return 2 * len(np.intersect1d(rows, seen.view.rows)) > len(rows)
-
-
-def _best_on(rows: IntArray, seen: Sequence[Seen], labels: IntArray) -> Seen:
-    return min(seen, key=lambda each: float(np.nanmean(each.losses(labels)[rows])))
 
 
 def _clearly_worse(seen: Seen, best: Seen, labels: IntArray) -> bool:

@@ -22,6 +22,7 @@ from contextlib import suppress
 import numpy as np
 
 from blackbox_delta.auto.asking import Asker, Seen
+from blackbox_delta.auto.comparing import ranked
 from blackbox_delta.auto.finding import found_by
 from blackbox_delta.auto.ledger import Ledger
 from blackbox_delta.auto.pooling import Pooled, best_pool
@@ -186,13 +187,13 @@ class Auto:
                 return
 
     def _next_round(self, number: int) -> list[View]:
-        labels, views = self._asker.labels, list[View]()
-        ranked = sorted(self._finished, key=lambda seen: seen.loss(labels))
-        starts = [seen.view.start for seen in ranked if seen.view.start is not None]
+        views, best = list[View](), ranked(self._finished, self._asker.labels)
+        starts = [seen.view.start for seen in best if seen.view.start is not None]
         for place, start in enumerate(starts[:ROUND_WORDS]):
             rng = np.random.default_rng([self._settings.seed, 2, number, place])
             views += demonstrated(self._asker.backend, start, rng, ROUND_DRAWS)
-        return views
+        tried = self._ledger.raced  # among few examples the same ones are drawn again
+        return [view for view in views if view.name not in tried]
 
     def _search_prompts(self) -> None:
         """Soft prompts around the best view that has a slot, as long as what they find pays."""
@@ -207,13 +208,11 @@ class Auto:
                 return
 
     def _delta_search(self) -> DeltaSearch | None:
-        labels, settings = self._asker.labels, self._settings
-        slotted = [(seen.loss(labels), seen, seen.view.frame) for seen in self._finished]
-        rated = [(loss, seen, frame) for loss, seen, frame in slotted if frame is not None]
-        if not rated:
-            return None
-        _, best, frame = min(rated, key=lambda each: each[0])
-        return DeltaSearch(self._asker, best, frame, settings.optimizer, settings.seed)
+        settings = self._settings
+        for best in ranked(self._finished, self._asker.labels):
+            if (frame := best.view.frame) is not None:
+                return DeltaSearch(self._asker, best, frame, settings.optimizer, settings.seed)
+        return None
 
     def _learn_from_unlabelled(self) -> None:
         """Heads of the pool learn from texts without labels, as many as can be paid."""

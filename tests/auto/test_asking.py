@@ -63,8 +63,9 @@ def test_evidence_stands_in_the_order_of_its_rows() -> None:
     np.testing.assert_array_equal(seen.evidence.label_logprobs, expected.label_logprobs)
     at_once = asked(asker, view)
     np.testing.assert_allclose(seen.held_out, at_once.held_out, atol=1e-6)
-    losses = -at_once.held_out[np.arange(12), problem.train.labels]
-    assert at_once.loss(problem.train.labels) == pytest.approx(losses.mean())
+    losses = at_once.losses(problem.train.labels)
+    truth = problem.train.labels
+    assert losses.tolist() == [-at_once.held_out[i, truth[i]] for i in range(12)]
 
 
 def test_held_out_predictions_are_those_of_the_head_by_hand() -> None:
@@ -110,6 +111,20 @@ def test_as_of_a_part_it_is_what_that_part_alone_tells() -> None:
     np.testing.assert_allclose(asker.as_of(whole, rows).held_out, part.held_out, atol=1e-9)
     assert asker.as_of(whole, np.arange(12)) is whole
     assert asker.budget.usage == before
+
+
+def test_what_a_view_was_tuned_on_stays_unknown() -> None:
+    problem = bare_problem([6, 6])
+    asker = asker_of(Planted(), problem)
+    whole = asked(asker, worded(problem, "It is", np.arange(12)))
+    tuned_on = np.array([0, 2, 7])
+    whole.held_out[tuned_on] = np.nan
+    rows = np.arange(8)
+    part = asker.as_of(whole, rows)
+    known = np.isfinite(part.held_out[:, 0])
+    np.testing.assert_array_equal(np.flatnonzero(known), np.setdiff1d(rows, tuned_on))
+    said = asker.answers(part, whole, np.array([7, 8, 9]))
+    np.testing.assert_array_equal(np.isfinite(said[:, 0]), [False, True, True])
 
 
 # ------------------------------------------------------------------------- what is charged

@@ -120,19 +120,14 @@ def test_those_who_agree_by_chance_alone_become_surer_together() -> None:
 
 
 @settings(deadline=None, max_examples=25)
-@given(scene=scenes, missing=st.sampled_from([0.0, 0.5]))
-def test_weights_are_likelihoods_to_a_power(
-    scene: tuple[int, int, int, int], missing: float
-) -> None:
-    """The likelihood of n examples at a view's mean loss, to the power of 1/√n."""
+@given(scene=scenes)
+def test_weights_are_likelihoods_to_a_power(scene: tuple[int, int, int, int]) -> None:
+    """The likelihood of n examples to the power of 1/√n."""
     seed, _, n, c = scene
-    seen, labels = views(*scene, missing), labels_of(seed, n, c)
+    seen, labels = views(*scene), labels_of(seed, n, c)
     found = weigh(seen, labels)
-    powers = []
-    for each in seen:
-        known = [i for i in range(n) if not math.isnan(each.held_out[i, 0])]
-        loss = -sum(each.held_out[i, labels[i]] for i in known) / len(known)
-        powers.append(math.exp(-n * loss) ** (1 / math.sqrt(n)))
+    likelihoods = [math.exp(sum(each.held_out[i, labels[i]] for i in range(n))) for each in seen]
+    powers = [each ** (1 / math.sqrt(n)) for each in likelihoods]
     np.testing.assert_allclose(found, np.array(powers) / sum(powers), rtol=1e-6, atol=1e-12)
 
 
@@ -145,6 +140,17 @@ def test_equals_share_and_the_better_weigh_more() -> None:
     assert found[0] == found[2]
     assert found[0] > 2 * found[1]
     assert found.sum() == pytest.approx(1.0)
+
+
+def test_views_that_know_easy_examples_alone_weigh_no_more() -> None:
+    """All are equally good, on the hard half as on the easy one."""
+    labels = np.arange(16) % 2
+    right = np.where(np.arange(16) < 8, 0.9, 0.6)
+    held_out = np.log(np.where(np.eye(2)[labels] > 0, right[:, None], 1 - right[:, None]))
+    easy, hard = held_out.copy(), held_out.copy()
+    easy[8:], hard[:8] = np.nan, np.nan
+    found = weigh([seen_of(easy), seen_of(held_out), seen_of(hard)], labels)
+    np.testing.assert_allclose(found, 1 / 3)
 
 
 def test_kinds_have_an_equal_say() -> None:
