@@ -14,6 +14,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from blackbox_delta.auto.asking import Seen
+from blackbox_delta.auto.comparing import comparable_losses
 from blackbox_delta.auto.pooling import NEGLIGIBLE, Pooled, steps, weigh
 from blackbox_delta.auto.views import DEMONSTRATIONS
 from blackbox_delta.types import IntArray, Vector
@@ -120,14 +121,18 @@ def test_those_who_agree_by_chance_alone_become_surer_together() -> None:
 
 
 @settings(deadline=None, max_examples=25)
-@given(scene=scenes)
-def test_weights_are_likelihoods_to_a_power(scene: tuple[int, int, int, int]) -> None:
-    """The likelihood of n examples to the power of 1/√n."""
+@given(scene=scenes, missing=st.sampled_from([0.0, 0.5]))
+def test_weights_are_likelihoods_to_a_power(
+    scene: tuple[int, int, int, int], missing: float
+) -> None:
+    """The likelihood of n examples at a view's mean loss, to the power of 1/√n."""
     seed, _, n, c = scene
-    seen, labels = views(*scene), labels_of(seed, n, c)
+    seen, labels = views(*scene, missing), labels_of(seed, n, c)
     found = weigh(seen, labels)
-    likelihoods = [math.exp(sum(each.held_out[i, labels[i]] for i in range(n))) for each in seen]
-    powers = [each ** (1 / math.sqrt(n)) for each in likelihoods]
+    losses = comparable_losses(seen, labels)
+    if not missing:
+        losses = [-sum(each.held_out[i, labels[i]] for i in range(n)) / n for each in seen]
+    powers = [math.exp(-n * loss) ** (1 / math.sqrt(n)) for loss in losses]
     np.testing.assert_allclose(found, np.array(powers) / sum(powers), rtol=1e-6, atol=1e-12)
 
 
