@@ -177,11 +177,16 @@ class Asker:
         """
         return self._asked(self._request(view, prompts, purpose)).candidate(0)
 
-    def losses_of(self, view: View, delta: DeltaBatch, reference: Evidence | None) -> Vector:
-        """(λ, n) held-out losses of many candidates on all training examples.
+    def losses_of(
+        self, view: View, rows: IntArray, delta: DeltaBatch, reference: Evidence | None
+    ) -> Vector:
+        """(λ, m) held-out losses of many candidates on m training examples.
+
+        Heads learn from these examples alone: no other label has a part in the losses.
 
         Args:
             view: How the examples are put; its own delta is not used.
+            rows: The examples.
             delta: λ candidates.
             reference: What stands for the replies to the head's own texts under each of them.
 
@@ -189,12 +194,12 @@ class Asker:
             BackendError: No sound reply could be had.
             SpentError: Replies were lost, and the budget ran out over it.
         """
-        prompts = self._prompts(view, view.rows, references=False)
+        prompts = self._prompts(view, rows, references=False)
         request = replace(self._request(view, prompts, "search"), delta=delta)
-        scores, labels = self._asked(request), self.labels
+        scores, labels = self._asked(request), self.labels[rows]
         with self._timed():
             held_out = [self.head.held_out(each, labels, reference) for each in scores]
-        return -np.stack(held_out)[:, np.arange(len(labels)), labels]
+        return -np.stack(held_out)[:, np.arange(len(rows)), labels]
 
     def _hold_out(self, seen: Seen) -> None:
         with self._timed():

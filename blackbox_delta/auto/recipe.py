@@ -28,7 +28,7 @@ from blackbox_delta.auto.ledger import Ledger
 from blackbox_delta.auto.pooling import Pooled, best_pool
 from blackbox_delta.auto.race import run_race
 from blackbox_delta.auto.rewriting import rewritten_views
-from blackbox_delta.auto.searching import DeltaSearch, check_optimizer
+from blackbox_delta.auto.searching import DeltaSearch, can_be_halved, check_optimizer
 from blackbox_delta.auto.selftraining import SelfTrained, self_train
 from blackbox_delta.auto.views import DEMONSTRATIONS, View, demonstrated, pool_of_views
 from blackbox_delta.budget import Budget
@@ -197,7 +197,7 @@ class Auto:
 
     def _search_prompts(self) -> None:
         """Soft prompts around the best view that has a slot, as long as what they find pays."""
-        search = None if "search" in self._left_out else self._delta_search()
+        search = self._delta_search()
         if search is None:
             return
         looks = search.looks()
@@ -209,6 +209,8 @@ class Auto:
 
     def _delta_search(self) -> DeltaSearch | None:
         settings = self._settings
+        if "search" in self._left_out or not can_be_halved(self._asker.labels):
+            return None
         for best in ranked(self._finished, self._asker.labels):
             if (frame := best.view.frame) is not None:
                 return DeltaSearch(self._asker, best, frame, settings.optimizer, settings.seed)

@@ -1,10 +1,12 @@
 """The delta through the head, found on half of the examples.
 
 With few examples a search overfits its own leave-one-out estimate long before it is short of
-queries. So there are two searches, each of which sees the held-out losses of one half of the
-training examples only; what it found is judged, and weighed against the other views, on the other
-half, which costs no further query. The distribution's mean is taken, never its luckiest sample,
-and both searches' means answer together with the other views.
+queries. So there are two searches, each of which asks about one half of the training examples
+only, under heads that learn from that half: what it found is judged, and weighed against the other
+views, on the other half. No label of the judging half may have a part in the search, not even
+through the heads: one that classifies half A by what a head learned from half B makes the two
+agree, and then B looks as well predicted from A. The distribution's mean is taken, never its
+luckiest sample, and both searches' means answer together with the other views.
 
 The search starts from the best view that a delta can move, z = 0; how far its first steps go is
 probed beforehand.
@@ -18,6 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from blackbox_delta.auto.asking import Asker, Seen
+from blackbox_delta.auto.race import LEAST_PER_CLASS
 from blackbox_delta.auto.views import View
 from blackbox_delta.budget import Need
 from blackbox_delta.optimizers import make_optimizer
@@ -35,6 +38,11 @@ def halves(labels: IntArray) -> tuple[IntArray, IntArray]:
     """Rows of two halves with the same share of every class."""
     order = np.argsort(labels, kind="stable")
     return np.sort(order[::2]), np.sort(order[1::2])
+
+
+def can_be_halved(labels: IntArray) -> bool:
+    """Whether half of the examples are enough to learn from: three a class on average."""
+    return len(labels) // 2 >= LEAST_PER_CLASS * len(np.unique(labels))
 
 
 def check_optimizer(name: str, frame: Frame) -> None:
@@ -92,9 +100,10 @@ class DeltaSearch:
     def need(self) -> tuple[Need, ...]:
         """What the next look takes at most, the generations before it and the probes included."""
         asker, view = self._asker, self._moved(np.zeros(self._frame.subspace.dimension))
-        once = asker.need(view, view.rows, references=True)
-        generations = once.times(2 * POPULATION * GENERATIONS, "two generations of two searches")
-        looks = once.times(2, "a look at their means")
+        once = asker.need(view, view.rows, references=False)
+        generations = once.times(POPULATION * GENERATIONS, "generations of two searches")
+        with_anchors = asker.need(view, view.rows, references=True)
+        looks = with_anchors.times(2, "a look at their means")
         if self._searches:
             return generations, looks
         return once.times(len(PROBED) * PROBES, "probing the steps"), generations, looks
@@ -106,7 +115,7 @@ class DeltaSearch:
             BackendError: No sound reply could be had.
             SpentError: Replies were lost, and the budget ran out over it.
         """
-        self._searches = tuple(self._begin(self._step()))
+        self._searches = tuple(self._begin())
         while True:
             for _ in range(GENERATIONS):
                 for search in self._searches:
@@ -116,28 +125,29 @@ class DeltaSearch:
 
     # ------------------------------------------------------------------ parts
 
-    def _begin(self, sigma: float) -> Iterator[_Search]:
+    def _begin(self) -> Iterator[_Search]:
         for number, rows in enumerate(halves(self._asker.labels)):
             seed = 2 * self._seed + number
-            yield _Search(_make_optimizer(self._name, self._frame, seed, sigma), rows)
+            optimizer = _make_optimizer(self._name, self._frame, seed, self._step(rows))
+            yield _Search(optimizer, rows)
 
-    def _step(self) -> float:
-        """The largest probed step that does not clearly do harm."""
+    def _step(self, rows: IntArray) -> float:
+        """The largest probed step that does not clearly do harm to these examples."""
         directions = probe_directions(self._frame.subspace.dimension, self._seed)
-        before = self._start.losses(self._asker.labels)
+        before = self._asker.as_of(self._start, rows).losses(self._asker.labels)[rows]
         for sigma in PROBED:
-            if does_no_harm(self._losses(sigma * directions).mean(axis=0) - before):
+            if does_no_harm(self._losses(sigma * directions, rows).mean(axis=0) - before):
                 return sigma
         return SMALLEST
 
     def _one_generation(self, search: _Search) -> None:
         z = search.optimizer.ask(POPULATION)
-        search.optimizer.tell(z, self._losses(z)[:, search.sees].mean(axis=1))
+        search.optimizer.tell(z, self._losses(z, search.sees).mean(axis=1))
 
-    def _losses(self, z: Vector) -> Vector:
-        """(λ, n) held-out losses; the anchors are those of the start."""
-        view = self._moved(z[0])
-        return self._asker.losses_of(view, self._frame.candidates(z), self._start.reference)
+    def _losses(self, z: Vector, rows: IntArray) -> Vector:
+        """(λ, m) losses of m examples, held out among these; the anchors are those of the start."""
+        view, delta = self._moved(z[0]), self._frame.candidates(z)
+        return self._asker.losses_of(view, rows, delta, self._start.reference)
 
     def _look(self, number: int) -> Seen:
         """A search's mean, known on the examples alone that the search was not told of."""
