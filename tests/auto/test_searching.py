@@ -107,6 +107,24 @@ def test_labels_of_the_other_half_have_no_part_in_what_is_found(
     assert before[1] != after[1]
 
 
+def test_a_look_costs_what_it_was_said_to_at_most() -> None:
+    backend, whole = FakeBackend(), problem(6)
+    asker = asker_of(backend, whole)
+    _, search = begun(asker, whole)
+    looks = search.looks()
+    for round_number in range(3):
+        said = sum(need.queries for need in search.need())
+        before = backend.queries
+        next(looks)
+        spent = backend.queries - before
+        n = len(whole.train)
+        probed = 2 * n if round_number == 0 else 0  # the first step probed may do no harm
+        anchors = 2 * len(whole.reader.references(asker.head))
+        least = probed + n * (POPULATION * searching.GENERATIONS + 2) + anchors
+        assert least <= spent <= said
+        assert round_number == 0 or spent == said
+
+
 # ------------------------------------------------------------------------- too few
 
 
