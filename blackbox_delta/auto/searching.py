@@ -4,9 +4,10 @@ With few examples a search overfits its own leave-one-out estimate long before i
 queries. So there are two searches, each of which asks about one half of the training examples
 only, under heads that learn from that half: what it found is judged, and weighed against the other
 views, on the other half. No label of the judging half may have a part in the search, not even
-through the heads: one that classifies half A by what a head learned from half B makes the two
-agree, and then B looks as well predicted from A. The distribution's mean is taken, never its
-luckiest sample, and both searches' means answer together with the other views.
+through the heads: a candidate under which half A is well classified by what a head learned from
+half B is one under which the two agree, so that B looks well predicted too. The distribution's
+mean is taken, never its luckiest sample, and both searches' means answer together with the other
+views.
 
 The search starts from the best view that a delta can move, z = 0; how far its first steps go is
 probed beforehand.

@@ -36,18 +36,18 @@ class Listening(FakeBackend):
         return super().score(request, sink)
 
 
-def problem(shots: int, seed: int = 0) -> Problem:
-    drawn = draw_split(SUPPORT, shots, seed, 1, development=False)
+def problem(shots: int) -> Problem:
+    drawn = draw_split(SUPPORT, shots, 0, 1, development=False)
     return problem_of(FakeBackend(), drawn, dimension=8)
 
 
-def begun(asker: Asker, whole: Problem, seed: int = 0) -> tuple[Seen, DeltaSearch]:
+def begun(asker: Asker, whole: Problem) -> tuple[Seen, DeltaSearch]:
     """A search around the default view, which was asked about everything."""
-    first = pool_of_views(asker.backend, whole, seed, demonstrations=False)[0]
+    first = pool_of_views(asker.backend, whole, 0, demonstrations=False)[0]
     seen = asker.fresh(first)
     asker.ask(seen, first.rows, references=True, purpose="views")
     assert first.frame is not None
-    return seen, DeltaSearch(asker, seen, first.frame, "cma", seed)
+    return seen, DeltaSearch(asker, seen, first.frame, "cma", 0)
 
 
 # ------------------------------------------------------------------------- halves
