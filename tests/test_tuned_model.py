@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from listening import Listening
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from blackbox_delta.api import tune
@@ -166,18 +167,6 @@ def test_single_texts_are_checked(single: TunedModel, texts: Any, pairs: Any, wh
 def test_pairs_are_checked(paired: TunedModel, texts: Any, pairs: Any, what: str) -> None:
     with pytest.raises(DataError, match=what):
         paired.predict(texts, pairs)
-
-
-class Listening(FakeBackend):
-    """Remembers what it was asked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.requests: list[ScoreRequest] = []
-
-    def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
-        self.requests.append(request)
-        return super().score(request, sink)
 
 
 def test_predictions_are_asked_for_as_such(single: TunedModel) -> None:

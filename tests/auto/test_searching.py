@@ -9,31 +9,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from listening import Listening
 from planted import asker_of, problem_of, split
 
 from blackbox_delta.api import tune
 from blackbox_delta.auto import searching
-from blackbox_delta.auto.asking import Asker, Seen
+from blackbox_delta.auto.asking import Asker
 from blackbox_delta.auto.searching import POPULATION, DeltaSearch, halves
 from blackbox_delta.auto.views import pool_of_views
 from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.problem import Problem
 from blackbox_delta.tasks import draw_split, load_task
-from blackbox_delta.types import IntArray, ScoreRequest, Scores, Sink
+from blackbox_delta.types import IntArray
 
 SUPPORT = load_task(str(files("blackbox_delta.data") / "support"))
-
-
-class Listening(FakeBackend):
-    """Keeps what it was asked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.requests: list[ScoreRequest] = []
-
-    def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
-        self.requests.append(request)
-        return super().score(request, sink)
 
 
 def problem(shots: int) -> Problem:
@@ -41,13 +30,13 @@ def problem(shots: int) -> Problem:
     return problem_of(FakeBackend(), drawn, dimension=8)
 
 
-def begun(asker: Asker, whole: Problem) -> tuple[Seen, DeltaSearch]:
+def begun(asker: Asker, whole: Problem) -> DeltaSearch:
     """A search around the default view, which was asked about everything."""
     first = pool_of_views(asker.backend, whole, 0, demonstrations=False)[0]
     seen = asker.fresh(first)
     asker.ask(seen, first.rows, references=True, purpose="views")
     assert first.frame is not None
-    return seen, DeltaSearch(asker, seen, first.frame, "cma", 0)
+    return DeltaSearch(asker, seen, first.frame, "cma", 0)
 
 
 # ------------------------------------------------------------------------- halves
@@ -68,7 +57,7 @@ def test_halves_hold_each_example_once_and_the_same_share_of_every_class(each: l
 def test_a_search_asks_about_its_own_half_alone_and_is_judged_on_the_other() -> None:
     backend, whole = Listening(), problem(4)
     asker = asker_of(backend, whole)
-    _, search = begun(asker, whole)
+    search = begun(asker, whole)
     looks = search.looks()
     backend.requests.clear()
     tuned = next(looks)
@@ -96,7 +85,7 @@ def test_labels_of_the_other_half_have_no_part_in_what_is_found(
     def found(labels: IntArray) -> list[bytes]:
         changed = replace(whole, train=replace(whole.train, labels=labels))
         backend = FakeBackend()
-        looks = begun(asker_of(backend, changed), changed)[1].looks()
+        looks = begun(asker_of(backend, changed), changed).looks()
         next(looks)
         return [np.asarray(seen.view.z).tobytes() for seen in next(looks)]
 
@@ -110,7 +99,7 @@ def test_labels_of_the_other_half_have_no_part_in_what_is_found(
 def test_a_look_costs_what_it_was_said_to_at_most() -> None:
     backend, whole = FakeBackend(), problem(6)
     asker = asker_of(backend, whole)
-    _, search = begun(asker, whole)
+    search = begun(asker, whole)
     looks = search.looks()
     for round_number in range(3):
         said = sum(need.queries for need in search.need())
@@ -142,7 +131,7 @@ def test_classes_may_be_of_very_different_sizes(sizes: list[int]) -> None:
     """Where a half holds one example of a class, or none, what is found is still finite."""
     backend = FakeBackend()
     whole = problem_of(backend, split(sizes), dimension=8)
-    tuned = next(begun(asker_of(backend, whole), whole)[1].looks())
+    tuned = next(begun(asker_of(backend, whole), whole).looks())
     for seen in tuned:
         assert seen.view.z is not None
         assert np.isfinite(seen.view.z).all()
