@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from listening import Listening
 from sklearn.metrics import accuracy_score, f1_score
 
 from blackbox_delta.api import tune
@@ -275,14 +276,13 @@ def test_what_several_members_score_is_what_the_saved_model_answers(crowd: Found
 # ------------------------------------------------------------------ unsteady servers
 
 
-class Server(FakeBackend):
+class Server(Listening):
     """The toy model behind an address, whose answers move by some nats when it is asked again."""
 
     def __init__(self, moves: float, address: Json | None = None) -> None:
         super().__init__()
         self.moves = moves
         self.where: Json = {"base_url": "http://127.0.0.1:1/v1"} if address is None else address
-        self.requests: list[ScoreRequest] = []
 
     @property
     def address(self) -> Json:
@@ -291,7 +291,6 @@ class Server(FakeBackend):
     def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
         asked = {prompt for earlier in self.requests for prompt in earlier.prompts}
         known = [number for number, prompt in enumerate(request.prompts) if prompt in asked]
-        self.requests.append(request)
         reply = super().score(request, sink)
         reply.label_logprobs[:, known[-1:], 0] -= self.moves
         return reply

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from listening import Listening
 
 from blackbox_delta.auto import rewriting
 from blackbox_delta.auto.asking import Asker
@@ -58,13 +59,12 @@ class Table:
         return "".join(TOKENS[token] for token in token_ids)
 
 
-class Scripted(FakeBackend):
+class Scripted(Listening):
     """Goes on with any of the script's lines, and ends each with a token that says nothing."""
 
     def __init__(self, lines: Sequence[str] = LINES, mass: float = 1.0, **able: bool) -> None:
         super().__init__()
         self._lines, self._mass, self._able = lines, mass, able
-        self.requests: list[ScoreRequest] = []
 
     @property
     def capabilities(self) -> Capabilities:
@@ -75,7 +75,6 @@ class Scripted(FakeBackend):
         return Table(self._embeddings)
 
     def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
-        self.requests.append(request)
         scores, k = super().score(request, sink), request.top_k
         # As many as were asked for, filled up as the readings of a short reply are.
         top = np.full((1, len(request.prompts), k), np.log(self._mass), np.float32)
