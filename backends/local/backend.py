@@ -142,6 +142,7 @@ class LocalBackend:
             text_after_answer=self._loaded.kind == "masked",
             max_top_k=self._table.vocabulary_size,
             assigns=True,
+            max_length=self._encoder.max_length,
         )
 
     @property

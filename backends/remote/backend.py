@@ -138,6 +138,7 @@ class RemoteBackend:
             chat=access.api == "chat",
             exact_tokens=self._inputs.form != "text",
             output_tokens=max(written, self._offer.min_output),
+            max_length=access.max_length,
         )
 
     @property

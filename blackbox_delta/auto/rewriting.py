@@ -18,6 +18,7 @@ import numpy as np
 from blackbox_delta.auto.asking import Asker
 from blackbox_delta.auto.views import View
 from blackbox_delta.budget import Need
+from blackbox_delta.errors import TemplateError
 from blackbox_delta.problem import Part, Problem, Reader
 from blackbox_delta.tasks import Template
 from blackbox_delta.tasks.templates import in_words
@@ -78,7 +79,8 @@ def propose(asker: Asker, problem: Problem, count: int, rng: np.random.Generator
     budget must afford beforehand.
 
     None are proposed where the words are the user's own, where the head asks for no top tokens,
-    and where the model answers turns of a chat, is not causal or has no table to read tokens with.
+    where the model answers turns of a chat, is not causal or has no table to read tokens with, and
+    where its context is too short for the question.
 
     Args:
         asker: Asks.
@@ -94,7 +96,11 @@ def propose(asker: Asker, problem: Problem, count: int, rng: np.random.Generator
     if table is None or base is None or count < 1 or not _goes_on(asker):
         return []
     writer = _Writer(asker, base.reader, table, _question(problem, rng), rng)
-    if not asker.budget.affords(writer.need(count)):
+    try:
+        need = writer.need(count)
+    except TemplateError:
+        return []
+    if not asker.budget.affords(need):
         return []
     words = problem.reader.verbalizer.words
     lines = [cleaned(draft.line, words) for draft in writer.drafts(count)]

@@ -13,6 +13,7 @@ from itertools import chain, zip_longest
 
 import numpy as np
 
+from blackbox_delta.errors import TemplateError
 from blackbox_delta.members import Member
 from blackbox_delta.problem import Frame, Part, Problem, Reader
 from blackbox_delta.tasks import Template
@@ -20,6 +21,7 @@ from blackbox_delta.tasks.templates import in_words
 from blackbox_delta.types import (
     Backend,
     DeltaBatch,
+    Example,
     FittedHead,
     IntArray,
     ScoreRequest,
@@ -30,8 +32,11 @@ from blackbox_delta.types import (
 SHOWN_PER_CLASS = 4
 #: Share of a class that demonstrations may take.
 SHOWN_SHARE = 0.25
-#: Prompt tokens that all demonstrations together may take.
-MAX_SHOWN_TOKENS = 1024
+#: Prompt tokens that all demonstrations together may take if they are of mean length, and how many
+#: times as many those that are drawn may take.
+MAX_SHOWN_TOKENS, LONGEST_DRAW = 1024, 1.5
+#: Share of the model's context that a view's own words, demonstrations included, may take.
+OWN_SHARE = 0.5
 #: Views with demonstrations, each with others.
 DRAWS = 4
 WORDS, DEMONSTRATIONS = "words", "demonstrations"
@@ -76,19 +81,22 @@ def pool_of_views(
 ) -> list[View]:
     """The pool, the default view first; asks nothing of the model.
 
+    Views whose own words are too long for the model's context are left out; the default one stays.
+
     Args:
-        backend: Counts the tokens of demonstrations.
+        backend: Counts the tokens of words and demonstrations.
         problem: The task, its rivals being the same with other words.
         seed: Determines who is shown.
         demonstrations: Whether views may show examples.
     """
-    plain = [_bare(start) for start in (problem, *problem.rivals)]
+    default, *others = (_bare(start) for start in (problem, *problem.rivals))
+    words = [view for view in others if _leaves_room(backend, view)]
     draws = DRAWS if demonstrations else 0
     shown = demonstrated(backend, problem, np.random.default_rng([seed, 2]), draws)
-    turns = zip_longest(plain[1:], shown)
+    turns = zip_longest(words, shown)
     # Demonstrations and other words take turns: nobody knows beforehand which the task needs.
     rest = chain.from_iterable((later, sooner) for sooner, later in turns)
-    return [plain[0], *(view for view in rest if view is not None)]
+    return [default, *(view for view in rest if view is not None)]
 
 
 def _bare(start: Problem) -> View:
@@ -103,7 +111,8 @@ def demonstrated(
     """Views of a start with demonstrations before the text, no example shown in two of them.
 
     None where the start has no words of its own, where the model answers turns of a chat, and
-    where demonstrations would not fit or leave too little to learn from.
+    where demonstrations would not fit or leave too little to learn from. Draws with examples that
+    are too long are left out.
 
     Args:
         backend: Counts their tokens.
@@ -117,7 +126,10 @@ def demonstrated(
     labels = train.labels
     classes = [np.flatnonzero(labels == k) for k in np.unique(labels)]
     most = min(SHOWN_PER_CLASS, int(SHOWN_SHARE * min(map(len, classes))))
-    each = _that_fit(backend, reader, train, len(classes), most)
+    tokens = _lengths(backend, reader, train)
+    mean = float(tokens.mean())
+    room = _room(backend, mean)
+    each = max(0, min(most, int(room // (mean * len(classes)))))
     orders = [rng.permutation(rows) for rows in classes]
     views = []
     for draw in range(draws if each else 0):
@@ -125,7 +137,10 @@ def demonstrated(
         if min(map(len, own)) < each:
             break
         # The classes take turns, so that no class has the last word on its own.
-        views.append(_showing(reader, train, np.stack(own, axis=1).ravel(), start.words))
+        shown = np.stack(own, axis=1).ravel()
+        view = _showing(reader, train, shown, start.words)
+        if tokens[shown].sum() <= LONGEST_DRAW * room and _leaves_room(backend, view):
+            views.append(view)
     return views
 
 
@@ -150,8 +165,25 @@ def _in_plain_words(start: Problem) -> Reader | None:
     return Reader(Template.parse(source), reader.verbalizer)
 
 
-def _that_fit(backend: Backend, reader: Reader, train: Part, classes: int, most: int) -> int:
-    """How many demonstrations a class may have, going by the mean length of the examples."""
-    request = ScoreRequest(reader.prompts(train.examples), reader.choices)
-    tokens = float(backend.count_tokens(request).mean())
-    return max(0, min(most, int(MAX_SHOWN_TOKENS // (tokens * classes))))
+def _lengths(backend: Backend, reader: Reader, train: Part) -> IntArray:
+    """(n,) tokens of the examples, each in the template."""
+    return backend.count_tokens(ScoreRequest(reader.prompts(train.examples), reader.choices))
+
+
+def _room(backend: Backend, mean: float) -> float:
+    """Tokens that demonstrations of a mean length may take together, before words as long."""
+    context = backend.capabilities.max_length
+    share = np.inf if context is None else OWN_SHARE * context - mean
+    return min(MAX_SHOWN_TOKENS, share)
+
+
+def _leaves_room(backend: Backend, view: View) -> bool:
+    """Whether a view's own words leave the text its share of the model's context."""
+    text = Example(".", "." if view.reader.template.uses_pair else None)
+    request = ScoreRequest(view.reader.prompts([text]), view.reader.choices, view.delta)
+    try:
+        own = int(backend.count_tokens(request).sum())
+    except TemplateError:
+        return False
+    context = backend.capabilities.max_length
+    return context is None or own <= OWN_SHARE * context

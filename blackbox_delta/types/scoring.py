@@ -180,6 +180,7 @@ class Capabilities:
         output_tokens: The most tokens that a reply may write and an API would bill.
         assigns: Whether a request may assign its own candidate to each prompt. It also promises
             that a label word's log-probability is the same whatever the other label words are.
+        max_length: The longest prompt in tokens; ``None`` where it is not known or has no end.
     """
 
     deltas: frozenset[str]
@@ -190,6 +191,7 @@ class Capabilities:
     exact_tokens: bool = True
     output_tokens: int = 0
     assigns: bool = False
+    max_length: int | None = None
 
 
 @runtime_checkable

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted import TEXT_ONLY, Planted, examples, problem_of, said, split
+from planted import TEXT_ONLY, Planted, around, examples, problem_of, said, split
 
+from blackbox_delta.api import tune
 from blackbox_delta.auto.views import (
     DRAWS,
     MAX_SHOWN_TOKENS,
@@ -21,9 +22,10 @@ from blackbox_delta.auto.views import (
     pool_of_views,
 )
 from blackbox_delta.backends.fake import FakeBackend
+from blackbox_delta.errors import TemplateError
 from blackbox_delta.problem import Problem
 from blackbox_delta.tasks import VIEW_STARTS, VIEW_STARTS_PAIR, FewShotSplit
-from blackbox_delta.types import Capabilities, Example, ScoreRequest
+from blackbox_delta.types import Capabilities, Example, IntArray, ScoreRequest
 
 WORDS = "\nIn one word, it is"
 
@@ -367,3 +369,52 @@ def test_asks_nothing() -> None:
     backend = Planted()
     views_of(split([16, 16]), backend=backend)
     assert backend.calls == 0
+
+
+# ------------------------------------------------------------------------- short contexts
+
+
+class Short(Planted):
+    """A model with a context: texts are cut to it, words that exceed it are an error."""
+
+    def __init__(self, context: int) -> None:
+        super().__init__(capabilities=replace(TEXT_ONLY, max_length=context))
+
+    def count_tokens(self, request: ScoreRequest) -> IntArray:
+        context = self.capabilities.max_length or 0
+        if any(1 + len(around(prompt).split()) > context for prompt in request.prompts):
+            raise TemplateError("longer than the context")
+        return np.minimum(super().count_tokens(request), context)
+
+
+@pytest.mark.parametrize(
+    ("context", "each"), [(32, 0), (64, 0), (70, 1), (140, 2), (160, 3), (256, 4)]
+)
+def test_demonstrations_leave_half_of_the_context_to_the_text(context: int, each: int) -> None:
+    """Of two classes; a text with its template and label has 11 tokens, and one more is asked."""
+    problem, views = views_of(split([16, 16]), backend=Short(context))
+    assert {len(shown_of(problem, view)) for view in showing(views)} == {2 * each} - {0}
+    assert len(views) == len(VIEW_STARTS) + (DRAWS if each else 0)
+
+
+def test_words_that_exceed_the_context_make_no_view() -> None:
+    """'Is it {options}? It is' lists all label words; the others do not."""
+    _, views = views_of(split([1] * 40), backend=Short(64))
+    assert len(views) == len(VIEW_STARTS) - 1
+    assert not any("class7" in view.name for view in views)
+
+
+def test_nobody_shows_an_example_of_many_times_the_usual_length() -> None:
+    data = split([16, 16])
+    long = replace(data.train[0], text=f"{'very ' * 2000}{data.train[0].text}")
+    problem, views = views_of(replace(data, train=(long, *data.train[1:])))
+    lead = showing(views)
+    assert lead
+    assert not any(0 in shown_of(problem, view) for view in lead)
+
+
+def test_a_run_on_a_short_context_asks_what_fits() -> None:
+    backend = Short(64)
+    result = tune(backend, split([16, 16], test=2), budget="16").result
+    assert result["views"]
+    assert all(backend.count_tokens(request).max() <= 64 for request in backend.requests)

@@ -292,3 +292,16 @@ def test_what_makes_no_sense_is_refused_before_anything_is_asked(
 
     with pytest.raises(error, match=message):
         tune(backend, SPLIT, **{**SEARCH, "template": TEMPLATE, **settings})
+
+
+@pytest.mark.parametrize("context", [24, 60, 256])
+@pytest.mark.parametrize("architecture", ["gpt2", "bert", "t5"])
+def test_auto_asks_what_fits_into_the_context(architecture: str, context: int, tiny: Any) -> None:
+    """Labelled examples before the text, and words that list all labels, are soon too long."""
+    backend = tiny(architecture).wrap(max_length=context)
+    assert backend.capabilities.max_length == context
+    given = {"budget": "8 calls", "without": "search"}
+    result = tune(backend, replace(SPLIT, test=EXAMPLES[:2]), **given).result
+    shown = [view["name"] for view in result["views"] if "demonstrations" in view["name"]]
+    assert result["parts"][0]["part"] == "the default view"
+    assert not shown or context == 256
