@@ -29,52 +29,58 @@ def foretell(asker: Asker, views: Sequence[View], problem: Problem, most: int) -
     Raises:
         ConfigError: The budget is in seconds, and nobody knows how fast the model answers.
     """
-    budget = asker.budget.fresh()
+    budget = asker.budget
     if budget.unit == "seconds":
         raise ConfigError(
             f"what a budget of {budget} buys cannot be predicted: it depends on how fast the "
             "model answers; give a budget in calls, queries, tokens or dollars"
         )
-    needs = _needs_of_pool(asker, views, budget)
-    pool = Cost.of(round(budget.calls), budget.usage, budget.prices)
-    everything = _everything(asker, views, budget)
-    baseline = _test(asker, views[0], problem)
-    tests = [_test(asker, view, problem) for view in views[1 : len(needs)]]
-    largest = sorted(tests, key=lambda need: need.tokens)[-most:]
-    again = [_asked_again(asker, views[0], problem)]
-    least, most_tested = (
-        _cost([baseline, *more], again, budget) for more in (list[Need](), largest)
-    )
+    pool = _pool(asker, views, budget)
+    after_first = _after_first(asker, views[0], budget)
+    every = _every_kind(asker, views)
+    needs = [asker.need(view, view.rows, references=False) for view in every]
+    everything = _everything(needs, after_first)
+    tests = [_test(asker, view, problem) for view in every]
+    once = _once(asker, views[0], tests[0], problem)
+    members, answering = _answering(needs, tests, after_first, most)
+    calls = 1 if once.queries else 0
+    least = Cost.of(calls, once, budget.prices)
+    most_tested = Cost.of(calls * (1 + members), once + answering, budget.prices)
     starts = (
         StartForecast(problem.words, spent, least, most_tested) for spent in (pool, everything)
     )
     return Forecast(tuple(starts), budget.exact_tokens)
 
 
-def _needs_of_pool(asker: Asker, views: Sequence[View], budget: Budget) -> list[Need]:
-    """What the views take that can enter if none drops out, charged to the budget."""
-    needs: list[Need] = []
+def _pool(asker: Asker, views: Sequence[View], budget: Budget) -> Cost:
+    """What the views take that can enter if none drops out."""
+    spent = budget.fresh()
     for number, view in enumerate(views):
         need = asker.need(view, view.rows, references=number > 0)
-        if not budget.affords(need):
+        if not spent.affords(need):
             break
-        budget.charge(need.usage, need.calls)
-        needs.append(need)
+        spent.charge(need.usage, need.calls)
         if number == 0:
-            _charge_if_payable(budget, asker.need(view, view.rows[:0], references=True))
-    return needs
+            _charge_if_payable(spent, asker.need(view, view.rows[:0], references=True))
+    return Cost.of(round(spent.calls), spent.usage, spent.prices)
 
 
-def _everything(asker: Asker, views: Sequence[View], budget: Budget) -> Cost:
+def _after_first(asker: Asker, first: View, budget: Budget) -> Budget:
+    """The budget when the first view was asked about all examples."""
+    spent, need = budget.fresh(), asker.need(first, first.rows, references=False)
+    spent.charge(need.usage, need.calls)
+    return spent
+
+
+def _everything(needs: Sequence[Need], after_first: Budget) -> Cost:
     """The whole budget, on queries as dear as they come after the first view.
 
     A view that drops out of the race makes room for others, maybe dearer ones, and for parts of
     some.
     """
-    spent = budget.fresh()
-    first = asker.need(views[0], views[0].rows, references=False)
-    spent.charge(first.usage, first.calls)
-    dearest = max(_needs_of_all(asker, views), key=lambda need: need.tokens / need.queries)
+    spent = after_first.fresh()
+    spent.charge(after_first.usage, calls=0)
+    dearest = max(needs, key=lambda need: need.tokens / need.queries)
     n = dearest.queries
     one = Need("a query", 0, 1, ceil(dearest.tokens / n), ceil(dearest.output_tokens / n))
     for need in (dearest, one):
@@ -83,15 +89,36 @@ def _everything(asker: Asker, views: Sequence[View], budget: Budget) -> Cost:
     return Cost.of(round(spent.calls), spent.usage, spent.prices)
 
 
-def _needs_of_all(asker: Asker, views: Sequence[View]) -> list[Need]:
-    """Every view's, those of further rounds of demonstrations included."""
-    shown: list[View] = []
-    if any(view.kind == DEMONSTRATIONS for view in views):
-        rng = np.random.default_rng(0)
-        starts = [view.start for view in views if view.start is not None]
-        rounds = (demonstrated(asker.backend, start, rng, 1) for start in starts)
-        shown = [view for each in rounds for view in each]
-    return [asker.need(view, view.rows, references=False) for view in (*views, *shown)]
+def _answering(
+    needs: Sequence[Need], tests: Sequence[Need], after_first: Budget, most: int
+) -> tuple[int, Usage]:
+    """How many views may answer beside the baseline, and what that takes at most.
+
+    Rounds and searches bring more views of a kind, so the dearest may be there as often as the
+    budget pays for them, and for a part of one more.
+    """
+    counts = [_how_often(need, after_first, most) for need in needs]
+    members = max(counts)
+    pairs = [(min(members, count + 1), test) for count, test in zip(counts, tests, strict=True)]
+    tokens = max(count * test.tokens for count, test in pairs)
+    written = members * max(test.output_tokens for test in tests)
+    return members, Usage(members * tests[0].queries, tokens, output_tokens=written)
+
+
+def _how_often(need: Need, budget: Budget, most: int) -> int:
+    """How often the budget pays for something, if it is not asked for more than ``most``."""
+    times = range(most, 0, -1)
+    return next((it for it in times if budget.affords(need.times(it, need.what))), 0)
+
+
+def _every_kind(asker: Asker, views: Sequence[View]) -> list[View]:
+    """All views, and one of each kind that further rounds of demonstrations may bring."""
+    if all(view.kind != DEMONSTRATIONS for view in views):
+        return list(views)
+    rng = np.random.default_rng(0)
+    starts = [view.start for view in views if view.start is not None]
+    rounds = (demonstrated(asker.backend, start, rng, 1) for start in starts)
+    return [*views, *(view for each in rounds for view in each)]
 
 
 def _charge_if_payable(budget: Budget, need: Need) -> None:
@@ -104,13 +131,8 @@ def _test(asker: Asker, view: View, problem: Problem) -> Need:
     return asker.need_of(view, prompts, "the test part")
 
 
-def _asked_again(asker: Asker, view: View, problem: Problem) -> Need:
-    """A few questions put to a server twice, to see whether it is steady."""
+def _once(asker: Asker, first: View, baseline: Need, problem: Problem) -> Usage:
+    """The baseline's answers, and a few questions put to a server twice: is it steady?"""
     again = ASKED_AGAIN if asker.backend.address else 0
-    prompts = view.reader.prompts(problem.test.examples[:again])
-    return asker.need_of(view, prompts, "questions put again")
-
-
-def _cost(passes: Sequence[Need], more: Sequence[Need], budget: Budget) -> Cost:
-    usage = sum((need.usage for need in (*passes, *more)), Usage())
-    return Cost.of(len(passes) if usage.queries else 0, usage, budget.prices)
+    prompts = first.reader.prompts(problem.test.examples[:again])
+    return baseline.usage + asker.need_of(first, prompts, "questions put again").usage

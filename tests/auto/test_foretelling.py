@@ -173,3 +173,28 @@ def test_with_soft_slots_tokens_of_the_slot_are_counted() -> None:
     request = ScoreRequest(problem.train.prompts, problem.reader.choices)
     assert first.search.tokens == backend.count_tokens(request).sum()
     assert isinstance(problem.train.examples[0], Example)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"budget": "40"},
+        {"budget": "60k tokens"},
+        {"budget": "$0.08"},
+        {"budget": "40", "without": "words"},
+        {"budget": "40", "max_queries_per_example": 8},
+    ],
+)
+def test_a_pool_that_fills_up_with_demonstrations_is_no_dearer_than_foretold(change: Json) -> None:
+    """Rounds of demonstrations bring more of the dear views than the first pool has."""
+    data = split([16, 16], test=30)
+    told = forecast(Planted(demonstrations_say_more), data, **change, **PRICES).starts
+    result = tune(Planted(demonstrations_say_more), data, **change, **PRICES).result
+    least, most = told[0].test_least, told[0].test_most
+    assert least.queries < result["test_queries"] <= most.queries
+    assert least.tokens < result["test_tokens"] <= most.tokens
+    assert result["test_cost_usd"] <= (most.usd or 0)
+
+
+def demonstrations_say_more(around: str) -> float:
+    return 1.5 if "class" in around else 0.5
