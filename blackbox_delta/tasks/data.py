@@ -74,6 +74,11 @@ def load_task(source: str | Path | TaskData, columns: Columns | None = None) -> 
     """
     if isinstance(source, TaskData):
         return source
+    if not isinstance(source, str | Path):
+        raise DataError(
+            f"the data is a {type(source).__name__}; give a folder, a file, {PREFIX}NAME, or what "
+            "task_from_lists(texts, labels) makes of lists and of a table's columns"
+        )
     columns = columns or Columns()
     if isinstance(source, str) and source.startswith(PREFIX):
         return _task(source.removeprefix(PREFIX), read_hub(source, columns), columns)
@@ -159,8 +164,9 @@ def _folder(path: Path) -> dict[str, Table]:
 
 
 def _list_table(lists: Lists, name: str) -> Table:
-    if any(isinstance(column, str) for column in lists):
-        raise DataError(f"{name}: a single string where a list was expected")
+    for column in lists:
+        if isinstance(column, str) or not isinstance(column, Iterable):
+            raise DataError(f"{name}: a single {type(column).__name__} where a list was expected")
     filled = dict(zip(("text", "label", "text_pair"), map(list, lists), strict=False))
     lengths = {column: len(values) for column, values in filled.items()}
     if len(set(lengths.values())) > 1:

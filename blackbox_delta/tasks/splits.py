@@ -162,7 +162,7 @@ def _check_settings(shots: int, seed: int, max_test: int | None) -> None:
         raise ConfigError(f"the number of test examples must be at least 1, not {max_test}")
 
 
-def _key(example: Example) -> tuple[str, str]:
+def said_by(example: Example) -> tuple[str, str]:
     """What makes two examples the same to a reader."""
     return example.text.strip(), (example.text_pair or "").strip()
 
@@ -171,7 +171,7 @@ def _by_class(examples: Iterable[Example], labels: Sequence[str]) -> dict[str, l
     """The different examples of each class, in their order."""
     first: dict[tuple[str, str], Example] = {}
     for example in examples:
-        first.setdefault(_key(example), example)
+        first.setdefault(said_by(example), example)
     return {
         label: [example for example in first.values() if example.label == label] for label in labels
     }
@@ -203,8 +203,8 @@ def _check_sizes(pool: Mapping[str, Sequence[Example]], shots: int, *, once: boo
 def _from_own_dev(
     examples: Iterable[Example], train: Mapping[str, Sequence[Example]], shots: int, seed: int
 ) -> dict[str, list[Example]]:
-    taken = {_key(example) for example in chain.from_iterable(train.values())}
-    free = _by_class((each for each in examples if _key(each) not in taken), list(train))
+    taken = {said_by(example) for example in chain.from_iterable(train.values())}
+    free = _by_class((each for each in examples if said_by(each) not in taken), list(train))
     for label, pool in free.items():
         if not pool:
             raise DataError(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from blackbox_delta.errors import DataError
 from blackbox_delta.tasks.data import read_texts
 from blackbox_delta.tasks.examples import Columns, to_examples
-from blackbox_delta.tasks.splits import FewShotSplit
+from blackbox_delta.tasks.splits import FewShotSplit, said_by
 from blackbox_delta.tasks.tables import Table
 from blackbox_delta.types import Example
 
@@ -21,6 +21,7 @@ def unlabelled_texts(
     """Each text once, less the split's training and test texts, in their own order.
 
     Test texts are left out so that the test score is one on texts that nothing was learned from.
+    White space around a text makes no other text of it: prompts hold none.
 
     Args:
         source: A file as for :func:`blackbox_delta.tasks.read_texts`, or the texts themselves.
@@ -39,9 +40,11 @@ def unlabelled_texts(
             f"{name}: {'single texts' if pairs else 'pairs of texts'}, though the training "
             f"examples are {'pairs' if pairs else 'single texts'}; '{wrong[0].text[:40]}' is one"
         )
-    known = {_key(example) for example in (*split.train, *split.test)}
-    texts = dict.fromkeys(_key(example) for example in examples)
-    left = tuple(Example(*key) for key in texts if key not in known)
+    known = {said_by(example) for example in (*split.train, *split.test)}
+    texts = dict[tuple[str, str], Example]()
+    for example in examples:
+        texts.setdefault(said_by(example), Example(example.text, example.text_pair))
+    left = tuple(example for said, example in texts.items() if said not in known)
     if not left:
         raise DataError(
             f"{name}: every text is a training or a test example too; give texts that are neither"
@@ -51,11 +54,8 @@ def unlabelled_texts(
 
 def digest_of(texts: Sequence[Example]) -> str:
     """SHA-256 over the texts, in hexadecimal."""
-    return hashlib.sha256(json.dumps([_key(text) for text in texts]).encode()).hexdigest()
-
-
-def _key(example: Example) -> tuple[str, str | None]:
-    return example.text, example.text_pair
+    rows = [(example.text, example.text_pair) for example in texts]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def _read(
@@ -63,6 +63,8 @@ def _read(
 ) -> tuple[str, Sequence[Example]]:
     if isinstance(source, str | Path):
         return str(source), read_texts(source, columns)
+    if not isinstance(source, Iterable):
+        raise DataError(f"unlabeled: a {type(source).__name__}; give a file or a list of texts")
     name, rows = "unlabeled", [_row(text) for text in source]
     if not rows:
         raise DataError(f"{name}: the sequence is empty; leave it out or give texts")

@@ -346,8 +346,10 @@ def test_known_and_repeated_texts_are_not_asked_about(tmp_path: Path) -> None:
     file = tmp_path / "texts.txt"
     known = [*(each.text for each in TASK.train), *(each.text for each in TASK.test)]
     file.write_text("\n".join([*TEXTS, *known, *TEXTS]))
-    part = last_part(tune(FakeBackend(), TASK, unlabeled=file, **SMALL).result)
-    assert part["texts"] == len(TEXTS)
+    spaced = [f" {text}\n" for text in [*known, *TEXTS]]
+    for source in (file, [*TEXTS, *spaced]):
+        part = last_part(tune(FakeBackend(), TASK, unlabeled=source, **SMALL).result)
+        assert part["texts"] == len(TEXTS)
 
 
 def test_a_budget_without_anything_left_says_so() -> None:
