@@ -218,7 +218,7 @@ def build_problem(
         ConfigError: The delta or the subspace makes no sense.
     """
     verbalizer = Verbalizer.build(_labels(split, settings), settings.label_words)
-    pairs = split.train[0].text_pair is not None
+    pairs = _pairs(split)
     starts = find_starts(backend, settings, verbalizer, pairs)
     sources = dict.fromkeys(start.source for start in starts)
     readings = {source: _read(backend, split, source, verbalizer) for source in sources}
@@ -250,6 +250,19 @@ def _read(backend: Backend, split: FewShotSplit, source: str, verbalizer: Verbal
         for part in (split.train, split.dev, split.test)
     )
     return _Reading(reader, train, dev, test)
+
+
+def _pairs(split: FewShotSplit) -> bool:
+    """Whether all examples are pairs; else all are single texts."""
+    pairs = split.train[0].text_pair is not None
+    for part in ("train", "dev", "test"):
+        for number, example in enumerate(getattr(split, part)):
+            if (example.text_pair is not None) is not pairs:
+                raise DataError(
+                    f"{part} example {number} is a {'single text' if pairs else 'pair'}, the first "
+                    f"training example a {'pair' if pairs else 'single text'}; a task has one kind"
+                )
+    return pairs
 
 
 def _labels(split: FewShotSplit, settings: Settings) -> list[str]:

@@ -286,6 +286,9 @@ def test_a_text_only_backend_is_asked_nothing_about_soft_prompts(tmp_path: Path)
         (replace(SPLIT, dev=()), SEARCH),
         (replace(SPLIT, train=SPLIT.train[:1]), SMALL),
         (replace(SPLIT, train=()), SMALL),
+        ((["a", "b"], ["x", "y"]), SMALL),
+        (None, SMALL),
+        (SPLIT, {**SMALL, "recipe": "auto", "unlabeled": 5}),
     ],
 )
 def test_data_that_cannot_be_used_cost_nothing(data: Any, given: dict[str, Any]) -> None:
@@ -298,6 +301,13 @@ def test_data_that_cannot_be_used_cost_nothing(data: Any, given: dict[str, Any])
 def test_one_class_is_refused() -> None:
     with pytest.raises(DataError, match="two classes"):
         tune("fake", task_from_lists(["a", "b"], ["x", "x"]), **SMALL)
+
+
+@pytest.mark.parametrize("model", [None, 5, object()])
+def test_what_is_no_model_is_refused(model: Any) -> None:
+    for run in (tune, forecast):
+        with pytest.raises(ConfigError, match="a model's name or an open backend"):
+            run(model, SPLIT, **SMALL)
 
 
 def test_a_model_that_does_not_exist_is_refused_by_name() -> None:

@@ -478,6 +478,8 @@ def test_where_a_decoder_answers_demonstrations_show_the_label_once() -> None:
         ({"train": ()}, "lacks one"),
         ({"train": (Example("a", label="x"), Example("b", label="x"))}, "two classes"),
         ({"dev": (Example("a", label="unheard of"),)}, "unheard of"),
+        ({"test": (Example("a", "b", SPLIT.train[0].label),)}, "test example 0 is a pair"),
+        ({"train": (*SPLIT.train, Example("a", "b", "x"))}, "train example 10 is a pair"),
     ],
 )
 def test_a_split_that_cannot_be_learnt_from_is_refused(change: Any, what: str) -> None:
