@@ -187,7 +187,7 @@ def _money(cost: float | None) -> str:
 
 
 def _notes(result: Json) -> Iterator[str]:
-    """What a reader must know about the replies, where there is anything."""
+    """What a reader must know about replies and test part, where there is anything."""
 
     def both(name: str) -> int:
         """Of search and test together; results of older versions lack some."""
@@ -206,6 +206,12 @@ def _notes(result: Json) -> Iterator[str]:
     unparsed = both("unparsed_replies")
     if unparsed:
         yield f"{unparsed:,} of {replies:,} replies named no label."
+    known = result.get("known_in_test", 0)
+    if known:
+        yield (
+            f"{known:,} of {counted(result['test_n'], 'test example')} are training examples too: "
+            "the score flatters. Take them out of the test part."
+        )
 
 
 def _percent(share: float) -> str:

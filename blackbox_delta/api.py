@@ -94,6 +94,7 @@ def tune(
         test = score_test(asked, found, split.test, tuner.tell_tested)
         result = build_result(backend, chosen, budget, found, test)
         result["train_n"] = len(split.train)
+        result["known_in_test"] = split.known_in_test
         result["seconds"] = time.perf_counter() - began
         artifact = Artifact.of(backend, found.members, found.sharpness)
         if run:

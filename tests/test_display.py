@@ -637,3 +637,9 @@ def test_metrics_show_every_class() -> None:
     assert rows["log loss"] == ["0.610"]
     assert rows["recall of [good]"] == ["1.000"]
     assert rows["recall of bad"] == ["0.500"]
+
+
+def test_test_examples_that_were_learned_from_are_named() -> None:
+    known = "3 of 240 test examples are training examples too: the score flatters."
+    assert known in shown_result(views_result(known_in_test=3, test_n=240), 200)[1]
+    assert "flatters" not in shown_result(views_result(known_in_test=0))[1]

@@ -56,6 +56,7 @@ PROMISED = [
     "seed",
     "shots",
     "train_n",
+    "known_in_test",
     "baseline_accuracy",
     "test_accuracy",
     "test_n",

@@ -34,6 +34,12 @@ class FewShotSplit:
     shots: int
     seed: int
 
+    @property
+    def known_in_test(self) -> int:
+        """Test examples that are training or development examples too, white space apart."""
+        known = {said_by(example) for example in (*self.train, *self.dev)}
+        return sum(said_by(example) in known for example in self.test)
+
     def digest(self) -> str:
         """SHA-256 over the examples, in hexadecimal."""
         parts = (self.train, self.dev, self.test)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -258,3 +259,13 @@ def test_without_development_examples_the_others_stay_and_half_as_many_do() -> N
     assert len(draw_split(pool, 8, 7, development=False).train) == 16
     with pytest.raises(DataError, match=r"class 'a' has 8, and 9 are needed \(9 for training\)"):
         draw_split(pool, 9, 7, development=False)
+
+
+def test_test_examples_that_were_learned_from_are_counted() -> None:
+    data = task({"a": 8, "b": 8}, test=5)
+    split = draw_split(data, 2, seed=1)
+    assert split.known_in_test == 0
+    repeated = tuple(Example(f" {each.text}\n", None, "a") for each in (*split.train, *split.dev))
+    assert replace(split, test=(*split.test, *repeated)).known_in_test == len(repeated) == 8
+    others = tuple(Example(each.text, "second", "a") for each in split.train)
+    assert replace(split, test=others).known_in_test == 0
