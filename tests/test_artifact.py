@@ -216,6 +216,13 @@ def test_another_model_is_refused(saved: Saved) -> None:
         TunedModel.load(saved.folder, backend=FakeBackend("fake:other"))
 
 
+def test_a_refusal_names_all_that_a_fingerprint_goes_by(saved: Saved) -> None:
+    """Weights rounded to fp16 first are others: nothing need be wrong with the model."""
+    named = "other weights, another configuration or another tokenizer .* is open in fp16"
+    with pytest.raises(FingerprintError, match=named):
+        TunedModel.load(saved.folder, backend=FakeBackend("fake:other"))
+
+
 def test_a_model_that_takes_no_delta_is_refused(saved: Saved) -> None:
     with pytest.raises(ArtifactError, match="takes no soft prompts"):
         TunedModel.load(saved.folder, backend=FakeBackend(accepts=frozenset()))

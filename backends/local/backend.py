@@ -19,6 +19,7 @@ from blackbox_delta.backends.local.checking import check_delta
 from blackbox_delta.backends.local.decoder_fronts import DecoderFronts
 from blackbox_delta.backends.local.embeddings import LocalEmbeddings
 from blackbox_delta.backends.local.engines import choose_engine
+from blackbox_delta.backends.local.fingerprints import fingerprint
 from blackbox_delta.backends.local.measuring import measure
 from blackbox_delta.backends.local.merging import merged
 from blackbox_delta.backends.local.terms import Factors
@@ -106,7 +107,7 @@ class LocalBackend:
             self._model.config, self._table.vocabulary_size, weights.element_size()
         )
         self._limit = MemoryLimit.sensible(footprint, self._device)
-        self._fingerprint = loading.fingerprint(self._model, loaded.tokenizer)
+        self._fingerprint = fingerprint(self._model, loaded.tokenizer)
         self._factors = Factors()
         self._encoded: dict[tuple[Any, ...], EncodedPrompt] = {}
         self._engine = choose_engine(loaded, self._limit)
@@ -121,7 +122,7 @@ class LocalBackend:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies weights and tokenizer."""
+        """Identifies weights, configuration and tokenizer."""
         return self._fingerprint
 
     @property
