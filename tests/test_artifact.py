@@ -374,6 +374,10 @@ def test_a_sealed_file_with_nonsense_in_it_is_refused(
         lambda one: one["delta"].update(slots=[]),
         lambda one: one["delta"].update(hidden=17),
         lambda one: one["subspace"].pop("seed"),
+        lambda one: one["subspace"].update(kind="low-rank", shapes=[["x"]]),
+        lambda one: one["subspace"].update(kind=["low-rank"]),
+        lambda one: one.update(subspace=3),
+        lambda one: one.update(delta=3),
         lambda one: one.update(checksum="00"),
     ],
 )

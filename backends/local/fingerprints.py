@@ -67,7 +67,7 @@ def _sums(value: torch.Tensor) -> Iterator[bytes]:
     flat = value.detach().reshape(-1)
     ones = torch.ones(_ROW, dtype=torch.float64, device=flat.device)
     weights = torch.stack([ones, ones.cumsum(0)], dim=1)
-    for part in flat.split(_ROW * _ROWS):
+    for part in torch.split(flat, _ROW * _ROWS):
         numbers = _whole_numbers(part)
         missing = -len(numbers) % _ROW
         rows = torch.nn.functional.pad(numbers, (0, missing)).view(-1, _ROW)
