@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -99,7 +98,7 @@ def _prefix(backend: Backend, _template: Template, settings: Settings, init: str
     count = _whole("tokens", told.get("tokens", SOFT_TOKENS))
     layers = told.get("layers")
     chosen = None if layers is None else [_whole("layers", each) for each in str(layers).split(",")]
-    return Prefix(_geometry(backend), list(islice(cycle(ids), count)), chosen)
+    return Prefix.build(_geometry(backend), ids, count, chosen)
 
 
 def _at_modules(kind: str) -> Callable[[Backend, Template, Settings, str | None], Delta]:
@@ -108,7 +107,7 @@ def _at_modules(kind: str) -> Callable[[Backend, Template, Settings, str | None]
         told = settings.told(kind)
         geometry = _geometry(backend)
         pattern = str(told.pop("targets", "")) or made.targets
-        modules = select(geometry, pattern, settings.seed)
+        modules = select(geometry, pattern, settings.seed, matrices=made.needs_matrices)
         own = {name: _whole(name, value) for name, value in told.items()}
         if "seed" in made.defaults:
             own["seed"] = settings.seed

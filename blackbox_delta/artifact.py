@@ -29,10 +29,15 @@ from blackbox_delta.tasks import Template, Verbalizer
 from blackbox_delta.types import Backend, FittedHead, Json, Vector
 
 FORMAT = "blackbox-delta artifact"
-VERSION = 3
+VERSION = 4
 JSON_NAME = "artifact.json"
 ARRAYS_NAME = "artifact.safetensors"
 _HEAD, _SUBSPACE = "head.", "subspace."
+
+ONE_IN_FP16 = (
+    "or one of the two is open in fp16, which rounds weights to others than fp32 and bf16 do"
+)
+"""Why fingerprints of one model can differ."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,7 @@ class Artifact:
 
     Attributes:
         model: The model's name as the user gave it.
-        fingerprint: Of its weights and tokenizer.
+        fingerprint: Of its weights, configuration and tokenizer.
         members: What answers, the weightiest first; at least one.
         sharpness: A factor on the members' pooled log-probabilities.
         address: Where the model is reached, beside its name; holds no secret.
@@ -197,8 +202,9 @@ class Artifact:
         if backend.fingerprint != self.fingerprint:
             raise FingerprintError(
                 f"this delta was tuned on {self.model!r} (fingerprint {self.fingerprint[:12]}…), "
-                f"but {backend.name!r} has other weights or another tokenizer (fingerprint "
-                f"{backend.fingerprint[:12]}…); load it with the model it was tuned on"
+                f"but {backend.name!r} has other weights, another configuration or another "
+                f"tokenizer (fingerprint {backend.fingerprint[:12]}…), {ONE_IN_FP16}; load it with "
+                "the model it was tuned on, and in a dtype that rounds alike"
             )
         return tuple(member.rebuild(backend) for member in self.members)
 
@@ -332,7 +338,7 @@ def _read_json(path: Path) -> Json:
     if described.get("version") != VERSION:
         raise ArtifactError(
             f"{path} is of version {described.get('version')}, this package reads version "
-            f"{VERSION}; use the version of the package that wrote it"
+            f"{VERSION}; use the version of the package that wrote it, or tune again"
         )
     if described.pop("json_sha256", None) != _digest(described):
         raise ArtifactError(

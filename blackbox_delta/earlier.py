@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from blackbox_delta.artifact import Artifact
+from blackbox_delta.artifact import ONE_IN_FP16, Artifact
 from blackbox_delta.errors import ArtifactError, ConfigError, FingerprintError
 from blackbox_delta.problem import EarlierDelta
 from blackbox_delta.types import Backend
@@ -36,8 +36,9 @@ def _read(backend: Backend, folder: Path) -> EarlierDelta:
         )
     if artifact.fingerprint != backend.fingerprint:
         raise FingerprintError(
-            f"the run in {folder} tuned {artifact.model!r}, and {backend.name!r} has other weights "
-            "or another tokenizer; name runs of the same model"
+            f"the run in {folder} tuned {artifact.model!r}, and {backend.name!r} has other "
+            f"weights, another configuration or another tokenizer, {ONE_IN_FP16}; name runs of the "
+            "same model"
         )
     try:
         member = saved.rebuild(backend)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blackbox_delta.artifact import Artifact
+from blackbox_delta.artifact import ONE_IN_FP16, Artifact
 from blackbox_delta.backends import open_backend
 from blackbox_delta.errors import ConfigError, DataError, FingerprintError
 from blackbox_delta.members import Member, Source
@@ -241,8 +241,8 @@ def _check_users(artifacts: Mapping[str, Artifact]) -> None:
         if other.fingerprint != model.fingerprint:
             raise FingerprintError(
                 f"{first!r} was tuned on {model.model!r} (fingerprint {model.fingerprint[:12]}…), "
-                f"but {user!r} on {other.model!r} (fingerprint {other.fingerprint[:12]}…); load "
-                "those together that were tuned on one model"
+                f"but {user!r} on {other.model!r} (fingerprint {other.fingerprint[:12]}…), which "
+                f"is another model, {ONE_IN_FP16}; load those together that were tuned on one model"
             )
 
 

@@ -216,6 +216,13 @@ def test_another_model_is_refused(saved: Saved) -> None:
         TunedModel.load(saved.folder, backend=FakeBackend("fake:other"))
 
 
+def test_a_refusal_names_all_that_a_fingerprint_goes_by(saved: Saved) -> None:
+    """Weights rounded to fp16 first are others: nothing need be wrong with the model."""
+    named = "other weights, another configuration or another tokenizer .* is open in fp16"
+    with pytest.raises(FingerprintError, match=named):
+        TunedModel.load(saved.folder, backend=FakeBackend("fake:other"))
+
+
 def test_a_model_that_takes_no_delta_is_refused(saved: Saved) -> None:
     with pytest.raises(ArtifactError, match="takes no soft prompts"):
         TunedModel.load(saved.folder, backend=FakeBackend(accepts=frozenset()))
@@ -367,6 +374,10 @@ def test_a_sealed_file_with_nonsense_in_it_is_refused(
         lambda one: one["delta"].update(slots=[]),
         lambda one: one["delta"].update(hidden=17),
         lambda one: one["subspace"].pop("seed"),
+        lambda one: one["subspace"].update(kind="low-rank", shapes=[["x"]]),
+        lambda one: one["subspace"].update(kind=["low-rank"]),
+        lambda one: one.update(subspace=3),
+        lambda one: one.update(delta=3),
         lambda one: one.update(checksum="00"),
     ],
 )

@@ -19,8 +19,10 @@ from blackbox_delta.backends.local.checking import check_delta
 from blackbox_delta.backends.local.decoder_fronts import DecoderFronts
 from blackbox_delta.backends.local.embeddings import LocalEmbeddings
 from blackbox_delta.backends.local.engines import choose_engine
+from blackbox_delta.backends.local.fingerprints import fingerprint
 from blackbox_delta.backends.local.measuring import measure
 from blackbox_delta.backends.local.merging import merged
+from blackbox_delta.backends.local.terms import Factors
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt, PromptEncoder, length
 from blackbox_delta.errors import ExportError, ModelError, UnsupportedError
 from blackbox_delta.geometry import Geometry
@@ -105,7 +107,8 @@ class LocalBackend:
             self._model.config, self._table.vocabulary_size, weights.element_size()
         )
         self._limit = MemoryLimit.sensible(footprint, self._device)
-        self._fingerprint = loading.fingerprint(self._model, loaded.tokenizer)
+        self._fingerprint = fingerprint(self._model, loaded.tokenizer)
+        self._factors = Factors()
         self._encoded: dict[tuple[Any, ...], EncodedPrompt] = {}
         self._engine = choose_engine(loaded, self._limit)
         self._geometry: Geometry | None = None
@@ -119,7 +122,7 @@ class LocalBackend:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies weights and tokenizer."""
+        """Identifies weights, configuration and tokenizer."""
         return self._fingerprint
 
     @property
@@ -170,9 +173,7 @@ class LocalBackend:
         del sink  # the whole reply comes at once
         began = time.perf_counter()
         self._check(request)
-        candidates = Candidates.of(
-            self._model, request.delta, self._table.hidden_size, self._weights
-        )
+        candidates = self._candidates(request.delta)
         choices = self._encoder.choices(request.choices)
         prompts = self._encode(request)
         already = self._engine.computed_tokens
@@ -205,8 +206,7 @@ class LocalBackend:
         self._check_open()
         engine, words = self._engine, np.array(token_ids, dtype=np.int64)
         if isinstance(engine, CausalEngine):
-            untuned = Candidates.of(self._model, None, self._table.hidden_size, self._weights)
-            kept = engine.passes.prefixes([words], untuned)
+            kept = engine.passes.prefixes([words], self._candidates(None))
         elif isinstance(engine.fronts, DecoderFronts):
             kept = engine.fronts.alone(words[None])
         else:
@@ -228,7 +228,7 @@ class LocalBackend:
             ExportError: The delta cannot be merged, or the model not be written.
         """
         self._check(ScoreRequest((), (), delta))
-        changed = merged(self._model, delta.parts)
+        changed = merged(self._model, delta.parts, self._factors)
         try:
             with loading.quiet():
                 self._model.save_pretrained(
@@ -249,8 +249,13 @@ class LocalBackend:
             part.training = True
         self._engine.release()
         self._encoded.clear()
+        self._factors.clear()
 
     # ------------------------------------------------------------------ parts
+
+    def _candidates(self, delta: DeltaBatch | None) -> Candidates:
+        hidden = self._table.hidden_size
+        return Candidates.of(self._model, delta, hidden, self._weights, self._factors)
 
     def _check(self, request: ScoreRequest) -> None:
         self._check_open()

@@ -17,7 +17,7 @@ from blackbox_delta.backends.local.deep import DeepOffsets
 from blackbox_delta.backends.local.inside import Inside
 from blackbox_delta.backends.local.layout import SoftTokens
 from blackbox_delta.backends.local.lower_layers import untouched
-from blackbox_delta.backends.local.terms import TERMS
+from blackbox_delta.backends.local.terms import TERMS, Factors
 from blackbox_delta.types import AT_LAYER, DEEP_PROMPT, IN_SLOTS, PREFIX, DeltaBatch, IntArray
 
 
@@ -102,7 +102,12 @@ class Candidates:
 
     @classmethod
     def of(
-        cls, model: Any, delta: DeltaBatch | None, hidden: int, like: torch.Tensor
+        cls,
+        model: Any,
+        delta: DeltaBatch | None,
+        hidden: int,
+        like: torch.Tensor,
+        factors: Factors,
     ) -> Candidates:
         """From a delta of kinds that a local model takes, or from none.
 
@@ -111,16 +116,18 @@ class Candidates:
             delta: The candidates.
             hidden: Length of an embedding.
             like: A tensor of the model's precision and device.
+            factors: Keeps the singular vectors of its modules.
         """
         parts = () if delta is None else delta.parts
         count = 1 if delta is None else len(delta)
         own = next((part for part in parts if part.kind in IN_SLOTS), None)
         prefixes = [part for part in parts if part.kind == PREFIX]
+        within = [part for part in parts if part.kind in TERMS]
         soft = SoftTokens.of(_in_slots(own), hidden, like.dtype, like.device, count)
         deep = own is not None and own.kind == DEEP_PROMPT
         return cls(
             soft,
-            Inside.of(model, [part for part in parts if part.kind in TERMS], like, count),
+            Inside.of(model, within, like, count, factors),
             PrefixOffsets.of(prefixes[0], like) if prefixes else PrefixOffsets(),
             DeepOffsets.of(model, own, list(soft.first), like) if own and deep else DeepOffsets(),
             _untouched(model, parts) if count > 1 and own is None else 0,

@@ -28,6 +28,9 @@ _AT_MODULES: dict[str, tuple[str, ...]] = {
     "columns": ("entries",),
 }
 
+#: Parts that are nothing without the module's own matrix.
+_OF_MATRICES = frozenset({"core"})
+
 
 def check_delta(
     delta: DeltaBatch, taken: frozenset[str], hidden: int, geometry: Geometry | None
@@ -65,7 +68,7 @@ def _check_layer(part: DeltaBatch, name: str, geometry: Geometry | None) -> None
     """Raises ``UnsupportedError`` where a deep prompt names no layer or slot that there is."""
     slot, at, layer = name.partition(AT_LAYER)
     known = len(geometry.layer_spread) if geometry else 0
-    if at and not (slot in part.tensors and layer.isdigit() and 0 < int(layer) < known):
+    if at and not (slot in part.tensors and layer.isdecimal() and 0 < int(layer) < known):
         raise UnsupportedError(
             f"{name!r} is no part of a deep prompt: it needs a slot of its own, and a layer from 1 "
             f"to {known - 1} of this model"
@@ -87,7 +90,7 @@ def _require(name: str, shape: tuple[int, ...], expected: _Shape) -> None:
 def _expected(part: DeltaBatch, name: str, geometry: Geometry) -> _Shape:
     where, _, what = name.rpartition(".")
     if part.kind == PREFIX:
-        if not (where.isdigit() and int(where) < geometry.layers and what in ("keys", "values")):
+        if not (where.isdecimal() and int(where) < geometry.layers and what in ("keys", "values")):
             raise UnsupportedError(
                 f"{name!r} is no part of a prefix: these are '0.keys' to "
                 f"'{geometry.layers - 1}.values' in this model"
@@ -98,5 +101,7 @@ def _expected(part: DeltaBatch, name: str, geometry: Geometry) -> _Shape:
         raise UnsupportedError(f"this model has no module {where!r} for a delta to act on")
     if what not in _AT_MODULES:
         raise UnsupportedError(f"{name!r} is no tensor that acts at a module")
+    if what in _OF_MATRICES and not module.linear:
+        raise UnsupportedError(f"{name!r} acts on a matrix, and {where!r} has none")
     lengths = {"inputs": module.inputs, "outputs": module.outputs}
     return tuple(lengths.get(each, each) for each in _AT_MODULES[what])

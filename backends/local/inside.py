@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from blackbox_delta.backends.local.steps import Step, at_modules, step_at
-from blackbox_delta.backends.local.terms import TERMS
+from blackbox_delta.backends.local.terms import TERMS, Factors
 from blackbox_delta.types import DeltaBatch
 
 
@@ -33,7 +33,14 @@ class Inside:
     count: int = 1
 
     @classmethod
-    def of(cls, model: Any, parts: Sequence[DeltaBatch], like: torch.Tensor, count: int) -> Inside:
+    def of(
+        cls,
+        model: Any,
+        parts: Sequence[DeltaBatch],
+        like: torch.Tensor,
+        count: int,
+        factors: Factors,
+    ) -> Inside:
         """From the parts of a delta that act at modules.
 
         Args:
@@ -41,12 +48,13 @@ class Inside:
             parts: Batches of the kinds in :data:`TERMS`, which fit it.
             like: A tensor of the model's precision and device.
             count: λ.
+            factors: Keeps the singular vectors of its modules.
         """
         return cls(
             tuple(
                 step_at(own, TERMS[part.kind], like, count)
                 for part in parts
-                for own in at_modules(model, part)
+                for own in at_modules(model, part, factors)
             ),
             count,
         )

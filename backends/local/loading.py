@@ -7,7 +7,6 @@ distribution of that name. GGUF files are converted once into the user's cache f
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -18,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import platformdirs
 import torch
 import transformers
@@ -233,17 +231,3 @@ def _content_digest(path: Path, blocks: int = 64, block: int = 1 << 16) -> str:
             file.seek(max(0, size - block) * index // max(1, blocks - 1))
             state.update(file.read(block))
     return state.hexdigest()[:16]
-
-
-def fingerprint(model: Any, tokenizer: Any) -> str:
-    """Identifies weights and tokenizer, the same in any precision of at least bf16's."""
-    state = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        flat = value.detach().reshape(-1)
-        spaced = np.linspace(0, len(flat) - 1, min(64, len(flat))).astype(np.int64)
-        index = torch.from_numpy(spaced).to(flat.device)
-        sample = flat[index].to(torch.bfloat16).view(torch.int16).cpu().numpy()
-        state.update(f"{name}{tuple(value.shape)}".encode())
-        state.update(sample.astype("<i2").tobytes())
-    state.update(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
-    return state.hexdigest()[:32]

@@ -14,7 +14,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from blackbox_delta.backends.local.steps import AtModule, at_modules
-from blackbox_delta.backends.local.terms import Tensors
+from blackbox_delta.backends.local.terms import Factors, Tensors
 from blackbox_delta.errors import ExportError
 from blackbox_delta.types import DeltaBatch
 
@@ -22,7 +22,7 @@ from blackbox_delta.types import DeltaBatch
 MERGEABLE = frozenset({"lora", "tiny-lora", "ia3", "bitfit", "last-layer", "selective", "sparse"})
 
 
-def merged(model: Any, parts: Sequence[DeltaBatch]) -> dict[str, torch.Tensor]:
+def merged(model: Any, parts: Sequence[DeltaBatch], factors: Factors) -> dict[str, torch.Tensor]:
     """The parameters that a merged delta changes, by name; the model's own stay as they are.
 
     Sums are taken in float32 and rounded to the model's precision once.
@@ -30,6 +30,7 @@ def merged(model: Any, parts: Sequence[DeltaBatch]) -> dict[str, torch.Tensor]:
     Args:
         model: Whose modules the delta names.
         parts: One candidate of each kind, in the order in which they act.
+        factors: Keeps the singular vectors of its modules.
 
     Raises:
         ExportError: A kind, or what it acts on, has no weights that it could be merged into.
@@ -42,7 +43,7 @@ def merged(model: Any, parts: Sequence[DeltaBatch]) -> dict[str, torch.Tensor]:
             )
     by_name: dict[str, list[AtModule]] = {}
     for part in parts:
-        for own in at_modules(model, part):
+        for own in at_modules(model, part, factors):
             by_name.setdefault(own.name, []).append(own)
     _check_alone(model, by_name)
     return {key: value for terms in by_name.values() for key, value in _changed_by(terms).items()}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from blackbox_delta import tensors as of_tensors
-from blackbox_delta.backends.local.terms import Tensors, Term, factors
+from blackbox_delta.backends.local.terms import Factors, Tensors, Term
 from blackbox_delta.types import DeltaBatch
 
 #: The part that scales what goes into a module.
@@ -31,12 +31,14 @@ class AtModule:
         module: Where.
         held: All tensors of that kind, by name to (λ, …).
         names: Those of the module, by what they are there.
+        factors: Keeps the singular vectors of modules.
     """
 
     name: str
     module: torch.nn.Module
     held: of_tensors.Tensors
     names: Mapping[str, str]
+    factors: Factors
 
     @property
     def numbers_each(self) -> int:
@@ -59,17 +61,23 @@ class AtModule:
         """Tensors that are the same for all candidates."""
         if "core" not in self.names:
             return {}
-        return factors(self.module, of_tensors.shape(self.held, self.names["core"])[-1])
+        return self.factors.of(self.module, of_tensors.shape(self.held, self.names["core"])[-1])
 
 
-def at_modules(model: Any, part: DeltaBatch) -> Iterator[AtModule]:
-    """The modules of a model that a batch of a kind in :data:`.terms.TERMS` acts at."""
+def at_modules(model: Any, part: DeltaBatch, factors: Factors) -> Iterator[AtModule]:
+    """The modules of a model that a batch of a kind in :data:`.terms.TERMS` acts at.
+
+    Args:
+        model: The model.
+        part: The batch, which fits it.
+        factors: Keeps the singular vectors of its modules.
+    """
     by_module: dict[str, dict[str, str]] = {}
     for name in part.tensors:
         module, _, what = name.rpartition(".")
         by_module.setdefault(module, {})[what] = name
     for name, names in by_module.items():
-        yield AtModule(name, model.get_submodule(name), part.tensors, names)
+        yield AtModule(name, model.get_submodule(name), part.tensors, names, factors)
 
 
 class Step(Protocol):

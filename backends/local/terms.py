@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
 
 import torch
 
@@ -63,25 +62,40 @@ TERMS: dict[str, Term] = {
 }
 
 
-_FACTORS: WeakKeyDictionary[torch.nn.Module, dict[int, Tensors]] = WeakKeyDictionary()
+class Factors:
+    """Singular vectors of a model's matrices, each found once.
 
-
-def factors(module: torch.nn.Module, rank: int) -> Tensors:
-    """``left`` (Σ U)^T (r, outputs) and ``right`` V^T (inputs, r); found once for a module.
-
-    Singular vectors are known but for a sign, which is fixed: the largest entry of each column of
-    U is positive. So a saved core means the same everywhere.
+    They are right for as long as the weights are not changed, so whoever keeps them knows that
+    these are not: an open backend does, and forgets them when it hands its model back.
     """
-    kept = _FACTORS.setdefault(module, {})
-    if rank not in kept:
-        weight: Any = module.weight
-        matrix = oriented(module).double()
-        u, sizes, v = torch.linalg.svd(matrix, full_matrices=False)
-        u, sizes, v = u[:, :rank], sizes[:rank], v[:rank]
-        signs = torch.sign(torch.gather(u, 0, u.abs().argmax(dim=0, keepdim=True)))
-        left = (u * signs * sizes).T.contiguous().to(weight.dtype)
-        kept[rank] = {"left": left, "right": (v * signs.T).T.contiguous().to(weight.dtype)}
-    return kept[rank]
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[torch.nn.Module, int], Tensors] = {}
+
+    def of(self, module: torch.nn.Module, rank: int) -> Tensors:
+        """``left`` (Σ U)^T (r, outputs) and ``right`` V^T (inputs, r) of a linear module.
+
+        Singular vectors are known but for a sign, which is fixed: the largest entry of each column
+        of U is positive. So a saved core means the same everywhere.
+        """
+        key = (module, rank)
+        if key not in self._found:
+            self._found[key] = _factors(module, rank)
+        return self._found[key]
+
+    def clear(self) -> None:
+        """Forgets them."""
+        self._found.clear()
+
+
+def _factors(module: torch.nn.Module, rank: int) -> Tensors:
+    weight: Any = module.weight
+    matrix = oriented(module).double()
+    u, sizes, v = torch.linalg.svd(matrix, full_matrices=False)
+    u, sizes, v = u[:, :rank], sizes[:rank], v[:rank]
+    signs = torch.sign(torch.gather(u, 0, u.abs().argmax(dim=0, keepdim=True)))
+    left = (u * signs * sizes).T.contiguous().to(weight.dtype)
+    return {"left": left, "right": (v * signs.T).T.contiguous().to(weight.dtype)}
 
 
 def oriented(module: Any) -> torch.Tensor:

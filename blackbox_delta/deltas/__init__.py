@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from blackbox_delta.deltas.adapter import Adapter
@@ -19,8 +20,6 @@ from blackbox_delta.deltas.tiny_lora import TinyLoRA
 from blackbox_delta.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from blackbox_delta.geometry import Geometry
     from blackbox_delta.types import Delta, EmbeddingTable
 
@@ -65,10 +64,13 @@ def delta_from_config(
     Raises:
         ConfigError: The kind is unknown, or the settings do not fit it or the model.
     """
-    kind = config.get("kind")
-    if isinstance(kind, str) and "+" in kind:
-        parts = config.get("deltas") or ()
-        return Composition([delta_from_config(part, table, geometry) for part in parts])
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"{config!r} is not what a delta says of itself")
+    kind = str(config.get("kind"))
+    if "+" in kind:
+        parts = config.get("deltas")
+        several = parts if isinstance(parts, list) else []
+        return Composition([delta_from_config(part, table, geometry) for part in several])
     if kind == SoftPrompt.kind and table is not None:
         return SoftPrompt.from_config(config, table)
     if kind == DeepPrompt.kind and table is not None and geometry is not None:

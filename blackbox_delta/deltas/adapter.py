@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from blackbox_delta.deltas.blocks import Block, ModuleDelta, even
+from blackbox_delta.deltas.blocks import Block, ModuleDelta, even, widest
 from blackbox_delta.deltas.targets import FEED_FORWARD
 
 
@@ -28,7 +28,11 @@ class Adapter(ModuleDelta):
 
     kind = "adapter"
     targets = FEED_FORWARD
+    needs_matrices = False
     defaults: ClassVar[Mapping[str, int]] = {"rank": 8, "seed": 0}
+
+    def _most(self) -> Mapping[str, int]:
+        return {"rank": widest(self.modules)}
 
     def _blocks(self) -> Iterator[Block]:
         rank, bits = self.settings["rank"], np.random.PCG64(self.settings["seed"])

@@ -17,6 +17,7 @@ class BitFit(ModuleDelta):
 
     kind = "bitfit"
     targets = ALL
+    needs_matrices = False
 
     def _blocks(self) -> Iterator[Block]:
         for module in self.modules:

@@ -86,6 +86,14 @@ def even(fan_in: int, shape: tuple[int, ...], bits: np.random.PCG64) -> FloatArr
     return (math.sqrt(3.0 / fan_in) * u).astype(np.float32).reshape(shape)
 
 
+def widest(modules: Sequence[Module]) -> int:
+    """Inputs and outputs together, of the widest of some modules.
+
+    A term that goes through more numbers than these can do nothing that one through fewer cannot.
+    """
+    return max(module.inputs + module.outputs for module in modules)
+
+
 class BlockDelta:
     """A delta that consists of blocks.
 
@@ -165,24 +173,48 @@ class ModuleDelta(BlockDelta):
         settings: Whole numbers that the tensors follow from, beside the modules.
 
     Raises:
-        ConfigError: A setting makes no sense.
+        ConfigError: A setting makes no sense, or it cannot act on the modules.
     """
 
     #: The modules that it acts on unless others are named.
     targets: ClassVar[str | Sequence[str]]
+    #: Whether it acts on linear layers alone: it needs their matrices, or PEFT takes no others.
+    needs_matrices: ClassVar[bool] = True
     #: Names and defaults of the kind's settings.
     defaults: ClassVar[Mapping[str, int]] = {}
 
     def __init__(self, modules: Sequence[Module], **settings: int) -> None:
         self.modules = tuple(modules)
         self.settings = {**self.defaults, **settings}
+        self._check()
+        # Parts that act one after another add up: together they move as much as one alone would.
+        self._share = 1.0 / math.sqrt(len(self.modules))
+        super().__init__(self._blocks())
+
+    def _check(self) -> None:
+        """Before anything is made, which may be too large for any machine."""
+        self._check_modules(self.modules)
+        most = self._most()
         for name, value in self.settings.items():
             least = 0 if name == "seed" else 1
             if value < least:
                 raise ConfigError(f"{name} of {self.kind} is at least {least}, not {value}")
-        # Parts that act one after another add up: together they move as much as one alone would.
-        self._share = 1.0 / math.sqrt(len(self.modules))
-        super().__init__(self._blocks())
+            if value > most.get(name, value):
+                raise ConfigError(
+                    f"{name} of {self.kind} is at most {most[name]} at these modules, not {value}"
+                )
+
+    @classmethod
+    def _check_modules(cls, modules: Sequence[Module]) -> None:
+        if not modules:
+            raise ConfigError(f"{cls.kind} needs a module to act on")
+        without = [module.name for module in modules if not module.linear]
+        if cls.needs_matrices and without:
+            raise ConfigError(f"{cls.kind} acts on linear layers, and {without[0]!r} is none")
+
+    def _most(self) -> Mapping[str, int]:
+        """The largest value of each setting that has one."""
+        return {}
 
     def _blocks(self) -> Iterable[Block]:
         raise NotImplementedError
@@ -222,7 +254,7 @@ class ModuleDelta(BlockDelta):
             settings = {name: int(config[name]) for name in cls.defaults}
             kept = [tuple(entry) for entry in config["modules"]]
             return [_module(geometry, *entry) for entry in kept], settings
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(
                 f"the settings of the {cls.kind} are incomplete or of another version: {error!r}"
             ) from error

@@ -113,7 +113,7 @@ class DeepPrompt:
         """
         try:
             prompt, spreads = dict(config["prompt"]), [float(each) for each in config["spreads"]]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(
                 f"the settings of the deep prompt are incomplete or of another version: {error!r}"
             ) from error

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from blackbox_delta.deltas.blocks import Block, ModuleDelta, even
+from blackbox_delta.deltas.blocks import Block, ModuleDelta, even, widest
 from blackbox_delta.deltas.peft import OUTER, PeftAdapter
 from blackbox_delta.deltas.targets import ALL_LINEAR
 from blackbox_delta.types import FloatArray
@@ -28,6 +28,9 @@ class LoRA(ModuleDelta):
     kind = "lora"
     targets = ALL_LINEAR
     defaults: ClassVar[Mapping[str, int]] = {"rank": 4, "seed": 0}
+
+    def _most(self) -> Mapping[str, int]:
+        return {"rank": widest(self.modules)}
 
     def _blocks(self) -> Iterator[Block]:
         rank, bits = self.settings["rank"], np.random.PCG64(self.settings["seed"])

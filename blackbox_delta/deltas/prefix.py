@@ -6,8 +6,10 @@ In every layer, or in chosen ones, without the reparametrisation, as in P-tuning
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -35,8 +37,8 @@ class Prefix(BlockDelta):
         layers: Which layers; ``None`` for all.
 
     Raises:
-        ConfigError: There is no token, too many of them, no such layer, or the model keeps no keys
-            and values that could be set.
+        ConfigError: There is no token, too many of them, no such layer, one that is named twice, or
+            the model keeps no keys and values that could be set.
     """
 
     kind = PREFIX
@@ -45,14 +47,28 @@ class Prefix(BlockDelta):
         self, geometry: Geometry, token_ids: Sequence[int], layers: Sequence[int] | None = None
     ) -> None:
         self._layers = tuple(range(geometry.layers)) if layers is None else tuple(layers)
-        self._check(geometry, len(token_ids))
+        self._check(geometry, len(token_ids), self._layers)
         self._shape = (geometry.kv_heads, len(token_ids), geometry.head_size)
         self._spreads = [
             (geometry.key_spread[layer], geometry.value_spread[layer]) for layer in self._layers
         ]
         super().__init__(self._blocks(), token_ids)
 
-    def _check(self, geometry: Geometry, tokens: int) -> None:
+    @classmethod
+    def build(
+        cls, geometry: Geometry, words: Sequence[int], tokens: int, layers: Sequence[int] | None
+    ) -> Prefix:
+        """A prefix of so many tokens, which are those of some words, cut or repeated.
+
+        Raises:
+            ConfigError: There are no words, or it makes no sense otherwise.
+        """
+        # Before there is a list of them, which nothing may have room for.
+        cls._check(geometry, tokens, range(geometry.layers) if layers is None else layers)
+        return cls(geometry, list(islice(cycle(words), tokens)), layers)
+
+    @staticmethod
+    def _check(geometry: Geometry, tokens: int, layers: Sequence[int]) -> None:
         if not geometry.layers:
             raise ConfigError("this model takes no prefix: its keys and values cannot be set")
         if tokens < 1:
@@ -62,11 +78,16 @@ class Prefix(BlockDelta):
                 f"a prefix of {tokens} tokens leaves no room in the {geometry.context} tokens that "
                 "this model reads"
             )
-        unknown = [layer for layer in self._layers if not 0 <= layer < geometry.layers]
-        if unknown or not self._layers:
+        unknown = [layer for layer in layers if not 0 <= layer < geometry.layers]
+        if unknown or not layers:
             raise ConfigError(
                 f"a prefix goes into layers 0 to {geometry.layers - 1} of this model, not into "
                 f"{', '.join(map(str, unknown)) or 'none'}"
+            )
+        if twice := [layer for layer, count in Counter(layers).items() if count > 1]:
+            raise ConfigError(
+                f"a prefix goes into each layer once; named several times: "
+                f"{', '.join(map(str, twice))}"
             )
 
     def _blocks(self) -> Iterator[Block]:
@@ -133,11 +154,11 @@ class Prefix(BlockDelta):
         try:
             tokens, layers = list(map(int, config["tokens"])), list(map(int, config["layers"]))
             spreads = [(float(keys), float(values)) for keys, values in config["spreads"]]
-        except (KeyError, TypeError, ValueError) as error:
+            by_layer = dict(zip(layers, spreads, strict=True))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(
                 f"the settings of the prefix are incomplete or of another version: {error!r}"
             ) from error
-        by_layer = dict(zip(layers, spreads, strict=True))
         kept = [by_layer.get(layer, (0.0, 0.0)) for layer in range(geometry.layers)]
         measured = replace(
             geometry,

@@ -210,7 +210,7 @@ class SoftPrompt:
         try:
             hidden, scale = int(config["hidden"]), float(config["scale"])
             starts = [_slot_start(slot) for slot in config["slots"]]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(
                 f"The settings of the soft prompt are incomplete or of another version: {error!r}."
             ) from error

@@ -87,6 +87,7 @@ class Sparse(ModuleDelta):
         entries = {**cls.defaults, **settings}["entries"]
         if geometry.salient is None:
             raise ConfigError("which entries of its matrices matter cannot be told for this model")
+        cls._check_modules(modules)
         if entries < 1:
             raise ConfigError(f"entries of {cls.kind} is at least 1, not {entries}")
         salient = [geometry.salient(each.name, entries) for each in modules]
@@ -134,7 +135,7 @@ class Sparse(ModuleDelta):
             pairs = zip(config["places"], config["powers"], strict=True)
             chosen = [Entries.of(*pair) for pair in pairs]
             fits = all(_fits(*pair) for pair in zip(modules, chosen, strict=True))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ConfigError(
                 f"the settings of the {cls.kind} are incomplete or of another version: {error!r}"
             ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -32,7 +32,9 @@ FEED_FORWARD = (
 _NOT_FEED_FORWARD = ("attention.output.dense",)
 
 
-def select(geometry: Geometry, pattern: str | Sequence[str], seed: int = 0) -> tuple[Module, ...]:
+def select(
+    geometry: Geometry, pattern: str | Sequence[str], seed: int = 0, *, matrices: bool = False
+) -> tuple[Module, ...]:
     """The modules that a pattern names, in the model's order.
 
     Args:
@@ -42,25 +44,36 @@ def select(geometry: Geometry, pattern: str | Sequence[str], seed: int = 0) -> t
             module's whole name; a list holds names or their ends (``["q_proj", "v_proj"]``). A
             text of several names with commas is such a list.
         seed: Determines who is drawn.
+        matrices: Whether to leave out what multiplies with none, such as norms.
 
     Raises:
         ConfigError: The pattern is no regular expression, or nothing is named so.
     """
-    linear = [module for module in geometry.modules if module.linear]
-    if pattern == LAST_LAYER:
-        last = max((_layer(module) for module in linear), default=-1)
-        found = tuple(module for module in linear if _layer(module) == last)
-    elif isinstance(pattern, str) and pattern.startswith(RANDOM):
-        found = _drawn(linear, pattern, seed)
-    else:
-        matches = _Matcher(pattern)
-        found = tuple(module for module in geometry.modules if matches(module))
+    named = _named(geometry, pattern, seed)
+    found = tuple(module for module in named if module.linear or not matrices)
+    if named and not found:
+        raise ConfigError(
+            f"no linear layer of this model is named by {_written(pattern)}, only "
+            f"{', '.join(_last_names(named))}, and this delta needs a matrix; the linear layers "
+            f"are called {_called(module for module in geometry.modules if module.linear)}"
+        )
     if not found:
         raise ConfigError(
             f"no module of this model is named by {_written(pattern)}; its modules are called "
-            f"{', '.join(_last_names(geometry)) or 'nothing that a delta could act on'}"
+            f"{_called(geometry.modules)}"
         )
     return found
+
+
+def _named(geometry: Geometry, pattern: str | Sequence[str], seed: int) -> tuple[Module, ...]:
+    linear = [module for module in geometry.modules if module.linear]
+    if pattern == LAST_LAYER:
+        last = max((_layer(module) for module in linear), default=-1)
+        return tuple(module for module in linear if _layer(module) == last)
+    if isinstance(pattern, str) and pattern.startswith(RANDOM):
+        return _drawn(linear, pattern, seed)
+    matches = _Matcher(pattern)
+    return tuple(module for module in geometry.modules if matches(module))
 
 
 def ends_feed_forward(module: Module) -> bool:
@@ -70,13 +83,13 @@ def ends_feed_forward(module: Module) -> bool:
 
 def _layer(module: Module) -> int:
     """The number of its layer; -1 outside all of them."""
-    numbers = [part for part in module.name.split(".") if part.isdigit()]
+    numbers = [part for part in module.name.split(".") if part.isdecimal()]
     return int(numbers[0]) if numbers else -1
 
 
 def _drawn(linear: Sequence[Module], pattern: str, seed: int) -> tuple[Module, ...]:
     count = pattern.removeprefix(RANDOM)
-    if not (count.isdigit() and 1 <= int(count) <= len(linear)):
+    if not (count.isdecimal() and 1 <= int(count) <= len(linear)):
         raise ConfigError(
             f"{pattern!r} draws no modules; write {RANDOM} and a number up to the {len(linear)} "
             "linear layers of this model"
@@ -120,5 +133,9 @@ def _written(pattern: str | Sequence[str]) -> str:
     return repr(pattern) if isinstance(pattern, str) else ", ".join(map(repr, pattern))
 
 
-def _last_names(geometry: Geometry) -> list[str]:
-    return sorted({module.name.rpartition(".")[2] for module in geometry.modules})
+def _called(modules: Iterable[Module]) -> str:
+    return ", ".join(_last_names(modules)) or "nothing that a delta could act on"
+
+
+def _last_names(modules: Iterable[Module]) -> list[str]:
+    return sorted({module.name.rpartition(".")[2] for module in modules})

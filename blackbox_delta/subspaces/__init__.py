@@ -97,10 +97,12 @@ def subspace_from_config(
     """The subspace whose ``config()`` and ``arrays()`` these are.
 
     Raises:
-        ConfigError: The kind is unknown, or settings are missing.
+        ConfigError: The kind is unknown, or the settings are not those of such a subspace.
     """
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"{config!r} is not what a subspace says of itself")
     values = dict(config)
-    kind = values.pop("kind", None)
+    kind = str(values.pop("kind", None))
     if kind not in _BY_KIND:
         raise ConfigError(
             f"there is no subspace of kind '{kind}' in this version; known are "
@@ -108,7 +110,9 @@ def subspace_from_config(
         )
     try:
         return _BY_KIND[kind].from_config(values, arrays or {})
-    except (KeyError, TypeError) as error:
+    except ConfigError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ConfigError(
             f"The settings of the subspace are incomplete or of another version: {error}."
         ) from error

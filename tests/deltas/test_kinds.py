@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import reduce
+from itertools import product
+from operator import getitem
 from typing import Any
 
 import numpy as np
@@ -252,6 +256,13 @@ def test_a_batch_of_several_kinds_keeps_its_candidates_together() -> None:
         (lambda: Prefix(GEOMETRY, range(64)), "64 tokens leaves no room in the 64 tokens"),
         (lambda: Prefix(GEOMETRY, [1], [0, 2]), "layers 0 to 1 of this model, not into 2"),
         (lambda: Prefix(GEOMETRY, [1], []), "not into none"),
+        (lambda: Prefix(GEOMETRY, [1], [0, 1, 0]), "each layer once; named several times: 0"),
+        (lambda: Prefix.build(GEOMETRY, [1, 2], -1, None), "at least 1 token"),
+        (lambda: Prefix.build(GEOMETRY, [1, 2], 10**9, None), "1000000000 tokens leaves no room"),
+        (lambda: Prefix.build(GEOMETRY, [], 3, None), "at least 1 token"),
+        (lambda: made("lora", rank=10**9), "rank of lora is at most 20 at these modules, not 10"),
+        (lambda: made("adapter", rank=10**9), "rank of adapter is at most 20 at these modules"),
+        (lambda: MODULE_DELTAS["lora"]([]), "lora needs a module to act on"),
         (lambda: Prefix(Geometry(MODULES), [1]), "takes no prefix"),
         (lambda: Composition([made("lora")]), "two or more different kinds"),
         (lambda: Composition([made("lora"), made("lora")]), "not of lora\\+lora"),
@@ -269,6 +280,53 @@ def test_a_batch_of_several_kinds_keeps_its_candidates_together() -> None:
 def test_what_makes_no_sense_is_refused(what: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         what()
+
+
+@pytest.mark.parametrize("kind", MODULE_DELTAS)
+def test_norms_are_taken_or_refused_by_name(kind: str) -> None:
+    if not MODULE_DELTAS[kind].needs_matrices:
+        assert MODULE_DELTAS[kind].build(MODULES, GEOMETRY).modules == MODULES
+        return
+    with pytest.raises(ConfigError, match=f"{kind} acts on linear layers, and 'layers.0.norm' is"):
+        MODULE_DELTAS[kind].build(MODULES, GEOMETRY)
+
+
+def test_a_prefix_of_some_words_cuts_or_repeats_them() -> None:
+    assert Prefix.build(GEOMETRY, [5, 6], 5, [1]).token_ids == (5, 6, 5, 6, 5)
+    assert Prefix.build(GEOMETRY, [5, 6, 7], 2, None).token_ids == (5, 6)
+
+
+def spots(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Places in JSON; of a list, those of its first entry."""
+    if path:
+        yield path
+    if isinstance(value, list):
+        value = dict(enumerate(value[:1]))
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from spots(each, (*path, key))
+
+
+JUNK = (None, -1, 10**9, math.inf, math.nan, "x", [], [None], {}, True, [[1, 2]], [[math.inf] * 2])
+
+
+@pytest.mark.parametrize("kind", [*INSIDE, "lora+prefix"])
+def test_nonsense_in_what_was_saved_is_refused_as_such(kind: str) -> None:
+    """Whatever is wrong with it; some of it is another delta, and no nonsense."""
+    parts = [made(each) for each in kind.split("+")]
+    config = (parts[0] if len(parts) == 1 else Composition(parts)).config()
+    refused = 0
+    for path, junk in product(spots(config), JUNK):
+        broken = json.loads(json.dumps(config))
+        *outer, last = path
+        reduce(getitem, outer, broken)[last] = junk
+        try:
+            delta_from_config(broken, None, GEOMETRY)
+        except ConfigError:
+            refused += 1
+    assert refused > 10
+    with pytest.raises(ConfigError, match="3 is not what a delta says"):
+        delta_from_config(3, None, GEOMETRY)  # type: ignore[arg-type]
 
 
 def test_a_model_of_other_shapes_is_refused() -> None:

@@ -58,7 +58,7 @@ def test_random_modules_follow_from_the_seed() -> None:
     )
 
 
-@pytest.mark.parametrize("pattern", ["random:0", "random:99", "random:x", "random:"])
+@pytest.mark.parametrize("pattern", ["random:0", "random:99", "random:x", "random:", "random:²"])
 def test_numbers_that_cannot_be_drawn_are_refused(pattern: str) -> None:
     with pytest.raises(ConfigError, match="a number up to the 12 linear layers"):
         select(GEOMETRY, pattern)
@@ -83,6 +83,27 @@ def test_the_ends_of_feed_forward_blocks(name: str, expected: bool) -> None:
 def test_patterns_that_match_nothing_say_what_there_is(pattern: str | list[str]) -> None:
     with pytest.raises(ConfigError, match="modules are called down_proj, norm, q_proj, v_proj"):
         select(GEOMETRY, pattern)
+
+
+@pytest.mark.parametrize("pattern", ["all", r"model\.layers\.1\..*", "norm,q_proj"])
+def test_norms_are_left_out_where_matrices_are_needed(pattern: str) -> None:
+    whole = select(GEOMETRY, pattern)
+    left = select(GEOMETRY, pattern, matrices=True)
+    assert left == tuple(module for module in whole if module.linear) != whole
+
+
+def test_a_pattern_of_norms_alone_names_no_matrix() -> None:
+    with pytest.raises(
+        ConfigError, match="named by 'norm', only norm, .* called down_proj, q_proj"
+    ):
+        select(GEOMETRY, "norm", matrices=True)
+    with pytest.raises(ConfigError, match="no module of this model is named by 'gone'"):
+        select(GEOMETRY, "gone", matrices=True)
+
+
+def test_a_number_in_a_name_is_one_in_plain_digits() -> None:
+    odd = Geometry((Module("layers.²", 4, 4, True, 1.0, 1.0), *GEOMETRY.modules))
+    assert select(odd, "last-layer") == select(GEOMETRY, "last-layer")
 
 
 def test_a_broken_expression_is_refused() -> None:

@@ -214,3 +214,13 @@ def test_saved_settings_of_another_version_are_refused() -> None:
     del config["shapes"]
     with pytest.raises(ConfigError, match="incomplete or of another version"):
         subspace_from_config(config)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"shapes": [["x"]]}, {"shapes": [[float("inf")]]}, {"shapes": 3}, {"kind": ["x"]}]
+)
+def test_saved_nonsense_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        subspace_from_config({**subspace_of().config(), **wrong})
+    with pytest.raises(ConfigError, match="3 is not what a subspace says"):
+        subspace_from_config(3)  # type: ignore[arg-type]

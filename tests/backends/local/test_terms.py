@@ -1,0 +1,75 @@
+"""Singular vectors of a model's matrices: found once, and never those of other weights."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from by_the_book import batch, request_for
+from changed_models import SLOT, expected
+
+from blackbox_delta.backends.local import LocalBackend, terms
+
+
+def wrapped(model: Any, tiny: Any) -> LocalBackend:
+    return LocalBackend.from_objects(model, tiny.tokenizer, name="mine")
+
+
+def changed_since(tiny: Any, tuned: Any) -> Any:
+    """A model that was tuned, and has changed since; the same object."""
+    model = copy.deepcopy(tiny.model)
+    backend = wrapped(model, tiny)
+    backend.score(request_for(SLOT, tuned))
+    backend.close()
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if value.ndim == 2 and "embed" not in name:
+                value.mul_(-1.5)
+    return model
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_model_that_changed_since_answers_as_a_copy_of_it(
+    precision: torch.dtype, tiny: Any, tiny_backend: Any
+) -> None:
+    tuned = batch("tiny-lora", tiny_backend("llama"), 2)
+    model = changed_since(tiny("llama"), tuned).to(precision)
+    request = request_for(SLOT, tuned)
+    copied = wrapped(copy.deepcopy(model), tiny("llama"))
+
+    scores = wrapped(model, tiny("llama")).score(request).label_logprobs
+
+    np.testing.assert_array_equal(scores, copied.score(request).label_logprobs)
+
+
+def test_they_are_found_once_and_forgotten_when_the_backend_is_closed(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[weakref.ref[torch.Tensor]] = []
+    find = terms._factors
+
+    def noted(module: torch.nn.Module, rank: int) -> Any:
+        made = find(module, rank)
+        found.extend(weakref.ref(value) for value in made.values())
+        return made
+
+    monkeypatch.setattr(terms, "_factors", noted)
+    backend = tiny("llama").wrap()
+    tuned = batch("tiny-lora", backend, 2)
+    request = request_for(SLOT, tuned)
+
+    first = backend.score(request).label_logprobs
+    count = len(found)
+    again = backend.score(request).label_logprobs
+
+    assert count == len(found) == len(tuned.tensors) * 2
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_allclose(first, expected(tiny("llama"), request), rtol=0, atol=1e-4)
+    backend.close()
+    gc.collect()
+    assert not any(each() is not None for each in found)
