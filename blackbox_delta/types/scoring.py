@@ -214,7 +214,7 @@ class Backend(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the weights and tokenizer, whatever the precision or the machine."""
+        """Identifies the model: its weights, configuration and tokenizer, whatever the machine."""
         ...
 
     @property
