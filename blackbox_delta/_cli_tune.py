@@ -132,7 +132,8 @@ def show_found(job: Job, result: Json, out: Console) -> None:
         say(out, "Nothing was kept; add --out RUN to keep the tuned model.")
         return
     run = job.out if job.alone else job.out / result["recommended"]["folder"]
-    say(out, f"Next: blackbox-delta predict {shlex.quote(str(run))} FILE")
+    command = ["blackbox-delta", "predict", str(run), "FILE", *job.source.key_options]
+    say(out, f"Next: {shlex.join(command)}")
 
 
 @contextmanager

@@ -45,7 +45,7 @@ from blackbox_delta._cli_options import (
     UnlabeledOption,
     UrlArgument,
 )
-from blackbox_delta._cli_server import Caller, Server
+from blackbox_delta._cli_server import Caller, Key, Server
 from blackbox_delta._cli_tune import Job, carry_out, show_forecast, show_found, stoppable
 from blackbox_delta.errors import BlackBoxDeltaError, ConfigError, RunError
 from blackbox_delta.settings import Settings
@@ -197,6 +197,7 @@ def evaluate(
     data: DataOption,
     columns: Columns,
     place: Place,
+    key: Key,
     model: SavedModelOption = None,
     base_url: SavedUrlOption = None,
     max_test: SampleOption = None,
@@ -206,7 +207,7 @@ def evaluate(
     from blackbox_delta.tasks import sample_test
 
     examples = labelled(data, columns)
-    with loaded(run, place, model, base_url, _err) as tuned:
+    with loaded(run, place, model, base_url, key, _err) as tuned:
         seed = tuned.result.get("seed", Settings().seed)
         show_metrics(_out, tuned.evaluate(sample_test(examples, seed, max_test)))
 
@@ -217,6 +218,7 @@ def predict(
     run: RunArgument,
     columns: Columns,
     place: Place,
+    key: Key,
     base_url: SavedUrlOption = None,
     file: FileArgument = "-",
     output: OutputOption = None,
@@ -228,7 +230,10 @@ def predict(
     from blackbox_delta.tasks import read_texts
 
     examples = read_texts(stdin() if file == "-" else file, columns)
-    with loaded(run, place, None, base_url, _err) as tuned, opened_for_writing(output) as stream:
+    with (
+        loaded(run, place, None, base_url, key, _err) as tuned,
+        opened_for_writing(output) as stream,
+    ):
         probabilities = tuned.predict_proba(examples)
         for example, row in zip(examples, probabilities, strict=True):
             line = answer(example, tuned.labels, row)

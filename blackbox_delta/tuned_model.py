@@ -47,6 +47,8 @@ class TunedModel:
         backend: Backend | None = None,
         device: str | None = None,
         dtype: str | None = None,
+        key_env: str | None = None,
+        key_file: str | Path | None = None,
     ) -> TunedModel:
         """The tuned model saved in a run folder.
 
@@ -56,6 +58,9 @@ class TunedModel:
                 and address is opened.
             device: Where to open it.
             dtype: In which precision.
+            key_env: The environment variable that holds the key for its server. A folder never
+                says; without it a key goes to a provider's own hosts and to this machine alone.
+            key_file: A file that holds the key, likewise.
 
         Raises:
             ArtifactError: There is no artifact, or it is damaged or of a newer version.
@@ -67,9 +72,8 @@ class TunedModel:
 
         artifact = Artifact.load(Path(folder))
         result = read_result(Path(folder))
-        model = backend or open_backend(
-            artifact.model, device=device, dtype=dtype, address=artifact.address
-        )
+        address = artifact.address_with(key_env, key_file)
+        model = backend or open_backend(artifact.model, device=device, dtype=dtype, address=address)
         return cls(artifact, model, result)
 
     @property

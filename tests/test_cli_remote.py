@@ -463,12 +463,21 @@ def test_a_key_opens_the_server_and_stays_out_of_everything(
     monkeypatch.setenv("TOY_KEY", KEY)
     folder = tmp_path / "run"
     with FaultyServer(key=KEY) as locked:
-        options = ["--base-url", locked.url, "--data", data, *SMALL, "--out", folder]
-        done = run("--verbose", "tune", *options, "--key-env", "TOY_KEY")
+        options = ["tune", "--base-url", locked.url, "--data", data, *SMALL, "--out", folder]
+        done = run("--verbose", *options, "--key-env", "TOY_KEY")
         assert done.exit_code == 0, done.output
-        assert run("predict", folder, stdin="a film").exit_code == 0, "it knows the variable"
+        [line] = [line for line in done.stdout.splitlines() if line.startswith("Next: ")]
+        assert line.endswith("--key-env TOY_KEY")
+        predict = ["predict", folder, "--key-env", "TOY_KEY"]
+        assert run(*predict, stdin="a film").exit_code == 0
+        scored = run("eval", folder, "--data", data, "--key-env", "TOY_KEY")
+        assert scored.exit_code == 0, scored.output
+        untold = failed(run("predict", folder, stdin="a film"))
+        assert "needs one" in untold
+        assert "no key was sent, for a saved run does not say which one; add --key-env" in untold
+        assert run(*options, *map(str, ("--resume", "--key-env", "TOY_KEY"))).exit_code == 0
         monkeypatch.delenv("TOY_KEY")
-        assert "TOY_KEY" in failed(run("predict", folder, stdin="a film"))
+        assert "TOY_KEY" in failed(run(*predict, stdin="a film"))
         assert "does not accept the API key, or needs one" in failed(run("probe", locked.url))
     written = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
     assert len(written) >= 5
@@ -557,8 +566,10 @@ def test_a_wrong_url_is_one_clear_error(url: str, data: Path) -> None:
 def test_a_local_run_has_no_url(data: Path, tmp_path: Path, server: FaultyServer) -> None:
     small = ["--dimension", 5, "--budget", 26, "--out", tmp_path / "run"]
     assert run("tune", "--model", "fake", "--data", data, *SMALL, *small).exit_code == 0
-    message = failed(run("eval", tmp_path / "run", "--data", data, "--base-url", server.url))
+    command = ["eval", tmp_path / "run", "--data", data]
+    message = failed(run(*command, "--base-url", server.url))
     assert "tuned on a local model; leave --base-url out" in message
+    assert "tuned on a local model; leave key_env out" in failed(run(*command, "--key-env", "KEY"))
 
 
 # ------------------------------------------------------------------ help
