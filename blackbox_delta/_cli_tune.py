@@ -106,17 +106,17 @@ def carry_out(job: Job, err: Console) -> Json:
     with job.source.opened(err) as backend:
         if backend.address:
             say(err, access_line(backend.address))
-        say(err, plan_line(backend.name, split, settings, backend.capabilities))
+        seeds = len(job.splits)
+        say(err, plan_line(backend.name, split, settings, backend.capabilities, seeds))
         with search_display(err) as observer:
             if job.alone:
                 return tune(backend, split, observer=observer, **told).result
 
             def begin(seed: int) -> Observer:
                 count = 1 + seed - settings.seed
-                say(err, f"Seed {seed}, {count} of {len(job.splits)}:")
+                say(err, f"Seed {seed}, {count} of {seeds}:")
                 return observer
 
-            seeds = len(job.splits)
             return tune_over_seeds(backend, job.task, seeds, observers=begin, **told).result
 
 
