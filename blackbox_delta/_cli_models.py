@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from blackbox_delta._cli_groups import Place
 from blackbox_delta._cli_server import Key
 from blackbox_delta.backends.remote.endpoint import Access, Endpoint, plain
 from blackbox_delta.backends.remote.keys import key_options, with_key_source
-from blackbox_delta.errors import ConfigError, RunError
+from blackbox_delta.errors import ConfigError, RemoteError, RunError
 from blackbox_delta.prices import Prices
 from blackbox_delta.settings import Settings
 
@@ -142,10 +142,21 @@ class Source:
 
 @contextmanager
 def loaded(
-    run: Path, place: Place, model: str | None, url: str | None, key: Key, console: Console
+    run: Path,
+    place: Place,
+    model: str | None,
+    url: str | None,
+    key: Key,
+    cache: Path | None,
+    console: Console,
 ) -> Iterator[TunedModel]:
-    """A saved run on its model; a damaged run is found before the model is loaded."""
+    """A saved run on its model; a damaged run is found before the model is loaded.
+
+    With a cache every reply is in it before it is used. Otherwise an error of a server's tells of
+    the option, for what was paid is gone.
+    """
     from blackbox_delta.artifact import Artifact
+    from blackbox_delta.journal import Journal, JournaledBackend
     from blackbox_delta.runs import read_result
     from blackbox_delta.tuned_model import TunedModel
 
@@ -154,8 +165,30 @@ def loaded(
         best = run / result["recommended"]["folder"]
         raise RunError(f"{run} holds runs with several seeds; name one of them, such as {best}")
     artifact = Artifact.load(run)
-    with Source.saved(artifact, model, place, url, key).opened(console) as backend:
-        yield TunedModel(artifact, backend, result)
+    source = Source.saved(artifact, model, place, url, key)
+    with ExitStack() as stack:
+        # First, so that a file that is no cache is found before the model is loaded.
+        replies = None
+        if cache is not None:
+            shared = Journal.open(cache, create=not cache.exists(), shared=True)
+            replies = stack.enter_context(shared)
+        backend = stack.enter_context(source.opened(console))
+        asked = backend if replies is None else JournaledBackend(backend, replies)
+        with _advised(cache):
+            yield TunedModel(artifact, asked, result)
+
+
+@contextmanager
+def _advised(cache: Path | None) -> Iterator[None]:
+    """Adds to an error of a server's how nothing is paid twice."""
+    try:
+        yield
+    except RemoteError as error:
+        if cache is None:
+            advice = "With --cache FILE, what is answered is paid once however often you try"
+        else:
+            advice = f"What was answered is in {cache}: the same command goes on from there"
+        raise RemoteError(f"{error}. {advice}") from error
 
 
 def priced(settings: Settings, table: Path, model: str | None) -> Settings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -110,14 +110,21 @@ class TunedModel:
             DataError: A text is empty, or pairs are missing or too many.
             BackendError: No sound reply could be had.
         """
+        pieces = [rows for _, rows in self.answers(texts, text_pairs)]
+        return np.concatenate([np.zeros((0, len(self.labels))), *pieces])
+
+    def answers(
+        self, texts: Sequence[str | Example], text_pairs: Sequence[str] | None = None
+    ) -> Iterator[tuple[Sequence[Example], Vector]]:
+        """A piece of the texts after another, with log class probabilities (n, c) for it.
+
+        All texts are checked before the first is asked about; a piece is asked about when it is
+        wanted. Raises what :meth:`log_proba` does.
+        """
         examples = self.examples(texts, text_pairs)
-        if not examples:
-            return np.zeros((0, len(self.labels)))
-        pieces = [
-            self._pooled(examples[start : start + PIECE])
-            for start in range(0, len(examples), PIECE)
-        ]
-        return np.concatenate(pieces)
+        for start in range(0, len(examples), PIECE):
+            piece = examples[start : start + PIECE]
+            yield piece, self._pooled(piece)
 
     def examples(
         self, texts: Sequence[str | Example], text_pairs: Sequence[str] | None = None

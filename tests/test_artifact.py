@@ -351,9 +351,9 @@ def test_which_key_is_sent_is_neither_written_nor_read(
 
 def test_the_user_says_which_key_is_sent() -> None:
     artifact = Artifact.of(Elsewhere(), [member("plain", WITHOUT_SLOT)])
-    for given in ({"key_env": "OTHER"}, {"key_file": "/other"}):
-        endpoint = {"base_url": "https://x/v1", **given}
-        assert artifact.address_with(**given)["endpoint"] == endpoint
+    for said in ({"key_env": "OTHER"}, {"key_file": "/other"}):
+        endpoint = {"base_url": "https://x/v1", **said}
+        assert artifact.address_with(**said)["endpoint"] == endpoint
     assert artifact.address_with() == artifact.address
     local = Artifact.of(FakeBackend(), [member("plain", WITHOUT_SLOT)])
     with pytest.raises(ConfigError, match="local model; leave key_file out"):
