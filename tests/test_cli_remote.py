@@ -350,12 +350,12 @@ def test_a_larger_budget_takes_over_what_a_smaller_one_paid(
 
 @pytest.fixture
 def breaks_down(tmp_path: Path) -> Iterator[tuple[str, FaultyServer]]:
-    """A file of 400 texts, and a server that turns away the one before the last five."""
+    """A file of 140 texts, and a server that turns away the one before the last five."""
     texts = tmp_path / "texts.txt"
-    texts.write_text("".join(f"film number {n}\n" for n in range(400)))
+    texts.write_text("".join(f"film number {n}\n" for n in range(140)))
     with FaultyServer() as one:
         one.plan = lambda _number, prompts: (
-            Fault.REDIRECT if any("number 395" in prompt for prompt in prompts) else None
+            Fault.REDIRECT if any("number 135" in prompt for prompt in prompts) else None
         )
         yield str(texts), one
 
@@ -368,21 +368,21 @@ def test_a_repeated_prediction_pays_for_nothing_twice(
     predict = ["predict", finished[0], texts, "--base-url", one.url, "--output", output]
     message = failed(run(*predict))
     assert "With --cache FILE, what is answered is paid once" in message
-    assert len((tmp_path / "answers.jsonl.partial").read_text().splitlines()) == 384
+    assert len((tmp_path / "answers.jsonl.partial").read_text().splitlines()) == 128
     one.answered.clear()
     message = " ".join(failed(run(*predict, "--cache", cache)).split())
     assert f"answered is in {cache}: the same command goes on" in message
-    assert one.answered.total() >= 384
+    assert one.answered.total() >= 128
     one.plan = healthy
     done = run(*predict, "--cache", cache)
     assert done.exit_code == 0, done.output
     assert max(one.answered.values()) == 1
-    assert len(output.read_text().splitlines()) == 400
-    assert one.answered.total() == 400
+    assert len(output.read_text().splitlines()) == 140
+    assert one.answered.total() == 140
     # Anybody who shares the file is spared them too.
     again = run("predict", finished[0], texts, "--base-url", one.url, "--cache", cache)
     assert again.stdout == output.read_text()
-    assert one.answered.total() == 400
+    assert one.answered.total() == 140
 
 
 def test_a_repeated_evaluation_pays_for_nothing_twice(
