@@ -32,7 +32,8 @@ def open_backend(
         endpoint: The server that the model is called on. It is asked what it offers, which takes
             some 20 queries.
         address: ``Backend.address`` of the same model at an earlier time: it is called as it was
-            then, and asked nothing.
+            then, and asked nothing. One that a saved run keeps names no key; see
+            :meth:`blackbox_delta.artifact.Artifact.address_with`.
 
     Raises:
         ModelError: The model cannot be found or loaded.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TextIO
 
 import typer
 
+from blackbox_delta.artifact import scratch_path
 from blackbox_delta.errors import ConfigError, DataError
+from blackbox_delta.runs import is_part_of_run, side_files
 from blackbox_delta.tasks import Columns, load_task, read_texts
 from blackbox_delta.types import Example, Json, Vector
 
@@ -36,9 +40,45 @@ def stdin() -> TextIO:
     return stream
 
 
+def check_output(output: Path | None, read: Mapping[str, Path | None]) -> None:
+    """Makes sure that writing a file destroys nothing that is still needed.
+
+    Args:
+        output: The file; ``None`` for stdout.
+        read: What the command reads, by what messages call it; ``None`` for what it does not read.
+
+    Raises:
+        ConfigError: The output is one of these, or part of a run folder.
+    """
+    if output is None or _is_special(output):
+        return
+    for what, path in read.items():
+        if path is None:
+            continue
+        if _is_same(output, path):
+            raise ConfigError(f"{output} is {what} itself; name another file to write")
+        if any(_is_same(output, beside) for beside in side_files(path)):
+            raise ConfigError(f"{output} belongs to {what}; name another file to write")
+    if is_part_of_run(output):
+        raise ConfigError(
+            f"{output} is part of a run, which would be destroyed; name another file to write"
+        )
+
+
+def partial_path(output: Path) -> Path:
+    """Where :func:`written` leaves what was written before a failure."""
+    return output.with_name(f"{output.name}.partial")
+
+
 @contextmanager
-def opened_for_writing(output: Path | None) -> Iterator[IO[str]]:
-    """The file, or stdout for ``None``; meant to be opened before any query is spent.
+def written(output: Path | None, *, keep: bool = False) -> Iterator[IO[str]]:
+    """Replaces a file once all of it is written; before, it is left as it is.
+
+    Meant to be opened before any query is spent.
+
+    Args:
+        output: The file; ``None`` for stdout, which gets everything at once.
+        keep: Leave what was written before a failure in :func:`partial_path`, and say so on stderr.
 
     Raises:
         ConfigError: The file cannot be written.
@@ -46,11 +86,51 @@ def opened_for_writing(output: Path | None) -> Iterator[IO[str]]:
     if output is None:
         yield typer.get_text_stream("stdout", encoding="utf-8")
         return
+    # What is behind a link is replaced, not the link.
+    target = output if _is_special(output) else Path(os.path.realpath(output))
+    scratch = target if target is output else scratch_path(target)
     try:
-        with output.open("w", encoding="utf-8") as stream:
+        with scratch.open("w", encoding="utf-8") as stream:
             yield stream
+        if scratch is not target:
+            _replace(scratch, target)
     except OSError as error:
+        _leave(scratch, target, keep)
         raise ConfigError(f"{output} cannot be written: {error.strerror}") from error
+    except BaseException:
+        _leave(scratch, target, keep)
+        raise
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is there and no ordinary file: a pipe or a device, of which nothing is lost."""
+    # Unlike Path's own, these take a name that is too long for one that is not there.
+    return os.path.exists(path) and not os.path.isfile(path)  # noqa: PTH110, PTH113
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    with suppress(OSError):
+        return one.samefile(other)
+    # One of them is not there yet.
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _replace(scratch: Path, target: Path) -> None:
+    if target.exists():
+        shutil.copymode(target, scratch)
+    scratch.replace(target)
+
+
+def _leave(scratch: Path, target: Path, keep: bool) -> None:
+    """Tidies up after a failure."""
+    if scratch is target:
+        return
+    with suppress(OSError):
+        if keep and scratch.stat().st_size:
+            partial = scratch.replace(partial_path(target))
+            typer.echo(f"What was answered is in {partial}.", err=True)
+        else:
+            scratch.unlink()
 
 
 def answer(example: Example, labels: Sequence[str], probabilities: Vector) -> Json:

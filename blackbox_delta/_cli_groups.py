@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from blackbox_delta._cli_group import Group, make_option
-from blackbox_delta._cli_server import CALLER, SERVER, Caller, Server
+from blackbox_delta._cli_server import CALLER, KEY, SERVER, Caller, Key, Server
 from blackbox_delta._cli_settings import SETTINGS
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import Columns
@@ -54,6 +54,7 @@ def _columns(given: Mapping[str, Any], _written: frozenset[str]) -> Columns:
 _GROUPS: dict[type, Group] = {
     Server: SERVER,
     Caller: CALLER,
+    Key: KEY,
     Settings: SETTINGS,
     Columns: Group(
         [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from blackbox_delta._cli_groups import Place
-from blackbox_delta.backends.remote.endpoint import Endpoint, plain
-from blackbox_delta.errors import ConfigError, RunError
+from blackbox_delta._cli_server import Key
+from blackbox_delta.backends.remote.endpoint import Access, Endpoint, plain
+from blackbox_delta.backends.remote.keys import key_options, with_key_source
+from blackbox_delta.errors import ConfigError, RemoteError, RunError
 from blackbox_delta.prices import Prices
 from blackbox_delta.settings import Settings
 
@@ -57,7 +59,8 @@ class Source:
                     f"the run in {run} was started with --{name} {then}, not {wanted}; resume it "
                     "so, or choose another folder"
                 )
-        return replace(self, model=self.model or description.get("model"), access=access or None)
+        known = replace(self, model=self.model or description.get("model"))
+        return known._used(access) if access else known
 
     def assumed(self) -> Source:
         """The same, but a server is taken at its documentation's word and asked nothing.
@@ -71,16 +74,29 @@ class Source:
             return self
         if self.model is None:
             raise ConfigError("a dry run asks the server nothing: name the model with --model")
-        return replace(self, access=plain(assumed_access(self.endpoint)))
+        return self._used(plain(assumed_access(self.endpoint)))
+
+    def _used(self, access: Json) -> Source:
+        """The same on a server that the user named and of which it is known how it is used.
+
+        Raises:
+            ConfigError: What is known of it makes no sense.
+        """
+        if self.endpoint is None:
+            return self
+        endpoint = with_key_source(self.endpoint, Access.of(access).preset)
+        return replace(self, endpoint=endpoint, access=access)
 
     @classmethod
-    def saved(cls, artifact: Artifact, model: str | None, place: Place, url: str | None) -> Source:
+    def saved(
+        cls, artifact: Artifact, model: str | None, place: Place, url: str | None, key: Key
+    ) -> Source:
         """Where a saved run's model is, or where it has moved.
 
         Raises:
-            ConfigError: A URL is given for a local model, or the saved address is damaged.
+            ConfigError: A URL or a key is given for a local model, or the saved address is damaged.
         """
-        address = artifact.address
+        address = artifact.address_with(key.env, key.file)
         if not address:
             if url is not None:
                 raise ConfigError("this run was tuned on a local model; leave --base-url out")
@@ -88,8 +104,16 @@ class Source:
         endpoint, access = address.get("endpoint"), address.get("access")
         if not isinstance(endpoint, dict) or not isinstance(access, dict):
             raise ConfigError("the saved address of the model is damaged; tune it again")
-        moved = {} if url is None else {"base_url": url}
-        return cls(model or artifact.model, place, Endpoint.of(endpoint | moved), access)
+        there = cls(model or artifact.model, place, Endpoint.of(endpoint), access)
+        if url is None:
+            return there
+        moved = replace(there, endpoint=Endpoint.of(endpoint | {"base_url": url}))
+        return moved._used(access)
+
+    @property
+    def key_options(self) -> list[str]:
+        """What a command needs to send a run on it, once that is saved, the same key."""
+        return [] if self.endpoint is None else key_options(self.endpoint)
 
     @contextmanager
     def opened(self, console: Console) -> Iterator[Backend]:
@@ -118,10 +142,21 @@ class Source:
 
 @contextmanager
 def loaded(
-    run: Path, place: Place, model: str | None, url: str | None, console: Console
+    run: Path,
+    place: Place,
+    model: str | None,
+    url: str | None,
+    key: Key,
+    cache: Path | None,
+    console: Console,
 ) -> Iterator[TunedModel]:
-    """A saved run on its model; a damaged run is found before the model is loaded."""
+    """A saved run on its model; a damaged run is found before the model is loaded.
+
+    With a cache every reply is in it before it is used. Otherwise an error of a server's tells of
+    the option, for what was paid is gone.
+    """
     from blackbox_delta.artifact import Artifact
+    from blackbox_delta.journal import Journal, JournaledBackend
     from blackbox_delta.runs import read_result
     from blackbox_delta.tuned_model import TunedModel
 
@@ -130,8 +165,30 @@ def loaded(
         best = run / result["recommended"]["folder"]
         raise RunError(f"{run} holds runs with several seeds; name one of them, such as {best}")
     artifact = Artifact.load(run)
-    with Source.saved(artifact, model, place, url).opened(console) as backend:
-        yield TunedModel(artifact, backend, result)
+    source = Source.saved(artifact, model, place, url, key)
+    with ExitStack() as stack:
+        # First, so that a file that is no cache is found before the model is loaded.
+        replies = None
+        if cache is not None:
+            shared = Journal.open(cache, create=not cache.exists(), shared=True)
+            replies = stack.enter_context(shared)
+        backend = stack.enter_context(source.opened(console))
+        asked = backend if replies is None else JournaledBackend(backend, replies)
+        with _advised(cache):
+            yield TunedModel(artifact, asked, result)
+
+
+@contextmanager
+def _advised(cache: Path | None) -> Iterator[None]:
+    """Adds to an error of a server's how nothing is paid twice."""
+    try:
+        yield
+    except RemoteError as error:
+        if cache is None:
+            advice = "With --cache FILE, what is answered is paid once however often you try"
+        else:
+            advice = f"What was answered is in {cache}: the same command goes on from there"
+        raise RemoteError(f"{error}. {advice}") from error
 
 
 def priced(settings: Settings, table: Path, model: str | None) -> Settings:

@@ -111,6 +111,9 @@ OutputOption: TypeAlias = Annotated[
 SeedsOption: TypeAlias = Annotated[
     int,
     typer.Option(
-        "--seeds", min=1, help="Tune with this many seeds, from --seed on, and judge them together."
+        "--seeds",
+        min=1,
+        help="Tune with this many seeds, from --seed on, and judge them together; each of them "
+        "may spend the budget.",
     ),
 ]

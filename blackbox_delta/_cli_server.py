@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from blackbox_delta._cli_group import Group, make_option
@@ -46,6 +47,14 @@ class Caller:
         return Endpoint.of({**self.fields, "base_url": base_url})
 
 
+@dataclass(frozen=True)
+class Key:
+    """Which key a saved run's server is sent; the run itself never says."""
+
+    env: str | None = None
+    file: Path | None = None
+
+
 def _endpoint_option(name: str) -> inspect.Parameter:
     field = Endpoint.model_fields[name]
     kind: Any = str | None if name in ("base_url", "api", "tier") else field.annotation
@@ -69,6 +78,11 @@ def _server(given: Mapping[str, Any], _written: frozenset[str]) -> Server:
 
 #: What fills Server.
 SERVER = Group([_endpoint_option(name) for name in _ENDPOINT], _server)
+#: What fills Key.
+KEY = Group(
+    [_endpoint_option(name) for name in ("key_env", "key_file")],
+    lambda given, _written: Key(given["key_env"], given["key_file"]),
+)
 #: What fills Caller.
 CALLER = Group(
     [_endpoint_option(name) for name in _ENDPOINT if name != "base_url"],

@@ -106,17 +106,17 @@ def carry_out(job: Job, err: Console) -> Json:
     with job.source.opened(err) as backend:
         if backend.address:
             say(err, access_line(backend.address))
-        say(err, plan_line(backend.name, split, settings, backend.capabilities))
+        seeds = len(job.splits)
+        say(err, plan_line(backend.name, split, settings, backend.capabilities, seeds))
         with search_display(err) as observer:
             if job.alone:
                 return tune(backend, split, observer=observer, **told).result
 
             def begin(seed: int) -> Observer:
                 count = 1 + seed - settings.seed
-                say(err, f"Seed {seed}, {count} of {len(job.splits)}:")
+                say(err, f"Seed {seed}, {count} of {seeds}:")
                 return observer
 
-            seeds = len(job.splits)
             return tune_over_seeds(backend, job.task, seeds, observers=begin, **told).result
 
 
@@ -132,7 +132,8 @@ def show_found(job: Job, result: Json, out: Console) -> None:
         say(out, "Nothing was kept; add --out RUN to keep the tuned model.")
         return
     run = job.out if job.alone else job.out / result["recommended"]["folder"]
-    say(out, f"Next: blackbox-delta predict {shlex.quote(str(run))} FILE")
+    command = ["blackbox-delta", "predict", str(run), "FILE", *job.source.key_options]
+    say(out, f"Next: {shlex.join(command)}")
 
 
 @contextmanager

@@ -33,6 +33,8 @@ VERSION = 4
 JSON_NAME = "artifact.json"
 ARRAYS_NAME = "artifact.safetensors"
 _HEAD, _SUBSPACE = "head.", "subspace."
+#: What an address may say of a key, in its endpoint.
+_KEY = ("key_env", "key_file")
 
 ONE_IN_FP16 = (
     "or one of the two is open in fp16, which rounds weights to others than fp32 and bf16 do"
@@ -166,7 +168,8 @@ class Artifact:
         fingerprint: Of its weights, configuration and tokenizer.
         members: What answers, the weightiest first; at least one.
         sharpness: A factor on the members' pooled log-probabilities.
-        address: Where the model is reached, beside its name; holds no secret.
+        address: Where the model is reached, beside its name. On disk it holds neither a key nor
+            where one is: whoever is given the folder must not be led to send theirs.
     """
 
     model: str
@@ -179,7 +182,7 @@ class Artifact:
     def of(cls, backend: Backend, members: Sequence[Member], sharpness: float = 1.0) -> Artifact:
         """The artifact of what answers on ``backend``."""
         saved = tuple(SavedMember.of(member) for member in members)
-        address = dict(backend.address)
+        address = _keyless(backend.address)
         return cls(backend.name, backend.fingerprint, saved, sharpness, address)
 
     @property
@@ -191,6 +194,30 @@ class Artifact:
     def uses_pairs(self) -> bool:
         """Whether it was tuned on pairs of texts."""
         return self.members[0].reader.template.uses_pair
+
+    def address_with(self, key_env: str | None = None, key_file: str | Path | None = None) -> Json:
+        """The address, and which key its server is sent; the latter is the user's to say.
+
+        Args:
+            key_env: The environment variable that holds the key.
+            key_file: A file that holds it. Without either a server gets the key that its kind is
+                known for, and only at that kind's own hosts or on this machine.
+
+        Raises:
+            ConfigError: It was tuned on a local model, which takes no key, or the address is
+                damaged.
+        """
+        given = {"key_env": key_env, "key_file": None if key_file is None else str(key_file)}
+        key = {name: value for name, value in given.items() if value is not None}
+        if not key:
+            return self.address
+        if not self.address:
+            option = next(iter(key))
+            raise ConfigError(f"this run was tuned on a local model; leave {option} out")
+        endpoint = self.address.get("endpoint")
+        if not isinstance(endpoint, dict):
+            raise ConfigError("the saved address of the model is damaged; tune it again")
+        return {**self.address, "endpoint": {**endpoint, **key}}
 
     def rebuild(self, backend: Backend) -> tuple[Member, ...]:
         """What answers, rebuilt on ``backend``.
@@ -240,7 +267,7 @@ class Artifact:
             "format": FORMAT,
             "version": VERSION,
             "model": self.model,
-            "address": self.address,
+            "address": _keyless(self.address),
             "fingerprint": self.fingerprint,
             "labels": list(self.labels),
             "members": [member.to_json() for member in self.members],
@@ -282,8 +309,16 @@ class Artifact:
             described["fingerprint"],
             members,
             float(described["sharpness"]),
-            dict(described["address"]),
+            _keyless(described["address"]),
         )
+
+
+def _keyless(address: Json) -> Json:
+    """The address without what it says of a key; earlier versions wrote that down."""
+    endpoint = address.get("endpoint")
+    if not isinstance(endpoint, dict):
+        return dict(address)
+    return {**address, "endpoint": {k: v for k, v in endpoint.items() if k not in _KEY}}
 
 
 def _within(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

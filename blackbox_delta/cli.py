@@ -6,12 +6,15 @@ package (one readable block), 2 for a command line that cannot be read, 130 when
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 from dataclasses import replace
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
@@ -19,7 +22,7 @@ from typer.core import TyperGroup
 
 from blackbox_delta import __version__
 from blackbox_delta._cli_compare import compare
-from blackbox_delta._cli_files import answer, labelled, opened_for_writing, stdin
+from blackbox_delta._cli_files import answer, check_output, labelled, stdin, written
 from blackbox_delta._cli_groups import Place, with_option_groups
 from blackbox_delta._cli_models import Source, loaded, priced
 from blackbox_delta._cli_options import (
@@ -45,13 +48,16 @@ from blackbox_delta._cli_options import (
     UnlabeledOption,
     UrlArgument,
 )
-from blackbox_delta._cli_server import Caller, Server
+from blackbox_delta._cli_server import Caller, Key, Server
 from blackbox_delta._cli_tune import Job, carry_out, show_forecast, show_found, stoppable
 from blackbox_delta.errors import BlackBoxDeltaError, ConfigError, RunError
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import Columns
 
 _out, _err = Console(), Console(stderr=True)
+#: What Ctrl-C means for what a saved run was asked.
+_GOES_ON = "the same command goes on"
+_PAID = "with --cache FILE the same command would go on"
 
 
 class _Commands(TyperGroup):
@@ -61,10 +67,18 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except BlackBoxDeltaError as error:
-            from blackbox_delta.display import say
+            self._fail(error, str(error))
+        except OSError as error:
+            # Any option may name a file; everything else about files is said where it is used.
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            self._fail(error, f"{error.filename}: {error.strerror}; name another file or folder")
 
-            say(_err, f"Error: {error}", "red")
-            raise typer.Exit(1) from error
+    def _fail(self, error: Exception, message: str) -> NoReturn:
+        from blackbox_delta.display import say
+
+        say(_err, f"Error: {message}", "red")
+        raise typer.Exit(1) from error
 
 
 app = typer.Typer(
@@ -184,9 +198,9 @@ def journal(run: JournalArgument, export: ExportOption = None) -> None:
     if export is None:
         show_spending(_out, summarise(path))
         return
-    if export.exists() and path.exists() and export.samefile(path):
-        raise ConfigError(f"{export} is the journal itself; name another file for --export")
-    with opened_for_writing(None if str(export) == "-" else export) as stream:
+    output = None if str(export) == "-" else export
+    check_output(output, {"the journal": path})
+    with written(output) as stream:
         export_replies(path, stream)
 
 
@@ -197,8 +211,10 @@ def evaluate(
     data: DataOption,
     columns: Columns,
     place: Place,
+    key: Key,
     model: SavedModelOption = None,
     base_url: SavedUrlOption = None,
+    cache: CacheOption = None,
     max_test: SampleOption = None,
 ) -> None:
     """Score a saved run on the test part of labelled data, or on all of a single file."""
@@ -206,7 +222,10 @@ def evaluate(
     from blackbox_delta.tasks import sample_test
 
     examples = labelled(data, columns)
-    with loaded(run, place, model, base_url, _err) as tuned:
+    with (
+        stoppable(_GOES_ON if cache else _PAID, _err),
+        loaded(run, place, model, base_url, key, cache, _err) as tuned,
+    ):
         seed = tuned.result.get("seed", Settings().seed)
         show_metrics(_out, tuned.evaluate(sample_test(examples, seed, max_test)))
 
@@ -217,7 +236,9 @@ def predict(
     run: RunArgument,
     columns: Columns,
     place: Place,
+    key: Key,
     base_url: SavedUrlOption = None,
+    cache: CacheOption = None,
     file: FileArgument = "-",
     output: OutputOption = None,
 ) -> None:
@@ -225,14 +246,24 @@ def predict(
 
     Example: echo "a text" | blackbox-delta predict RUN
     """
+    from blackbox_delta.display import answer_display
     from blackbox_delta.tasks import read_texts
 
+    check_output(output, {"the input": None if file == "-" else Path(file), "the cache": cache})
     examples = read_texts(stdin() if file == "-" else file, columns)
-    with loaded(run, place, None, base_url, _err) as tuned, opened_for_writing(output) as stream:
-        probabilities = tuned.predict_proba(examples)
-        for example, row in zip(examples, probabilities, strict=True):
-            line = answer(example, tuned.labels, row)
-            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+    with (
+        stoppable(_GOES_ON if cache else _PAID, _err),
+        loaded(run, place, None, base_url, key, cache, _err) as tuned,
+        written(output, keep=True) as stream,
+        # On the same terminal a bar would be drawn over the answers.
+        answer_display(_err, len(examples), hidden=stream.isatty()) as tell,
+    ):
+        for piece, rows in tuned.answers(examples):
+            for example, row in zip(piece, np.exp(rows), strict=True):
+                line = answer(example, tuned.labels, row)
+                stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+            stream.flush()
+            tell(len(piece))
 
 
 @app.command()

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -30,6 +32,7 @@ from blackbox_delta.types import Capabilities
 __all__ = [
     "LiveDisplay",
     "access_line",
+    "answer_display",
     "plan_line",
     "progress_line",
     "say",
@@ -47,7 +50,11 @@ _BAR_WIDTH = 24
 
 
 def plan_line(
-    model: str, split: FewShotSplit, settings: Settings, able: Capabilities | None = None
+    model: str,
+    split: FewShotSplit,
+    settings: Settings,
+    able: Capabilities | None = None,
+    seeds: int = 1,
 ) -> str:
     """What the budget will be used for, in one line.
 
@@ -56,6 +63,7 @@ def plan_line(
         split: The examples.
         settings: How it will be tuned.
         able: What the model takes, where it is known already.
+        seeds: With how many seeds, each of which may spend the budget.
 
     Raises:
         TemplateError: The template cannot be read.
@@ -64,11 +72,13 @@ def plan_line(
     pairs = split.train[0].text_pair is not None
     template = Template.parse(settings.template or default_template(pairs))
     classes = len({example.label for example in split.train})
-    budget = Budget.parse(settings.budget, settings.prices)
+    most_spent = f"{Budget.parse(settings.budget, settings.prices)} at most"
+    if seeds > 1:
+        most_spent += f" for each of {seeds} seeds"
     if settings.recipe == "auto":
         most = counted(settings.max_queries_per_example, "query")
         return (
-            f"{model}: {budget} at most, {len(split.train)} training examples of {classes} "
+            f"{model}: {most_spent}, {len(split.train)} training examples of {classes} "
             f"classes; several views of each, an answer takes at most {most}"
         )
     dimension = f"= {settings.dimension}" if settings.dimension else f"≤ {DIMENSION}"
@@ -79,7 +89,7 @@ def plan_line(
     elif settings.delta_kinds == ("soft-prompt",) and not template.slots:
         search = "no soft slot in the template, so the output side alone is tuned"
     return (
-        f"{model}: {budget} at most, {len(split.train)} training and "
+        f"{model}: {most_spent}, {len(split.train)} training and "
         f"{len(split.dev)} development examples of {classes} classes; {search}"
     )
 
@@ -100,6 +110,30 @@ def search_display(console: Console) -> Iterator[Observer]:
     with Live(display, console=console, refresh_per_second=2):
         yield display.update
         display.finish()
+
+
+@contextmanager
+def answer_display(
+    console: Console, texts: int, *, hidden: bool = False
+) -> Iterator[Callable[[int], None]]:
+    """A bar for a number of texts; what it yields is told how many more are answered.
+
+    It is gone when they all are, and nothing is shown where nothing can be drawn over.
+    """
+    if hidden or not console.is_interactive:
+        yield lambda _answered: None
+        return
+    columns = (BarColumn(_BAR_WIDTH), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(
+        *columns,
+        console=console,
+        transient=True,
+        refresh_per_second=2,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ) as bar:
+        task = bar.add_task("", total=texts)
+        yield lambda answered: bar.advance(task, answered)
 
 
 class LiveDisplay:

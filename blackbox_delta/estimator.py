@@ -57,8 +57,10 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     A model given by name is opened once and stays open until another is fitted, so that
     ``cross_val_score`` and ``GridSearchCV`` do not load it for every fit. An open backend is
     shared by clones; in a parameter grid give names, as scikit-learn copies what stands there. A
-    pickle holds what was tuned and the model's name, with its server's address where it has one
-    but never a key; the model is opened when it is needed.
+    pickle holds what was tuned and the model's name, with its server's address where it has one,
+    and which variable or file that server's key is in, but never the key; the model is opened when
+    it is needed. Unpickling runs what is in the file anyway: take no pickle from whom you would
+    not give the key.
 
     Args:
         model: A model's name (see :func:`blackbox_delta.backends.open_backend`) or an open
@@ -236,6 +238,9 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 @dataclass(frozen=True)
 class _Closed:
     """What a pickle keeps of an open backend that its name alone does not lead to; no secret.
+
+    It says where the key is, which an artifact does not: a worker process must find it again, and
+    who made the pickle could run whatever code they like.
 
     Attributes:
         name: The model's name.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +18,10 @@ _MILLION = 1_000_000
 _FORM = '{"MODEL": {"input": 0.15, "output": 0.6}}, in $ per million tokens'
 #: The finest that a budget in dollars is written in.
 FINEST = 9
+#: The most that tokens may cost: a dollar each. No model is near it, so more is a slip.
+_DEAREST = 1_000_000.0
+#: Enough digits for any number that a float can be.
+_EXACTLY = Context(prec=400)
 
 
 class _Entry(BaseModel):
@@ -38,7 +42,7 @@ class Prices:
         output: $ per million tokens that the model writes.
 
     Raises:
-        ConfigError: A price is negative or not a number.
+        ConfigError: A price is negative, not a number, or more than a dollar a token.
     """
 
     input: float
@@ -46,10 +50,10 @@ class Prices:
 
     def __post_init__(self) -> None:
         for what, price in (("input", self.input), ("output", self.output)):
-            if not 0 <= price < float("inf"):
+            if not 0 <= price <= _DEAREST:
                 raise ConfigError(
-                    f"the price of {what} tokens must be a number of $ per million, 0 or more, "
-                    f"not {price!r}"
+                    f"the price of {what} tokens must be a number of $ per million, 0 or more and "
+                    f"at most {_DEAREST:,.0f}, not {price!r}"
                 )
 
     def cost(self, usage: Usage) -> float:
@@ -116,5 +120,6 @@ def dollars(value: float, places: int | None = None, rounding: str = ROUND_HALF_
     exact = Decimal(value)
     if places is None:
         places = 2 if not value or value >= 0.1 else min(FINEST, 2 - exact.adjusted())
-    whole, _, digits = f"{exact.quantize(Decimal(1).scaleb(-places), rounding):f}".partition(".")
+    rounded = exact.quantize(Decimal(1).scaleb(-places), rounding, _EXACTLY)
+    whole, _, digits = f"{rounded:f}".partition(".")
     return f"${whole}.{digits.rstrip('0').ljust(2, '0')}"

@@ -9,12 +9,13 @@ artifact. Killing the process at any moment leaves a folder that can be resumed;
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from blackbox_delta.artifact import Artifact, scratch_path, write_json
+from blackbox_delta.artifact import ARRAYS_NAME, JSON_NAME, Artifact, scratch_path, write_json
 from blackbox_delta.errors import RunError
 from blackbox_delta.history import History
 from blackbox_delta.journal import Journal
@@ -25,6 +26,7 @@ RESULT_NAME = "result.json"
 HISTORY_NAME = "history.jsonl"
 JOURNAL_NAME = "journal.sqlite"
 VERSION = 1
+_BUDGET = "settings.budget"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def open_run(path: Path, description: Json, *, resume: bool) -> Iterator[RunFold
             another run.
     """
     description = {"version": VERSION, **json.loads(json.dumps(description))}
-    started = (path / RUN_NAME).exists()
+    started = is_there(path / RUN_NAME)
     if started and not resume:
         raise RunError(
             f"{path} holds a run already; add --resume to go on with it, or choose another folder"
@@ -92,20 +94,52 @@ def read_description(path: Path) -> Json | None:
     """What a run was started with, or ``None`` where there is no run.
 
     Raises:
-        RunError: The file is damaged.
+        RunError: The file is damaged, or there can be none of that name.
     """
-    return _read(path / RUN_NAME) if (path / RUN_NAME).exists() else None
+    return _read(path / RUN_NAME) if is_there(path / RUN_NAME) else None
 
 
 def read_result(path: Path) -> Json | None:
     """What a finished run reported, or ``None`` if it is not finished.
 
     Raises:
-        RunError: The file is damaged.
+        RunError: The file is damaged, or there can be none of that name.
     """
-    if not (path / RESULT_NAME).exists():
+    if not is_there(path / RESULT_NAME):
         return None
     return _read(path / RESULT_NAME)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+        RunError: There can be none, e.g. because its name is too long.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        raise RunError(f"{path} cannot be used: {error.strerror}; choose another folder") from error
+
+
+def side_files(journal: Path) -> tuple[Path, ...]:
+    """What SQLite keeps beside a journal while it is open, or after a kill."""
+    return tuple(journal.with_name(journal.name + end) for end in ("-wal", "-shm", "-journal"))
+
+
+def is_part_of_run(path: Path) -> bool:
+    """Whether a file of this name, there or not, belongs to the run whose folder it is in."""
+    real = Path(os.path.realpath(path))
+    marks = {RUN_NAME, JSON_NAME, ARRAYS_NAME, JOURNAL_NAME}
+    beside_journal = (beside.name for beside in side_files(Path(JOURNAL_NAME)))
+    if real.name not in {*marks, RESULT_NAME, HISTORY_NAME, *beside_journal}:
+        return False
+    try:
+        there = list(real.parent.iterdir())
+    except OSError:
+        return False
+    # Beside the runs of several seeds their common result is.
+    return any(other.name in marks or (other / RUN_NAME).exists() for other in there)
 
 
 def _start(path: Path, description: Json) -> None:
@@ -151,9 +185,16 @@ def _check_same(path: Path, description: Json) -> None:
     different = [f"{name}: {old} then, {new} now" for name, old, new in shown if old != new]
     if different:
         named = "; ".join(different)
+        advice = "or choose another folder"
+        if _shown(then, _BUDGET) != _shown(now, _BUDGET):
+            # What is asked first depends on what can be paid in all: no replay, but a new run.
+            advice += (
+                "; another budget plans otherwise from the start, and with --cache "
+                f"{path / JOURNAL_NAME} what is paid already is not paid again"
+            )
         raise RunError(
             f"{path} belongs to another run ({named}); resume it with what it was started with, "
-            "or choose another folder"
+            f"{advice}"
         )
 
 

@@ -15,7 +15,7 @@ from blackbox_delta.earlier import read_earlier
 from blackbox_delta.errors import ConfigError, RunError
 from blackbox_delta.problem import build_problem
 from blackbox_delta.report import UNMEASURED
-from blackbox_delta.runs import RESULT_NAME, RUN_NAME, write_record
+from blackbox_delta.runs import RESULT_NAME, RUN_NAME, is_there, write_record
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import FewShotSplit, TaskData, load_task, verdict_over_seeds
 from blackbox_delta.tuned_model import TunedModel
@@ -60,7 +60,8 @@ def tune_over_seeds(
 ) -> SeedsResult:
     """Tunes once for each of the seeds ``seed``, ``seed + 1``, … and sums up.
 
-    Training and development examples are drawn anew for every seed; the test sample is that of
+    Each seed may spend the whole ``budget``. Training and development examples are drawn anew for
+    every seed; the test sample is that of
     the first, so that the seeds can be compared. Each run is what
     :func:`blackbox_delta.api.tune` makes of such a split; the models are not combined.
 
@@ -134,7 +135,7 @@ def folder_name(seed: int) -> str:
 
 def _check_folder(out: Path, resume: bool) -> None:
     """A folder with other things in it is left alone."""
-    if (out / RUN_NAME).exists():
+    if is_there(out / RUN_NAME):
         raise RunError(
             f"{out} holds a run of one seed; choose another folder for a run over several"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -47,6 +47,8 @@ class TunedModel:
         backend: Backend | None = None,
         device: str | None = None,
         dtype: str | None = None,
+        key_env: str | None = None,
+        key_file: str | Path | None = None,
     ) -> TunedModel:
         """The tuned model saved in a run folder.
 
@@ -56,6 +58,9 @@ class TunedModel:
                 and address is opened.
             device: Where to open it.
             dtype: In which precision.
+            key_env: The environment variable that holds the key for its server. A folder never
+                says; without it a key goes to a provider's own hosts and to this machine alone.
+            key_file: A file that holds the key, likewise.
 
         Raises:
             ArtifactError: There is no artifact, or it is damaged or of a newer version.
@@ -67,9 +72,8 @@ class TunedModel:
 
         artifact = Artifact.load(Path(folder))
         result = read_result(Path(folder))
-        model = backend or open_backend(
-            artifact.model, device=device, dtype=dtype, address=artifact.address
-        )
+        address = artifact.address_with(key_env, key_file)
+        model = backend or open_backend(artifact.model, device=device, dtype=dtype, address=address)
         return cls(artifact, model, result)
 
     @property
@@ -106,14 +110,21 @@ class TunedModel:
             DataError: A text is empty, or pairs are missing or too many.
             BackendError: No sound reply could be had.
         """
+        pieces = [rows for _, rows in self.answers(texts, text_pairs)]
+        return np.concatenate([np.zeros((0, len(self.labels))), *pieces])
+
+    def answers(
+        self, texts: Sequence[str | Example], text_pairs: Sequence[str] | None = None
+    ) -> Iterator[tuple[Sequence[Example], Vector]]:
+        """A piece of the texts after another, with log class probabilities (n, c) for it.
+
+        All texts are checked before the first is asked about; a piece is asked about when it is
+        wanted. Raises what :meth:`log_proba` does.
+        """
         examples = self.examples(texts, text_pairs)
-        if not examples:
-            return np.zeros((0, len(self.labels)))
-        pieces = [
-            self._pooled(examples[start : start + PIECE])
-            for start in range(0, len(examples), PIECE)
-        ]
-        return np.concatenate(pieces)
+        for start in range(0, len(examples), PIECE):
+            piece = examples[start : start + PIECE]
+            yield piece, self._pooled(piece)
 
     def examples(
         self, texts: Sequence[str | Example], text_pairs: Sequence[str] | None = None

@@ -60,6 +60,8 @@ class TunedModels:
         backend: Backend | None = None,
         device: str | None = None,
         dtype: str | None = None,
+        key_env: str | None = None,
+        key_file: str | Path | None = None,
     ) -> TunedModels:
         """The tuned models saved in run folders.
 
@@ -69,6 +71,9 @@ class TunedModels:
                 is opened.
             device: Where to open it.
             dtype: In which precision.
+            key_env: The environment variable that holds the key for its server. A folder never
+                says; without it a key goes to a provider's own hosts and to this machine alone.
+            key_file: A file that holds the key, likewise.
 
         Raises:
             ConfigError: There are no users.
@@ -79,9 +84,8 @@ class TunedModels:
         artifacts = {user: Artifact.load(Path(folder)) for user, folder in folders.items()}
         _check_users(artifacts)
         first = next(iter(artifacts.values()))
-        model = backend or open_backend(
-            first.model, device=device, dtype=dtype, address=first.address
-        )
+        address = first.address_with(key_env, key_file)
+        model = backend or open_backend(first.model, device=device, dtype=dtype, address=address)
         return cls(artifacts, model)
 
     @property

@@ -145,7 +145,8 @@ class Tuner:
             raise BudgetError(
                 f"the budget of {self._budget} ran out before the untuned model was scored, for "
                 f"{self._budget.usage.lost} replies were lost or the others cost more than was "
-                "estimated; give a larger budget"
+                "estimated; give a larger budget and another --out, with --cache and this run's "
+                "journal.sqlite what is paid already is not paid again"
             )
         if self._problem.frame is not None:
             _unless_spent(lambda: self._search(options))

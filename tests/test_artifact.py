@@ -29,7 +29,7 @@ from blackbox_delta.artifact import (
     write_whole,
 )
 from blackbox_delta.backends.fake import FakeBackend
-from blackbox_delta.errors import ArtifactError, FingerprintError
+from blackbox_delta.errors import ArtifactError, ConfigError, FingerprintError
 from blackbox_delta.heads import make_head
 from blackbox_delta.members import Member
 from blackbox_delta.problem import build_problem
@@ -329,6 +329,44 @@ def test_the_address_is_kept_and_given_to_whoever_opens_the_model(
     monkeypatch.setattr("blackbox_delta.tuned_model.open_backend", opened)
     assert TunedModel.load(tmp_path, device="cpu").backend is backend
     assert asked == [("fake", {"device": "cpu", "dtype": None, "address": backend.address})]
+
+
+class Elsewhere(FakeBackend):
+    """The toy model as if it stood behind a server that wants a key."""
+
+    @property
+    def address(self) -> Json:
+        endpoint = {"base_url": "https://x/v1", "key_env": "MY_KEY", "key_file": "/my/key"}
+        return {"endpoint": endpoint, "access": {"tier": "text"}}
+
+
+def test_which_key_is_sent_is_neither_written_nor_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = {"endpoint": {"base_url": "https://x/v1"}, "access": {"tier": "text"}}
+    artifact = Artifact.of(Elsewhere(), [member("plain", WITHOUT_SLOT)])
+    assert artifact.address == bare
+    told = replace(artifact, address=Elsewhere().address)
+    told.save(tmp_path)
+    assert json.loads((tmp_path / "artifact.json").read_text())["address"] == bare
+    with monkeypatch.context() as patch:
+        patch.setattr("blackbox_delta.artifact._KEY", ())  # as earlier versions wrote it
+        told.save(tmp_path)
+    assert "MY_KEY" in (tmp_path / "artifact.json").read_text()
+    assert Artifact.load(tmp_path).address == bare
+
+
+def test_the_user_says_which_key_is_sent() -> None:
+    artifact = Artifact.of(Elsewhere(), [member("plain", WITHOUT_SLOT)])
+    for said in ({"key_env": "OTHER"}, {"key_file": "/other"}):
+        endpoint = {"base_url": "https://x/v1", **said}
+        assert artifact.address_with(**said)["endpoint"] == endpoint
+    assert artifact.address_with() == artifact.address
+    local = Artifact.of(FakeBackend(), [member("plain", WITHOUT_SLOT)])
+    with pytest.raises(ConfigError, match="local model; leave key_file out"):
+        local.address_with(key_file="/other")
+    with pytest.raises(ConfigError, match="address of the model is damaged"):
+        replace(artifact, address={"endpoint": 3}).address_with("OTHER")
 
 
 def test_an_edited_label_is_noticed(saved: Saved, tmp_path: Path) -> None:

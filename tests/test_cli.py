@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from blackbox_delta import __version__
 from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.cli import app
+from blackbox_delta.errors import BackendError
 from blackbox_delta.settings import Settings
 from blackbox_delta.types import Json, ScoreRequest, Scores, Sink
 
@@ -416,6 +417,7 @@ def test_several_seeds_are_judged_together(over_seeds: tuple[Path, Result]) -> N
         assert own["test_n"] == 20
     assert re.search(rf"mean\s.*\s{report['mean']['test_accuracy']:.3f}\s", done.stdout)
     assert f"Verdict: {report['verdict']}" in done.stdout
+    assert "fake: 6 calls at most for each of 2 seeds, " in done.stderr
     assert "Seed 13, 1 of 2:" in done.stderr
     assert "Seed 14, 2 of 2:" in done.stderr
 
@@ -702,6 +704,94 @@ def test_an_output_that_cannot_be_written_costs_no_query(
     monkeypatch.setattr(FakeBackend, "score", spend)
     done = run("predict", finished, "--output", tmp_path / "no" / "answers.jsonl", stdin="a film")
     assert "cannot be written" in failed(done)
+
+
+class BreaksDown(FakeBackend):
+    """The toy model until it is asked about a certain text."""
+
+    at = "film 200"
+
+    def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
+        if any(self.at in str(prompt) for prompt in request.prompts):
+            raise BackendError("the model broke down")
+        return super().score(request, sink)
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    return write_lines(tmp_path / "many.jsonl", [{"text": f"film {n}"} for n in range(300)])
+
+
+def test_an_output_is_replaced_once_it_is_whole(
+    finished: Path, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, partial = tmp_path / "answers.jsonl", tmp_path / "answers.jsonl.partial"
+    output.write_text("precious\n")
+    output.chmod(0o600)
+    command = ["predict", finished, many, "--output", output]
+    with monkeypatch.context() as patch:
+        patch.setattr("blackbox_delta.backends.fake.FakeBackend", BreaksDown)
+        done = run(*command)
+    assert "the model broke down" in failed(done)
+    assert f"What was answered is in {partial}." in done.stderr
+    assert output.read_text() == "precious\n"
+    lines = partial.read_text().splitlines()
+    assert [json.loads(line)["text"] for line in lines] == [f"film {n}" for n in range(128)]
+    assert run(*command).exit_code == 0
+    assert output.read_text().startswith(partial.read_text())
+    assert len(output.read_text().splitlines()) == 300
+    assert output.stat().st_mode & 0o777 == 0o600
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_nothing_is_left_of_an_output_without_answers(
+    finished: Path, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blackbox_delta.backends.fake.FakeBackend", BreaksDown)
+    monkeypatch.setattr(BreaksDown, "at", "film 1")
+    failed(run("predict", finished, many, "--output", tmp_path / "answers.jsonl"))
+    assert list(tmp_path.iterdir()) == [many]
+
+
+def test_an_output_behind_a_link_is_replaced_and_the_link_stays(
+    finished: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "there" / "answers.jsonl")
+    assert run("predict", finished, "--output", link, stdin="a film\n").exit_code == 0
+    assert link.is_symlink()
+    assert len((tmp_path / "there" / "answers.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_device_is_written_to_and_not_replaced(finished: Path) -> None:
+    done = run("predict", finished, "--output", "/dev/null", stdin="a film\n")
+    assert done.exit_code == 0, done.output
+    assert not Path("/dev/null").is_file()
+
+
+def test_an_output_never_destroys_what_is_read(
+    finished: Path, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeBackend, "score", spend)
+    link, cache = tmp_path / "link", tmp_path / "cache"
+    link.hardlink_to(many)
+    before = {path: path.read_bytes() for path in [many, *finished.iterdir()]}
+    for output in (many, link, tmp_path / ".." / tmp_path.name / "many.jsonl"):
+        message = failed(run("predict", finished, many, "--output", output))
+        assert "is the input itself" in message
+    for output, said in ((cache, "is the cache itself"), (f"{cache}-wal", "belongs to the cache")):
+        message = failed(run("predict", finished, many, "--cache", cache, "--output", output))
+        assert said in message
+    for name in ("run.json", "result.json", "artifact.safetensors", "journal.sqlite-wal"):
+        message = failed(run("predict", finished, many, "--output", finished / name))
+        assert "is part of a run" in message
+    assert {path: path.read_bytes() for path in [many, *finished.iterdir()]} == before
+
+
+def test_an_output_with_too_long_a_name_is_one_clear_error(finished: Path) -> None:
+    done = run("predict", finished, "--output", "x" * 300, stdin="a film\n")
+    assert "cannot be written: File name too long" in failed(done)
 
 
 def test_data_without_a_test_part_is_not_scored(finished: Path, tmp_path: Path) -> None:

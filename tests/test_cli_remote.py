@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faulty_server import Fault, FaultyServer, scripted
+from faulty_server import Fault, FaultyServer, healthy, scripted
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
@@ -325,6 +325,89 @@ def test_runs_share_what_they_paid(data: Path, toy_server: FaultyServer, tmp_pat
     assert re.search(rf"total\s+{ALL}\s+0\s+0", run("journal", cache).stdout)
 
 
+def test_a_larger_budget_takes_over_what_a_smaller_one_paid(
+    data: Path, toy_server: FaultyServer, tmp_path: Path
+) -> None:
+    """As the error of a resumption with another budget advises."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    auto = ["--recipe", "auto", "--max-test", 4]
+    smaller = [*auto, "--budget", "24 queries", "--out", first]
+    assert tune(toy_server.url, data, *smaller).exit_code == 0
+    larger = [*auto, "--budget", "40 queries"]
+    refused = tune(toy_server.url, data, *larger, "--out", first, "--resume")
+    message = " ".join(failed(refused).split())
+    cache = first / JOURNAL_NAME
+    assert f"with --cache {cache} what is paid already is not paid again" in message
+    done = tune(toy_server.url, data, *larger, "--out", second, "--cache", cache)
+    assert done.exit_code == 0, done.output
+    assert summarise(second / JOURNAL_NAME).total.cached >= 24
+    again = tune(toy_server.url, data, *smaller, "--resume")
+    assert again.exit_code == 0, again.output
+
+
+# ------------------------------------------------------------------ a saved run's cache
+
+
+@pytest.fixture
+def breaks_down(tmp_path: Path) -> Iterator[tuple[str, FaultyServer]]:
+    """A file of 140 texts, and a server that turns away the one before the last five."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("".join(f"film number {n}\n" for n in range(140)))
+    with FaultyServer() as one:
+        one.plan = lambda _number, prompts: (
+            Fault.REDIRECT if any("number 135" in prompt for prompt in prompts) else None
+        )
+        yield str(texts), one
+
+
+def test_a_repeated_prediction_pays_for_nothing_twice(
+    breaks_down: tuple[str, FaultyServer], finished: tuple[Path, Result], tmp_path: Path
+) -> None:
+    texts, one = breaks_down
+    output, cache = tmp_path / "answers.jsonl", tmp_path / "cache.sqlite"
+    predict = ["predict", finished[0], texts, "--base-url", one.url, "--output", output]
+    message = failed(run(*predict))
+    assert "With --cache FILE, what is answered is paid once" in message
+    assert len((tmp_path / "answers.jsonl.partial").read_text().splitlines()) == 128
+    one.answered.clear()
+    message = " ".join(failed(run(*predict, "--cache", cache)).split())
+    assert f"answered is in {cache}: the same command goes on" in message
+    assert one.answered.total() >= 128
+    one.plan = healthy
+    done = run(*predict, "--cache", cache)
+    assert done.exit_code == 0, done.output
+    assert max(one.answered.values()) == 1
+    assert len(output.read_text().splitlines()) == 140
+    assert one.answered.total() == 140
+    # Anybody who shares the file is spared them too.
+    again = run("predict", finished[0], texts, "--base-url", one.url, "--cache", cache)
+    assert again.stdout == output.read_text()
+    assert one.answered.total() == 140
+
+
+def test_a_repeated_evaluation_pays_for_nothing_twice(
+    data: Path, finished: tuple[Path, Result], toy_server: FaultyServer, tmp_path: Path
+) -> None:
+    command = ["eval", finished[0], "--data", data, "--base-url", toy_server.url]
+    bare = run(*command)
+    before = asked(toy_server)
+    first, second = (run(*command, "--cache", tmp_path / "cache") for _ in range(2))
+    assert first.stdout == second.stdout == bare.stdout
+    assert asked(toy_server) - before == 20
+    toy_server.plan = lambda *_: Fault.REDIRECT
+    assert "With --cache FILE, what is answered is paid once" in failed(run(*command))
+
+
+def test_a_file_that_is_no_cache_costs_no_query(
+    finished: tuple[Path, Result], server: FaultyServer, tmp_path: Path
+) -> None:
+    notes, before = tmp_path / "notes.txt", len(server.requests)
+    notes.write_text("mine")
+    assert "notes.txt" in failed(run("predict", finished[0], "--cache", notes, stdin="a film"))
+    assert notes.read_text() == "mine"
+    assert len(server.requests) == before
+
+
 # ------------------------------------------------------------------ money
 
 
@@ -402,6 +485,21 @@ def test_an_export_never_overwrites_the_journal(finished: tuple[Path, Result]) -
     assert path.read_bytes() == before
 
 
+def test_an_export_destroys_nothing(finished: tuple[Path, Result], tmp_path: Path) -> None:
+    folder, _ = finished
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    for name in ("artifact.json", "run.json"):
+        assert "is part of a run" in failed(run("journal", folder, "--export", folder / name))
+    log = folder / f"{JOURNAL_NAME}-wal"
+    assert "belongs to the journal" in failed(run("journal", folder, "--export", log))
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    old = tmp_path / "old.jsonl"
+    old.write_text("precious\n")
+    assert "no journal" in failed(run("journal", tmp_path / "nowhere", "--export", old))
+    assert old.read_text() == "precious\n"
+    assert list(tmp_path.iterdir()) == [old]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_an_export_onto_a_full_disk_is_one_clear_error(finished: tuple[Path, Result]) -> None:
     message = failed(run("journal", finished[0], "--export", "/dev/full"))
@@ -463,12 +561,21 @@ def test_a_key_opens_the_server_and_stays_out_of_everything(
     monkeypatch.setenv("TOY_KEY", KEY)
     folder = tmp_path / "run"
     with FaultyServer(key=KEY) as locked:
-        options = ["--base-url", locked.url, "--data", data, *SMALL, "--out", folder]
-        done = run("--verbose", "tune", *options, "--key-env", "TOY_KEY")
+        options = ["tune", "--base-url", locked.url, "--data", data, *SMALL, "--out", folder]
+        done = run("--verbose", *options, "--key-env", "TOY_KEY")
         assert done.exit_code == 0, done.output
-        assert run("predict", folder, stdin="a film").exit_code == 0, "it knows the variable"
+        [line] = [line for line in done.stdout.splitlines() if line.startswith("Next: ")]
+        assert line.endswith("--key-env TOY_KEY")
+        predict = ["predict", folder, "--key-env", "TOY_KEY"]
+        assert run(*predict, stdin="a film").exit_code == 0
+        scored = run("eval", folder, "--data", data, "--key-env", "TOY_KEY")
+        assert scored.exit_code == 0, scored.output
+        untold = failed(run("predict", folder, stdin="a film"))
+        assert "needs one" in untold
+        assert "no key was sent, for a saved run does not say which one; add --key-env" in untold
+        assert run(*options, *map(str, ("--resume", "--key-env", "TOY_KEY"))).exit_code == 0
         monkeypatch.delenv("TOY_KEY")
-        assert "TOY_KEY" in failed(run("predict", folder, stdin="a film"))
+        assert "TOY_KEY" in failed(run(*predict, stdin="a film"))
         assert "does not accept the API key, or needs one" in failed(run("probe", locked.url))
     written = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
     assert len(written) >= 5
@@ -557,8 +664,10 @@ def test_a_wrong_url_is_one_clear_error(url: str, data: Path) -> None:
 def test_a_local_run_has_no_url(data: Path, tmp_path: Path, server: FaultyServer) -> None:
     small = ["--dimension", 5, "--budget", 26, "--out", tmp_path / "run"]
     assert run("tune", "--model", "fake", "--data", data, *SMALL, *small).exit_code == 0
-    message = failed(run("eval", tmp_path / "run", "--data", data, "--base-url", server.url))
+    command = ["eval", tmp_path / "run", "--data", data]
+    message = failed(run(*command, "--base-url", server.url))
     assert "tuned on a local model; leave --base-url out" in message
+    assert "tuned on a local model; leave key_env out" in failed(run(*command, "--key-env", "KEY"))
 
 
 # ------------------------------------------------------------------ help

@@ -232,6 +232,14 @@ def test_the_plan_of_auto_speaks_of_views() -> None:
     assert plan_line("fake", SPLIT, alone).endswith("an answer takes at most 1 query")
 
 
+@pytest.mark.parametrize("recipe", ["auto", "search"])
+def test_the_plan_says_that_every_seed_may_spend_the_budget(recipe: str) -> None:
+    settings = Settings.of({"recipe": recipe, "budget": "2M tokens"})
+    line = plan_line("fake", SPLIT, settings, seeds=3)
+    assert "fake: 2000000 tokens at most for each of 3 seeds, 4 training" in line
+    assert "seeds" not in plan_line("fake", SPLIT, settings)
+
+
 def test_the_plan_says_when_nothing_is_searched() -> None:
     line = plan_line("fake", SPLIT, Settings(recipe="search", template="{text} It was {label}"))
     assert "output side alone" in line

@@ -30,7 +30,7 @@ def test_tokens_are_billed_by_the_million(read: int, wrote: int, one: float, oth
     assert cost == pytest.approx(float(exact), rel=1e-12, abs=1e-300)
 
 
-@pytest.mark.parametrize("price", [-0.01, float("nan"), float("inf")])
+@pytest.mark.parametrize("price", [-0.01, float("nan"), float("inf"), 1e30, 1.1e6])
 def test_a_price_is_a_number_that_is_not_negative(price: float) -> None:
     with pytest.raises(ConfigError, match="price of input tokens"):
         Prices(price, 1)
@@ -117,3 +117,9 @@ def test_money_is_shown_in_cents_or_three_digits(value: float, shown: str) -> No
 def test_money_is_shown_to_half_a_percent_or_half_a_cent(value: float) -> None:
     error = abs(float(Decimal(dollars(value).removeprefix("$"))) - value)
     assert error <= max(0.0050001 * value, 0.0050001 if value >= 0.1 else 0)
+
+
+@pytest.mark.parametrize("value", [1e21, 1e300])
+@pytest.mark.parametrize("places", [None, 9])
+def test_no_amount_is_too_large_to_be_written(value: float, places: int | None) -> None:
+    assert float(dollars(value, places).removeprefix("$")) == value

@@ -22,7 +22,9 @@ from blackbox_delta.runs import (
     RESULT_NAME,
     RUN_NAME,
     VERSION,
+    is_part_of_run,
     open_run,
+    read_description,
     read_result,
 )
 from blackbox_delta.tasks import Template, Verbalizer
@@ -236,3 +238,44 @@ def test_a_newer_version_is_refused_as_such(tmp_path: Path) -> None:
     (tmp_path / RUN_NAME).write_text(json.dumps(newer))
     with pytest.raises(RunError, match=f"started by version {VERSION + 1} of this format"):
         work(tmp_path, resume=True)
+
+
+def test_what_belongs_to_a_run(tmp_path: Path) -> None:
+    started, seeds, bare = (tmp_path / name for name in ("run", "seeds", "bare"))
+    for folder in (started, seeds / "seed-3", bare):
+        folder.mkdir(parents=True)
+    for folder in (started, seeds / "seed-3"):
+        (folder / "run.json").touch()
+    for name in ("run.json", "result.json", "journal.sqlite-wal", "artifact.json"):
+        assert is_part_of_run(started / name)
+        assert is_part_of_run(bare / ".." / "run" / name)
+        assert not is_part_of_run(bare / name)
+        assert not is_part_of_run(tmp_path / "nowhere" / name)
+    assert is_part_of_run(seeds / "result.json")
+    assert not is_part_of_run(started / "answers.jsonl")
+
+
+@pytest.mark.parametrize("look", [read_description, read_result])
+def test_a_name_that_is_too_long_is_one_clear_error(look: Any, tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 300)
+    with pytest.raises(RunError, match="File name too long"):
+        look(path)
+    with pytest.raises(RunError, match="File name too long"), open_run(path, {}, resume=False):
+        pass
+
+
+def test_another_budget_is_told_what_to_do_instead_of_resuming(tmp_path: Path) -> None:
+    then, now = ({"settings": {"budget": budget, "seed": 0}} for budget in ("9", "200"))
+    with open_run(tmp_path / "run", then, resume=False):
+        pass
+    with (
+        pytest.raises(RunError, match=f"--cache {tmp_path / 'run' / JOURNAL_NAME} what is paid"),
+        open_run(tmp_path / "run", now, resume=True),
+    ):
+        pass
+    other = {"settings": {"budget": "9", "seed": 1}}
+    with (
+        pytest.raises(RunError, match="or choose another folder$"),
+        open_run(tmp_path / "run", other, resume=True),
+    ):
+        pass

@@ -27,6 +27,7 @@ from blackbox_delta.backends.remote.endpoint import Access, Endpoint, plain
 from blackbox_delta.backends.remote.http.exchange import Job
 from blackbox_delta.backends.remote.inputs import EmbeddedInputs, IdInputs, Inputs, TextInputs
 from blackbox_delta.backends.remote.jobs import PartReply, jobs
+from blackbox_delta.backends.remote.keys import with_key_source
 from blackbox_delta.backends.remote.neighbours import neighbours
 from blackbox_delta.backends.remote.wires import open_wire
 from blackbox_delta.backends.remote.wires.offers import Offer
@@ -58,6 +59,8 @@ class RemoteBackend:
         endpoint: Where it is.
         access: How it is used.
         table: Its embedding table, if it is open already.
+        saved: Whether a file names the server, and not the user. Then a key goes to hosts that
+            the preset knows, to this machine, and wherever the endpoint itself says which key.
 
     Raises:
         ConfigError: The endpoint makes no sense, or the preset lacks what ``access`` names.
@@ -66,9 +69,15 @@ class RemoteBackend:
     """
 
     def __init__(
-        self, model: str, endpoint: Endpoint, access: Access, table: TableFile | None = None
+        self,
+        model: str,
+        endpoint: Endpoint,
+        access: Access,
+        table: TableFile | None = None,
+        *,
+        saved: bool = False,
     ) -> None:
-        self._model, self._endpoint, self._access = model, endpoint, access
+        self._model, self._access = model, access
         if access.preset not in PRESETS:
             raise ConfigError(f"there is no preset '{access.preset}'")
         preset = PRESETS[access.preset]
@@ -79,7 +88,8 @@ class RemoteBackend:
         self._offer = adapted(offer, access, named=table is not None or access.tokenizes)
         self._wire = open_wire(self._offer)
         self._inputs = _inputs(access, self._offer, table)
-        self._connection = Connection(endpoint, preset)
+        self._connection = Connection(endpoint, preset, saved=saved)
+        self._endpoint = endpoint if saved else with_key_source(endpoint, preset.name)
         self._tokenizer = preset.tokenizer if access.tokenizes else None
         self._encoder: PromptEncoder | None = None
         self._tokens: dict[tuple[str, ...], LabelTokens | None] = {}
@@ -152,7 +162,10 @@ class RemoteBackend:
 
     @property
     def address(self) -> Json:
-        """The endpoint and the access; the key stays where it is."""
+        """The endpoint and the access; the key stays where it is.
+
+        It says where that is, so whoever opens it again, in another process too, needs no telling.
+        """
         return {"endpoint": plain(self._endpoint), "access": plain(self._access)}
 
     def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:

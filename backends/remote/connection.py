@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,8 +15,9 @@ from blackbox_delta.backends.remote.http.loop import LoopThread
 from blackbox_delta.backends.remote.http.secrets import read_key
 from blackbox_delta.backends.remote.http.sender import Sender
 from blackbox_delta.backends.remote.http.transport import Transport
+from blackbox_delta.backends.remote.keys import KeySource
 from blackbox_delta.backends.remote.wires.offers import Preset
-from blackbox_delta.errors import RemoteError
+from blackbox_delta.errors import AuthorisationError, RemoteError
 
 T = TypeVar("T")
 
@@ -28,16 +29,21 @@ class Connection:
         endpoint: Where it is, and how much may be asked of it.
         preset: What kind of server it is.
         attempts: How often a request is tried in all.
+        saved: Whether a file names the server, and not the user: see :class:`KeySource`.
 
     Raises:
         ConfigError: The URL makes no sense, or the key would be exposed.
         AuthorisationError: The key is not where it should be.
     """
 
-    def __init__(self, endpoint: Endpoint, preset: Preset, *, attempts: int = 8) -> None:
+    def __init__(
+        self, endpoint: Endpoint, preset: Preset, *, attempts: int = 8, saved: bool = False
+    ) -> None:
+        source = (KeySource.of_saved if saved else KeySource.of)(endpoint, preset)
+        self._kept_back = source.kept_back
         self._transport = Transport(
             endpoint.base_url,
-            secret=read_key(_key_variable(endpoint, preset), endpoint.key_file),
+            secret=read_key(source.env, source.file),
             auth_header=preset.auth_header,
             auth_scheme=preset.auth_scheme,
             query=preset.query,
@@ -92,7 +98,8 @@ class Connection:
         async def sending() -> int:
             return await self._sender.send_all(jobs, on_answer, max_sent=max_sent)
 
-        return self._loop.run(sending)
+        with self._explained():
+            return self._loop.run(sending)
 
     def close(self) -> None:
         """Closes the connections and ends the loop."""
@@ -110,11 +117,15 @@ class Connection:
                 reason = failure.reason
             raise RemoteError(f"{self.base_url} did not answer: {reason}")
 
-        return self._loop.run(fetching)
+        with self._explained():
+            return self._loop.run(fetching)
 
-
-def _key_variable(endpoint: Endpoint, preset: Preset) -> str | None:
-    """The variable that was named, or the preset's where it is set."""
-    if endpoint.key_env is not None or endpoint.key_file is not None:
-        return endpoint.key_env
-    return preset.key_env if os.environ.get(preset.key_env) else None
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Tells a user whom the server turns away of the key that was kept back."""
+        try:
+            yield
+        except AuthorisationError as error:
+            if not self._kept_back:
+                raise
+            raise AuthorisationError(f"{error}: {self._kept_back}") from None

@@ -89,6 +89,9 @@ def _documented_tier(endpoint: Endpoint, preset: Preset, offer: Offer, label_ids
 def reopen(model: str, address: Json) -> RemoteBackend:
     """The model as it was used before; nothing is sent.
 
+    An address may come out of a file that somebody else wrote, so one that does not say which key
+    to send gets the preset's only at the preset's own hosts and on this machine.
+
     Args:
         model: Its name on the server.
         address: :attr:`RemoteBackend.address` of that time.
@@ -100,7 +103,8 @@ def reopen(model: str, address: Json) -> RemoteBackend:
         raise ConfigError("name the model that the server is asked for")
     if set(address) != {"endpoint", "access"} or not all(map(_is_mapping, address.values())):
         raise ConfigError("the model's saved address is damaged: it names no endpoint and access")
-    return RemoteBackend(model, Endpoint.of(address["endpoint"]), Access.of(address["access"]))
+    endpoint, access = Endpoint.of(address["endpoint"]), Access.of(address["access"])
+    return RemoteBackend(model, endpoint, access, saved=True)
 
 
 def _is_mapping(value: object) -> bool:

@@ -125,6 +125,10 @@ def greeting(words: bytes) -> Iterator[int]:
         ("ftp://127.0.0.1/v1", "write it like https://"),
         ("http://127.0.0.1:8000/v1/chat/completions", "write http://127.0.0.1:8000/v1"),
         ("http://me:secret@127.0.0.1:8000/v1", "user name or password"),
+        ("http://127.0.0.1:99999/v1", "the base URL cannot be read"),
+        ("http://127.0.0.1:0/v1", "the base URL cannot be read"),
+        ("http://xn--a/v1", "the base URL cannot be read"),
+        ("http://127.0.0.1:9/\udcff", "the base URL cannot be read"),
         ("http://no-such-host.invalid/v1", "check the address and that the server runs"),
     ],
 )
@@ -310,3 +314,33 @@ def test_a_disk_that_is_full(server: TableServer, table: Path, data: Path, tmp_p
     assert resumed.exit_code == 0, resumed.stderr
     assert server.answered.total() - before == in_all - kept
     assert result_of(tmp_path / "run") == result_of(tmp_path / "sound")
+
+
+# ------------------------------------------------------------------------- names and numbers
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--out", "x" * 300], "File name too long"),
+        (["--out", "x" * 300, "--seeds", 2], "File name too long"),
+        (["--out", "run", "--cache", "x" * 300], "File name too long"),
+        (["--data", "x" * 300], "File name too long"),
+        (["--price-in", "1e30", "--price-out", 0], "at most 1,000,000"),
+    ],
+)
+def test_a_name_or_number_beyond_all_bounds(
+    more: list[object], said: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    local = ["tune", "--model", "fake", "--data", data, "--shots", 4, "--label-words", WORDS]
+    result = invoke([str(each) for each in (*local, *more)])
+    assert result.exit_code == 1, result.stderr
+    assert said in the_error(result.stderr)
+    assert not list(tmp_path.glob("run*"))
+
+
+def test_a_key_in_place_of_its_variable_is_not_shown(data: Path) -> None:
+    error = refused(command(data, "http://127.0.0.1:9/v1", "--key-env", KEY))
+    assert "wants the name of an environment variable" in error
+    assert KEY not in error

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ from faulty_server import Fault, FaultyServer, scripted
 from scenes import LABEL_WORDS, access, split
 from typer.testing import CliRunner
 
-from blackbox_delta import tune
+from blackbox_delta import TunedModel, TunedModels, tune
+from blackbox_delta.artifact import Artifact
+from blackbox_delta.backends import open_backend
 from blackbox_delta.backends.remote.backend import RemoteBackend
 from blackbox_delta.backends.remote.connection import Connection
 from blackbox_delta.backends.remote.endpoint import Endpoint
@@ -33,6 +36,7 @@ from blackbox_delta.backends.remote.probe import probe
 from blackbox_delta.backends.remote.wires.presets import PRESETS
 from blackbox_delta.cli import app
 from blackbox_delta.errors import AuthorisationError, BlackBoxDeltaError, ConfigError, RemoteError
+from blackbox_delta.types import Json
 
 KEY = 'sk-live/Ab+9="Qz%41w7-Yk_3xJ'
 VARIABLE = "SOMEBODYS_KEY"
@@ -375,3 +379,129 @@ def test_a_key_that_cannot_be_used_stops_everything_before_it_is_sent(
         given = {"base_url": server.url, **options}
         assert said in seen.error(lambda: probe(Endpoint.of(given), "toy"), *kinds)
         assert not server.headers
+
+
+# ------------------------------------------------------------------ folders of somebody else's
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Makes URLs of servers here look as if they were on another machine."""
+    find, names = socket.getaddrinfo, ("far.example", b"far.example")
+
+    def found(host: Any, *rest: Any, **more: Any) -> Any:
+        return find("127.0.0.1" if host in names else host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    monkeypatch.setenv("NO_PROXY", "*")
+    return lambda url: url.replace("127.0.0.1", "far.example")
+
+
+@pytest.fixture(scope="module")
+def artifact() -> Artifact:
+    """What somebody tuned."""
+    with EchoServer() as server, closing(opened(server.url)) as backend:
+        words = {"template": "{text} is {label}", "label_words": LABEL_WORDS}
+        return tune(backend, SPLIT, recipe="search", budget="9 calls", **words).artifact
+
+
+@pytest.fixture
+def received(tmp_path: Path, artifact: Artifact) -> Callable[..., Path]:
+    """Makes a run folder as somebody might hand it on, about a server of theirs."""
+
+    def make(url: str, access: Json | None = None, **endpoint: str) -> Path:
+        address = {
+            "endpoint": {"base_url": url, **endpoint},
+            "access": {**artifact.address["access"], **(access or {})},
+        }
+        # As an earlier version, or an evil one, would have written it.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("blackbox_delta.artifact._KEY", ())
+            replace(artifact, address=address).save(tmp_path / "received")
+        assert json.loads((tmp_path / "received" / "artifact.json").read_text())["address"] == (
+            address
+        )
+        return tmp_path / "received"
+
+    return make
+
+
+@pytest.mark.parametrize("named", ["key_env", "key_file", "preset"])
+def test_a_folder_cannot_make_anybody_send_a_key(
+    named: str,
+    received: Callable[..., Path],
+    elsewhere: Callable[[str], str],
+    seen: Seen,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    private = tmp_path_factory.mktemp("home") / "token"
+    private.touch(0o600)
+    private.write_text(KEY)
+    said = {"key_env": {"key_env": VARIABLE}, "key_file": {"key_file": str(private)}}
+    access = {"preset": "openai", "api": "completions"} if named == "preset" else None
+    with EchoServer() as theirs:
+        # Of the three sources the last alone is not sent because of where the server is.
+        url = elsewhere(theirs.url) if named == "preset" else theirs.url
+        folder = received(url, access, **said.get(named, {}))
+        done = CliRunner().invoke(app, ["predict", str(folder)], input="a text\n")
+        assert done.exit_code == 0, done.output
+        for load, asked in (
+            (lambda: TunedModel.load(folder), ["a text"]),
+            (lambda: TunedModels.load({"me": folder}), [("me", "a text")]),
+        ):
+            before, tuned = len(theirs.headers), load()
+            with closing(tuned.backend):
+                tuned.predict(asked)
+            assert len(theirs.headers) > before > 0
+        assert not any(KEY in value for sent in theirs.headers for value in sent.values())
+
+
+def test_an_artifact_does_not_say_where_a_key_is(source: Any, seen: Seen) -> None:
+    with EchoServer() as server:
+        run(opened(server.url, **source), seen.folder / "run")
+    for path in (seen.folder / "run").iterdir():
+        for value in source.values():
+            assert str(value).encode() not in path.read_bytes()
+
+
+def test_a_key_that_was_kept_back_is_told_of_and_can_be_sent(
+    received: Callable[..., Path],
+    elsewhere: Callable[[str], str],
+    seen: Seen,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BLACKBOX_DELTA_API_KEY", KEY)
+    # Else the key would not go over plain http to what looks like another machine.
+    with FaultyServer(key=KEY) as theirs:
+        folder = received(elsewhere(theirs.url))
+        done = CliRunner().invoke(app, ["predict", str(folder)], input="a text\n")
+        assert done.exit_code == 1
+        told = " ".join(done.stderr.split())
+        assert "BLACKBOX_DELTA_API_KEY is set, but no key was sent, for the run's folder" in told
+        assert "add --key-env BLACKBOX_DELTA_API_KEY" in told
+        assert "authorization" not in theirs.requests[-1].headers
+        options = ["--key-env", "BLACKBOX_DELTA_API_KEY"]
+        done = CliRunner().invoke(app, ["predict", str(folder), *options], input="a text\n")
+        assert "the API key would travel unencrypted to far.example" in done.stderr
+        # Naming the server makes it the user's.
+        there = ["predict", str(folder), "--base-url", theirs.url]
+        assert CliRunner().invoke(app, there, input="a text\n").exit_code == 0
+        named = TunedModel.load(received(theirs.url), key_env="BLACKBOX_DELTA_API_KEY")
+        assert len(named.predict(["a text"])) == 1
+        named.backend.close()
+
+
+def test_an_address_of_an_open_backend_keeps_the_user_s_key(
+    seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a pickle, or a worker of joblib's, asks the same server as the user would."""
+    monkeypatch.setenv("BLACKBOX_DELTA_API_KEY", KEY)
+    endpoint = Endpoint(base_url="https://api.example.com/v1")
+    with closing(RemoteBackend("toy", endpoint, access("text", preset="generic"))) as backend:
+        assert backend.address["endpoint"]["key_env"] == "BLACKBOX_DELTA_API_KEY"
+        with closing(open_backend("toy", address=backend.address)) as again:
+            assert again.address == backend.address
+            assert isinstance(again, RemoteBackend)
+            assert again._connection._transport._secret is not None

@@ -11,6 +11,7 @@ from blackbox_delta.backends.remote.http.secrets import Secret
 from blackbox_delta.errors import ConfigError
 
 _EXAMPLE = "write it like https://api.example.com/v1 or http://127.0.0.1:8000/v1"
+_PORTS = range(1, 1 << 16)
 _ENDPOINTS = ("/chat/completions", "/completions", "/models")
 #: Headers and query parameters that carry keys.
 _KEY_HEADERS = frozenset(
@@ -28,10 +29,9 @@ def parse_base_url(text: str) -> httpx.URL:
         ConfigError: It is no plain http(s) URL. The message never shows a part that could hold
             a password or a key.
     """
-    try:
-        url = httpx.URL(text.strip())
-    except httpx.InvalidURL:
-        raise ConfigError(f"the base URL cannot be read; {_EXAMPLE}") from None
+    url = read_url(text.strip())
+    if url is None:
+        raise ConfigError(f"the base URL cannot be read; {_EXAMPLE}")
     if "@" in text:
         raise ConfigError(f"the base URL holds a user name or password; {_EXAMPLE}")
     if "?" in text or "#" in text:
@@ -44,6 +44,18 @@ def parse_base_url(text: str) -> httpx.URL:
             shorter = str(url.copy_with(path=path.removesuffix(endpoint)))
             raise ConfigError(f"the base URL stops before '{endpoint}': write {shorter}")
     return url.copy_with(path=path + "/")
+
+
+def read_url(text: str, base: httpx.URL | None = None) -> httpx.URL | None:
+    """The URL, or where it leads to from ``base``; ``None`` if nothing can be sent there."""
+    try:
+        url = httpx.URL(text) if base is None else base.join(text)
+        # A host in bad punycode is found when it is read; a port outside the range is not.
+        _ = url.host
+    # Not all that is wrong with hosts and characters is said with httpx's own error.
+    except (httpx.InvalidURL, ValueError):
+        return None
+    return url if url.port is None or url.port in _PORTS else None
 
 
 def check_key_goes_safely(

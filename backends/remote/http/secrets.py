@@ -16,6 +16,8 @@ from blackbox_delta.errors import AuthorisationError, ConfigError
 
 _MASK = "[key]"
 _MAX_BYTES = 64 * 1024
+#: What variables are called, by a custom that few keys follow.
+_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
 class Secret:
@@ -93,22 +95,29 @@ def read_key(env: str | None, file: Path | None) -> Secret | None:
 
     Raises:
         AuthorisationError: The variable is not set or empty.
-        ConfigError: Both are named, the file cannot be used, or what they hold is no key.
+        ConfigError: Both are named, the file cannot be used, what they hold is no key, or what
+            should name the variable may be a key.
     """
     if env is not None and file is not None:
-        raise ConfigError(f"name one source of the API key: the variable {env} or {file}, not both")
+        raise ConfigError("name one source of the API key: a variable or a file, not both")
     if env is not None:
         return _from_environment(env)
     return None if file is None else _from_file(file)
 
 
 def _from_environment(name: str) -> Secret:
-    if not os.environ.get(name, "").strip():
-        raise AuthorisationError(
-            f"the environment variable {name}, which should hold the API key, is not set; "
-            f"set it, e.g. with: read -rs {name} && export {name}"
+    if os.environ.get(name, "").strip():
+        return _checked(_tried(os.environ[name]), f"the environment variable {name}")
+    if not _NAME.fullmatch(name):
+        # What stands there instead may be the key itself.
+        raise ConfigError(
+            "--key-env (in Python key_env) wants the name of an environment variable, such as "
+            "MY_API_KEY, and what it was given is none that is set; never give the key itself"
         )
-    return _checked(_tried(os.environ[name]), f"the environment variable {name}")
+    raise AuthorisationError(
+        f"the environment variable {name}, which should hold the API key, is not set; "
+        f"set it, e.g. with: read -rs {name} && export {name}"
+    )
 
 
 def _from_file(path: Path) -> Secret:

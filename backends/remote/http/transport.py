@@ -18,6 +18,7 @@ from blackbox_delta.backends.remote.http.address import (
     check_key_goes_safely,
     is_loopback,
     parse_base_url,
+    read_url,
     same_origin,
 )
 from blackbox_delta.backends.remote.http.failures import Lost, Refused
@@ -147,6 +148,12 @@ class Transport:
             problem = Lost(f"no complete reply within {self._timeout:g} s", crowded=True)
         except httpx.TransportError as error:
             problem = self._explain(error)
+        except UnicodeError:
+            # httpx reads where a redirect leads even where it is not to follow.
+            problem = RemoteError(
+                f"{self.base_url} redirects to another server, whose name cannot be read; check "
+                "the base URL"
+            )
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             problem = Lost(f"the exchange broke down: {type(error).__name__}")
         raise problem
@@ -167,11 +174,8 @@ class Transport:
 
     def _next_url(self, response: httpx.Response, url: httpx.URL) -> httpx.URL:
         shown = tidy(response.headers["location"], self._secret, 200)
-        try:
-            target = url.join(response.headers["location"])
-        except httpx.InvalidURL:
-            target = httpx.URL()
-        if not same_origin(target, self._base):
+        target = read_url(response.headers["location"], url)
+        if target is None or not same_origin(target, self._base):
             raise RemoteError(
                 f"{self.base_url} redirects to another server ({shown}), which is not followed; "
                 "if you trust it, make it the base URL"

@@ -179,3 +179,17 @@ def test_a_file_with_something_else_in_it_is_refused_and_not_shown(tmp_path: Pat
 def test_two_sources_are_one_too_many(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not both"):
         read_key("TOY_KEY", key_file(tmp_path))
+
+
+@pytest.mark.parametrize("pasted", [KEY, "sk-live-abcdef", "gsk_abc", "a=b", "", "MY KEY", "Ä"])
+def test_a_key_in_place_of_a_variable_s_name_is_not_shown(pasted: str) -> None:
+    with pytest.raises(ConfigError, match="wants the name of an environment variable") as caught:
+        read_key(pasted, None)
+    assert not pasted or pasted not in str(caught.value)
+
+
+def test_a_variable_in_small_letters_is_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("my_key", KEY)
+    secret = read_key("my_key", None)
+    assert secret is not None
+    assert secret.reveal() == KEY

@@ -378,7 +378,14 @@ def test_the_key_does_not_follow_to_another_server(ask: Any) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["http://example.com/v1", "https://example.com:444/v1", "//evil.example/v1", "gopher://x"],
+    [
+        "http://example.com/v1",
+        "https://example.com:444/v1",
+        "//evil.example/v1",
+        "gopher://x",
+        "https://xn--a/v1",
+        "https://example.com:99999/v1",
+    ],
 )
 def test_another_scheme_host_or_port_is_another_server(ask: Any, target: str) -> None:
     calls = []
