@@ -75,6 +75,7 @@ class Sender:
         on_answer: Callable[[Answered[T]], None],
         *,
         max_sent: int | None = None,
+        on_end: Callable[[int], None] = lambda _unanswered: None,
     ) -> int:
         """Sends ``jobs`` in order, many at a time; answers come in any order.
 
@@ -83,6 +84,8 @@ class Sender:
             on_answer: Called once for each job, as soon as its reply was read. Whatever it raises
                 cancels the rest and is raised.
             max_sent: The most queries that may be billed: those answered, lost and under way.
+            on_end: Called once when nothing is under way any more, however that came, with the
+                queries that were sent and that no answer handed to ``on_answer`` tells of.
 
         Returns:
             Queries that were sent, lost and sent again.
@@ -93,7 +96,11 @@ class Sender:
             RemoteError: A job failed for good, or everything fails. Answers that came within a
                 few seconds were still delivered.
         """
-        return await _Batch(self, iter(jobs), on_answer, max_sent).run(self._concurrency)
+        batch = _Batch(self, iter(jobs), on_answer, max_sent)
+        try:
+            return await batch.run(self._concurrency)
+        finally:
+            on_end(batch.unanswered)
 
     async def _unpaused(self) -> None:
         """Waits while the server wants to be left alone."""
@@ -151,11 +158,16 @@ class _Batch(Generic[T]):
     ) -> None:
         self._sender, self._jobs, self._on_answer = sender, jobs, on_answer
         self._max_sent = math.inf if max_sent is None else max_sent
-        # Queries answered, lost or under way; of those, the lost ones.
-        self._sent = self._lost = 0
+        # Queries answered, lost or under way; of those, the lost ones, and those told of.
+        self._sent = self._lost = self._told = 0
         self._error: Exception | None = None
         self._tasks = anyio.create_task_group()
         self._waits: set[anyio.CancelScope] = set()
+
+    @property
+    def unanswered(self) -> int:
+        """Queries sent so far that no answer tells of that somebody took."""
+        return self._sent - self._told
 
     async def run(self, workers: int) -> int:
         async with self._tasks:
@@ -192,6 +204,7 @@ class _Batch(Generic[T]):
         except Exception as error:
             self._stop(error, 0.0)
             raise _Stopped from None
+        self._told += answered.job.queries + answered.lost
 
     def _stop(self, error: Exception, grace: float) -> None:
         """Sends nothing more; what is in flight may take ``grace`` seconds yet."""

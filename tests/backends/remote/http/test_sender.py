@@ -112,13 +112,16 @@ class Run:
         self.answers: list[Answered[int]] = []
         self.error: Exception | None = None
         self.lost: int | None = None
+        self.unanswered: list[int] = []
         max_sent = options.pop("max_sent", None)
         on_answer = options.pop("on_answer", self.answers.append)
 
         async def main() -> None:
             self.sender = sender(server, **options)
             try:
-                self.lost = await self.sender.send_all(work, on_answer, max_sent=max_sent)
+                self.lost = await self.sender.send_all(
+                    work, on_answer, max_sent=max_sent, on_end=self.unanswered.append
+                )
             except Exception as error:
                 self.error = error
             self.ended = now()
@@ -186,6 +189,7 @@ def test_failures_are_retried_with_full_jitter_on_a_doubling_bound(send: Any) ->
     run = send(server, [job(0, queries=3)])
     assert run.names == [0]
     assert run.answers[0].lost == run.lost == run.sender.lost == 9
+    assert run.unanswered == [0]
     expected = np.random.Generator(np.random.PCG64(7))
     waits = np.diff(server.sent_at(0)) - 1.0
     assert waits == pytest.approx([expected.uniform(0, 2**step) for step in range(5)])
@@ -316,6 +320,7 @@ def test_whatever_on_answer_raises_cancels_the_rest(send: Any) -> None:
     run = send(server, jobs(50), on_answer=full_disk)
     assert isinstance(run.error, JournalError)
     assert seen == [0, 1, 2]
+    assert run.unanswered == [server.billable - 2], "the third was not taken"
     assert run.ended == pytest.approx(3.0, abs=0.1)
 
 
@@ -337,11 +342,14 @@ def test_cancelling_ends_promptly_wherever_it_strikes(in_virtual_time: Any) -> N
 
     async def main() -> float:
         server = Server(lambda name, _attempt: Lost("x") if name % 2 else "ok")
+        answers: list[Answered[int]] = []
+        ends: list[int] = []
         with anyio.move_on_after(5.3):
             await sender(server, requests_per_minute=600).send_all(
-                jobs(10_000), lambda _answered: None
+                jobs(10_000), answers.append, on_end=ends.append
             )
         assert server.in_flight == 0
+        assert ends == [server.billable - sum(1 + one.lost for one in answers)] != [0]
         return now()
 
     assert in_virtual_time(main) == pytest.approx(5.3, abs=0.01)
@@ -391,6 +399,8 @@ def test_no_more_is_sent_than_allowed_and_no_less_is_done(
     assert len(set(run.names)) == len(run.names)
     answered = sum(one.job.queries for one in run.answers)
     assert server.billable == answered + run.sender.lost
+    told = answered + sum(one.lost for one in run.answers)
+    assert run.unanswered == [server.billable - told]
     would_lose = sum(
         sizes[name] * sum(word in ("lost", "nonsense") for word in before_success(words))
         for name, words in enumerate(plan)
