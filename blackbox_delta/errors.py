@@ -92,11 +92,12 @@ class SpentError(BudgetError):
 
     Attributes:
         sent: Queries that were sent for the request, those lost included.
+        lost: Those of them whose reply was lost.
     """
 
-    def __init__(self, message: str, sent: int) -> None:
+    def __init__(self, message: str, sent: int, lost: int = 0) -> None:
         super().__init__(message)
-        self.sent = sent
+        self.sent, self.lost = sent, lost
 
 
 def tell_lost(error: BaseException, queries: int) -> None:

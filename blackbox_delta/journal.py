@@ -226,7 +226,8 @@ class _Account:
         return loss_key(self._keys, self._request.max_sent, len(self.losses))
 
     def _spent(self, message: str) -> SpentError:
-        return SpentError(message, self._sent())
+        answered = self._request.queries - len(self._pending())
+        return SpentError(message, self._sent(), self._sent() - answered)
 
     def _pending(self) -> list[bytes]:
         return [key for key in self._keys if key not in self._records]

@@ -225,7 +225,7 @@ def test_auto_that_runs_out_over_lost_replies_answers_with_what_it_has(
         result = search(server, table, "6 calls", **given)
         sent = taken_in(server)
         assert server.answered.total() == VIEW < sent <= 6 * CALL
-        assert result["queries"] + result["lost_queries"] == sent
+        assert (result["queries"], result["lost_queries"]) == (VIEW, sent - VIEW)
         assert [part["part"] for part in result["parts"]] == [
             "the default view",
             "anchors of its label words",
@@ -275,6 +275,26 @@ def test_the_budget_may_run_out_in_the_middle_of_a_generation(table: Path, tmp_p
 def tokens(counts: Counter[str]) -> int:
     """Prompt tokens of so many queries, by the prompts that a :class:`TableServer` sees."""
     return sum(len(prompt.split()) * count for prompt, count in counts.items())
+
+
+@pytest.mark.parametrize("scene", [SEARCH, AUTO], ids=["search", "auto"])
+@pytest.mark.parametrize("budget", ["1000 tokens", "$0.0013"])
+def test_tokens_and_money_pay_for_lost_replies_too(budget: str, scene: Scene, table: Path) -> None:
+    """From the third request on, seven of eight attempts are lost."""
+    attempts: Counter[tuple[str, ...]] = Counter()
+
+    def plan(number: int, prompts: list[str]) -> Fault | None:
+        attempts[tuple(prompts)] += 1
+        return Fault.TRUNCATED if number >= 4 and attempts[tuple(prompts)] % 8 else None
+
+    with TableServer(folder=table, plan=plan) as server:
+        result = search(server, table, budget, scene=scene)
+    sent = server.received
+    assert (sent - server.answered).total() == result["lost_queries"] > 0
+    limit = float(budget.removeprefix("$").removesuffix(" tokens"))
+    taken = tokens(sent)
+    spent = (taken + 3 * sent.total()) / 1e6 if budget.startswith("$") else taken
+    assert spent <= limit + 1e-12
 
 
 @pytest.mark.parametrize("kinds", [REFUSING, LOST_AT_ONCE])

@@ -179,6 +179,7 @@ class _Batch(Generic[T]):
                 f"{self._lost} of them on replies that were lost, and more are needed; what was "
                 "answered is kept: raise the budget, then resume",
                 self._sent,
+                self._lost,
             )
         if self._error is not None:
             raise self._error
