@@ -21,8 +21,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 1.0, 60.0
-# After an error that ends everything: what is being paid for may still arrive.
-_GRACE_SECONDS = 5.0
 _WHAT_NOW = "What was answered is kept: check the server, then resume"
 
 
@@ -93,14 +91,25 @@ class Sender:
         Raises:
             SpentError: Another attempt would exceed ``max_sent``. What was in flight has ended.
             AuthorisationError: The key is not accepted.
-            RemoteError: A job failed for good, or everything fails. Answers that came within a
-                few seconds were still delivered.
+            RemoteError: A job failed for good, or everything fails. What was in flight has ended,
+                and what was answered was delivered.
         """
         batch = _Batch(self, iter(jobs), on_answer, max_sent)
         try:
             return await batch.run(self._concurrency)
         finally:
             on_end(batch.unanswered)
+
+    async def _admitted(self, tokens: int) -> None:
+        """Waits until one more request may be sent, by the rates and by the server's own word.
+
+        The rates come last: what waited out a pause with its leave in hand would go out at once.
+        """
+        await self._unpaused()
+        await self._rates.admit(tokens)
+        while self._paused_until > self._clock():
+            await self._unpaused()
+            await self._rates.admit(tokens)
 
     async def _unpaused(self) -> None:
         """Waits while the server wants to be left alone."""
@@ -191,29 +200,28 @@ class _Batch(Generic[T]):
                 self._deliver(await self._see_through(job))
         except _Stopped:
             pass
-        except _SpentUp as error:
-            self._stop(error, math.inf)
-        except RemoteError as error:
-            self._stop(error, _GRACE_SECONDS)
+        except (_SpentUp, RemoteError) as error:
+            # What is in flight is being paid for, and has a time-out of its own.
+            self._stop(error)
         except Exception as error:
             # A mistake in somebody's iterator, body or read.
-            self._stop(error, 0.0)
+            self._stop(error, at_once=True)
 
     def _deliver(self, answered: Answered[T]) -> None:
         try:
             self._on_answer(answered)
         except Exception as error:
-            self._stop(error, 0.0)
+            self._stop(error, at_once=True)
             raise _Stopped from None
         self._told += answered.job.queries + answered.lost
 
-    def _stop(self, error: Exception, grace: float) -> None:
-        """Sends nothing more; what is in flight may take ``grace`` seconds yet."""
+    def _stop(self, error: Exception, *, at_once: bool = False) -> None:
+        """Sends nothing more; what is in flight ends by itself unless ``at_once``."""
         self._error = self._error or error
         for scope in self._waits:
             scope.cancel()
-        scope = self._tasks.cancel_scope
-        scope.deadline = min(scope.deadline, anyio.current_time() + grace)
+        if at_once:
+            self._tasks.cancel_scope.cancel()
 
     async def _wait(self, wait: Callable[[], Awaitable[R]]) -> R:
         """Waits for leave to send; cut short when the batch ends."""
@@ -251,8 +259,7 @@ class _Batch(Generic[T]):
         slot = await self._wait(sender._limit.acquire)
         outcome, start = Outcome.OTHER, sender._clock()
         try:
-            await self._wait(lambda: sender._rates.admit(job.tokens))
-            await self._wait(sender._unpaused)
+            await self._wait(lambda: sender._admitted(job.tokens))
             start = sender._clock()
             value = await self._exchange(job, tally)
             outcome = Outcome.ANSWERED

@@ -217,6 +217,24 @@ def test_retry_after_is_the_least_and_holds_for_all(send: Any) -> None:
     assert run.lost == 0
 
 
+def test_after_a_pause_requests_are_spread_as_before(send: Any) -> None:
+    """Also those that waited for their turn when the pause began, and when another one came."""
+
+    def behave(name: int, attempt: int) -> str | Exception:
+        pausing = (name, attempt) in ((2, 0), (9, 0))
+        return Refused("429", retry_after=20.0) if pausing else "ok"
+
+    server = Server(behave)
+    run = send(server, jobs(40), requests_per_minute=120)
+    assert sorted(run.names) == list(range(40))
+    times = sorted(time for _, time in server.times)
+    for name in (2, 9):
+        told = server.sent_at(name)[0] + 1.0
+        assert not [time for time in times if told + 0.01 < time < told + 20]
+    # Two a second, of which one second's worth may go out at once.
+    assert max(sum(0 <= time - first < 1 for time in times) for first in times) <= 4
+
+
 def test_jitter_comes_on_top_of_what_the_server_asks_for(send: Any) -> None:
     server = Server(sequence(Refused("429", retry_after=20.0)))
     send(server, [job(0)])
@@ -282,14 +300,14 @@ def test_a_lasting_error_ends_the_run_but_not_what_is_paid_for(send: Any) -> Non
     def behave(name: int, _attempt: int) -> str | Exception:
         return AuthorisationError("wrong key") if name == 0 else "ok"
 
-    # 0 fails at 1 s; 1 to 5 come within the grace period, 6 and 7 would take too long.
+    # 0 fails at 1 s; the others are under way then, and as long as they like.
     server = Server(behave, latency=lambda name, _attempt: 100.0 if name > 5 else 1.0 + name / 2)
     run = send(server, jobs(100))
     assert isinstance(run.error, AuthorisationError)
     assert set(server.attempts) == set(range(8))
-    assert sorted(run.names) == [1, 2, 3, 4, 5]
-    assert run.ended == pytest.approx(6.0, abs=0.1)
-    assert run.sender.lost == 2
+    assert sorted(run.names) == [1, 2, 3, 4, 5, 6, 7]
+    assert run.ended == pytest.approx(100.0, abs=0.1)
+    assert run.sender.lost == 0
 
 
 def test_a_lasting_error_is_not_retried(send: Any) -> None:
