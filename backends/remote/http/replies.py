@@ -111,7 +111,7 @@ def _number(text: str | None) -> float | None:
 def _date(text: str | None) -> datetime | None:
     try:
         date = parsedate_to_datetime(text or "")
-    except ValueError:
+    except (ValueError, OverflowError):  # no date, or one in a year that no machine can count
         return None
     # "-0000" makes a date without a zone, which cannot be subtracted from one with it.
     return date if date.tzinfo else None

@@ -243,6 +243,7 @@ DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
         ({"Retry-After": "Wed, 21 Oct 2015 07:27:30 GMT", "Date": DATE}, 0.0),
         ({"Retry-After": "Wed, 21 Oct 2099 07:28:30 GMT"}, None),
         ({"Retry-After": "Wed, 21 Oct 2015 07:28:30 -0000", "Date": DATE}, None),
+        ({"Retry-After": f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT", "Date": DATE}, None),
     ],
 )
 def test_how_long_the_server_asks_to_wait(
