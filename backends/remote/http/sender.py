@@ -15,6 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from blackbox_delta.backends.remote.http.exchange import Answered, Job, Posts
 from blackbox_delta.backends.remote.http.failures import BrokenReply, Lost, Refused, Transient
 from blackbox_delta.backends.remote.http.flow import AdaptiveLimit, Circuit, Outcome, Rates
+from blackbox_delta.backends.remote.http.replies import said_by
 from blackbox_delta.errors import RemoteError, SpentError
 
 T = TypeVar("T")
@@ -289,7 +290,8 @@ class _Batch(Generic[T]):
             self._sent -= job.queries
             raise
         except BrokenReply as error:
-            story = self._sender._transport.tidy(str(error))
+            words, _ = said_by(error.error)
+            story = self._sender._transport.tidy(f"{error}: {words}" if words else str(error))
             raise Lost(f"the reply is not what was asked for: {story}") from None
         finally:
             if lost:

@@ -262,6 +262,21 @@ def test_a_broken_reply_is_lost_and_its_reason_told(send: Any) -> None:
     assert run.sender.lost == 3
 
 
+def test_an_error_in_place_of_a_reply_is_quoted_as_messages_are(send: Any) -> None:
+    """Tidied by the transport, which knows the key."""
+
+    class Discreet(Server):
+        def tidy(self, text: str) -> str:
+            return text.replace("sk-secret", "[key]")
+
+    def refuse(_reply: Any) -> int:
+        raise BrokenReply("the reply carries an error", {"message": "not for sk-secret"})
+
+    run = send(Discreet(), [Job("x", job(0).body, refuse, 1, 1)], attempts=2)
+    assert "the reply carries an error: not for [key]" in str(run.error)
+    assert run.sender.lost == 2
+
+
 def test_the_circuit_opens_when_everything_fails(send: Any) -> None:
     server = Server(lambda _name, _attempt: Refused("HTTP 503: overloaded"))
     run = send(server, jobs(500), attempts=1000)
