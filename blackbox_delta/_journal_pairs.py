@@ -43,9 +43,13 @@ def distinct(keys: list[list[bytes]]) -> list[bytes]:
     return list(dict.fromkeys(key for row in keys for key in row))
 
 
-def loss_key(pending: Sequence[bytes], max_sent: int) -> bytes:
-    """The key of what was sent in vain for exactly these pairs, within exactly this allowance."""
-    return hashlib.sha256(b"lost" + json.dumps(max_sent).encode() + b"".join(pending)).digest()
+def loss_key(pairs: Sequence[bytes], max_sent: int | None, number: int) -> bytes:
+    """The key of what was sent in vain for a request about these pairs, within this allowance.
+
+    Each time that the request ended without its replies is a loss of its own, numbered from 0.
+    """
+    which = json.dumps([max_sent, number]).encode()
+    return hashlib.sha256(b"lost" + which + b"".join(pairs)).digest()
 
 
 # ----------------------------------------------------------------------------- apart
@@ -224,9 +228,19 @@ def _split(total: int, weights: list[int]) -> list[int]:
 
 
 def assemble(
-    request: ScoreRequest, keys: list[list[bytes]], records: Mapping[bytes, Record]
+    request: ScoreRequest,
+    keys: list[list[bytes]],
+    records: Mapping[bytes, Record],
+    losses: Sequence[Record],
 ) -> Scores:
-    """Scores of shape (λ, n, c), the same whoever answered the pairs, and when."""
+    """Scores of shape (λ, n, c), the same whoever answered the pairs, and when.
+
+    Args:
+        request: What was asked for.
+        keys: λ lists of n keys.
+        records: One for each key.
+        losses: What was sent in vain before; it belongs to what the request cost.
+    """
     rows = [records[key] for row in keys for key in row]
     pairs = (request.candidates, len(request.prompts))
 
@@ -238,7 +252,7 @@ def assemble(
         stacked("label_logprobs", len(request.choices), "float32"),
         stacked("top_ids", request.top_k, "int64"),
         stacked("top_logprobs", request.top_k, "float32"),
-        _total(rows, [records[key] for key in distinct(keys)]),
+        _total([*rows, *losses], [*(records[key] for key in distinct(keys)), *losses]),
     )
 
 

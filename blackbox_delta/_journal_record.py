@@ -53,10 +53,10 @@ class Record:
     cached: bool = False
 
     @classmethod
-    def loss(cls, queries: int, purpose: str) -> Record:
-        """No reply: queries that were sent in vain before the budget ran out."""
+    def loss(cls, usage: Usage, purpose: str) -> Record:
+        """No reply: what queries cost that were sent in vain before their request ended."""
         numbers = np.empty(0, dtype=np.float32)
-        return cls(numbers, np.empty(0, dtype=np.int64), numbers, Usage(lost=queries), purpose)
+        return cls(numbers, np.empty(0, dtype=np.int64), numbers, usage, purpose)
 
     def to_row(self, key: bytes) -> tuple[Any, ...]:
         """A row of the table, whose check covers all of it."""

@@ -86,7 +86,8 @@ def export(path: Path, stream: IO[str]) -> None:
 
     A line holds ``key`` (hexadecimal), ``purpose``, ``cached``, ``label_logprobs``, ``top_ids``,
     ``top_logprobs`` and the fields of :class:`blackbox_delta.types.Usage`. One without queries is
-    no reply but a loss: queries that were sent in vain when the budget ran out.
+    no reply but a loss: queries that were sent in vain before an error, Ctrl-C or the end of the
+    budget ended their request; its tokens are estimated.
 
     Raises:
         JournalError: It is missing, in use, damaged or of another version.

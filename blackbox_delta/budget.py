@@ -153,10 +153,35 @@ class Budget:
 
     @property
     def left_to_send(self) -> int | None:
-        """Queries that may still be sent; ``None`` for a budget in another unit."""
+        """Queries that may still be sent; ``None`` for a budget that is not counted in them."""
         if self.unit == "calls" and self.call_size is not None:
             return max(0, int(self.limit * self.call_size) - self.usage.queries - self.usage.lost)
         return max(0, int(self.limit - self.spent)) if self.unit == "queries" else None
+
+    def most_sent(self, need: Need, longest: int) -> int | None:
+        """Queries that may be sent for something, those included whose reply is lost.
+
+        Where tokens or dollars are the limit, they are what it takes and as many of its dearest
+        queries as the rest pays for; none if not even that can be paid.
+
+        Args:
+            need: What it takes if no reply is lost.
+            longest: Prompt tokens of its longest query.
+
+        Returns:
+            ``None`` for no limit.
+        """
+        if self.unit not in ("tokens", "usd"):
+            return self.left_to_send
+        if self._measured(need.calls, self.usage + need.usage) > self.limit:
+            return 0
+        written = math.ceil(need.output_tokens / max(1, need.queries))
+        dearest = self._measured(0, Usage(1, longest, output_tokens=written))
+        if not dearest:
+            return None
+        spare = self.limit - self._after([need])
+        again = spare // (dearest + self._margin([dearest]))
+        return need.queries + max(0, int(again))
 
     @property
     def fraction_spent(self) -> float:

@@ -28,6 +28,8 @@ A message says what was wrong, where, and what to do about it.
 
 from __future__ import annotations
 
+_LOST = "lost_queries"
+
 
 class BlackBoxDeltaError(Exception):
     """Base class of all errors raised by ``blackbox_delta``."""
@@ -90,11 +92,26 @@ class SpentError(BudgetError):
 
     Attributes:
         sent: Queries that were sent for the request, those lost included.
+        lost: Those of them whose reply was lost.
     """
 
-    def __init__(self, message: str, sent: int) -> None:
+    def __init__(self, message: str, sent: int, lost: int = 0) -> None:
         super().__init__(message)
-        self.sent = sent
+        self.sent, self.lost = sent, lost
+
+
+def tell_lost(error: BaseException, queries: int) -> None:
+    """Lets ``error``, which ends a request, say how many of its queries no reply tells of.
+
+    They were sent and may be billed, however the request ended: with an error of the server's, a
+    mistake of somebody's, or Ctrl-C. So any exception can carry the number.
+    """
+    vars(error)[_LOST] = queries
+
+
+def take_lost(error: BaseException) -> int:
+    """What :func:`tell_lost` wrote, once: whoever takes it writes it down, and nobody twice."""
+    return int(vars(error).pop(_LOST, 0))
 
 
 class RunError(BlackBoxDeltaError):

@@ -20,7 +20,7 @@ from blackbox_delta._journal_pairs import (
 )
 from blackbox_delta._journal_record import Record
 from blackbox_delta._journal_report import Spending, Summary, export, summarise
-from blackbox_delta.errors import BackendError, SpentError, UnsupportedError
+from blackbox_delta.errors import BackendError, SpentError, UnsupportedError, take_lost
 from blackbox_delta.forwarding import ForwardingBackend
 from blackbox_delta.types import (
     Backend,
@@ -29,6 +29,7 @@ from blackbox_delta.types import (
     ScoreRequest,
     Scores,
     Sink,
+    Usage,
 )
 
 __all__ = [
@@ -97,7 +98,7 @@ class JournaledBackend(ForwardingBackend):
         keys = pair_keys(self._inner.identity, request)
         before = self.paid + self.cached
         records = self._recall(request, distinct(keys))
-        account = _Account(request, keys, records, self._journal)
+        account = _Account(self._inner, request, keys, records, self._journal)
         for part, part_keys in missing(request, keys, records):
             with account.of(part) as allowed:
                 self._pay(allowed, part_keys, records)
@@ -105,7 +106,7 @@ class JournaledBackend(ForwardingBackend):
         if gained:
             self._journal.sync()
         self.replayed += request.queries - gained
-        return assemble(request, keys, records)
+        return assemble(request, keys, records, account.losses)
 
     def _recall(self, request: ScoreRequest, keys: list[bytes]) -> dict[bytes, Record]:
         """What the journal knows, and what it learns from the cache."""
@@ -158,49 +159,75 @@ class JournaledBackend(ForwardingBackend):
 class _Account:
     """What was sent for a request, in this run or before it was resumed, and what may be.
 
-    Queries whose replies came are in the records. Those that were sent in vain when the budget
-    ran out are written down as a loss: else a resumed run would send as many once more.
+    Queries whose replies came are in the records. Those that were sent in vain when the request
+    ended without its replies (an error, Ctrl-C, the end of the budget) are written down as a
+    loss: else a resumed run would send as many once more, and nobody would know what they cost.
+
+    Attributes:
+        losses: All of the request's, in the order they were made.
     """
 
     def __init__(
         self,
+        inner: Backend,
         request: ScoreRequest,
         keys: list[list[bytes]],
         records: Mapping[bytes, Record],
         journal: Journal,
     ) -> None:
+        self._inner = inner
         self._request = request
         self._keys = distinct(keys)
         self._records = records
         self._journal = journal
-        self._lost = 0
-        if request.max_sent is not None and self._pending():
-            key = loss_key(self._pending(), request.max_sent)
-            self._lost = sum(found.usage.lost for found in journal.get([key]).values())
+        self.losses: list[Record] = []
+        while found := journal.get([self._loss_key()]):
+            self.losses += found.values()
 
     @contextmanager
     def of(self, part: ScoreRequest) -> Iterator[ScoreRequest]:
         """The part with what is left of the allowance; a loss within is written down."""
-        if self._request.max_sent is None:
-            yield part
-            return
-        sent, pending = self._sent(), len(self._pending())
-        left = self._request.max_sent - sent
-        if left < pending:
-            raise SpentError(
-                f"{pending} replies are missing, and only {max(0, left)} more queries may be sent "
-                "for them",
-                sent,
-            )
+        sent = self._sent()
+        allowed = self._allowed(part, sent)
         try:
-            yield part if left == part.max_sent else replace(part, max_sent=left)
+            yield allowed
         except SpentError as error:
             # What came of it is in the records by now; the rest was lost.
-            lost = max(0, sent + error.sent - self._sent())
-            self._lost += lost
-            key = loss_key(self._pending(), self._request.max_sent)
-            self._journal.put({key: Record.loss(lost, self._request.purpose)})
-            raise SpentError(str(error), self._sent()) from error
+            self._lose(part, sent + error.sent - self._sent())
+            raise self._spent(str(error)) from error
+        except BaseException as error:
+            self._lose(part, take_lost(error))
+            raise
+
+    def _allowed(self, part: ScoreRequest, sent: int) -> ScoreRequest:
+        if self._request.max_sent is None:
+            return part
+        pending, left = len(self._pending()), self._request.max_sent - sent
+        if left < pending:
+            raise self._spent(
+                f"{pending} replies are missing, and only {max(0, left)} more queries may be sent "
+                "for them"
+            )
+        return part if left == part.max_sent else replace(part, max_sent=left)
+
+    def _lose(self, part: ScoreRequest, queries: int) -> None:
+        """Writes down queries that were sent in vain; they count as the others of the part."""
+        if queries <= 0:
+            return
+        tokens = round(queries * float(self._inner.count_tokens(part).mean()))
+        written = queries * self._inner.capabilities.output_tokens
+        usage = Usage(tokens=tokens, output_tokens=written, lost=queries)
+        loss = Record.loss(usage, self._request.purpose)
+        self._journal.put({self._loss_key(): loss})
+        self.losses.append(loss)
+
+    def _loss_key(self) -> bytes:
+        """The key of the next loss."""
+        return loss_key(self._keys, self._request.max_sent, len(self.losses))
+
+    def _spent(self, message: str) -> SpentError:
+        answered = self._request.queries - len(self._pending())
+        return SpentError(message, self._sent(), self._sent() - answered)
 
     def _pending(self) -> list[bytes]:
         return [key for key in self._keys if key not in self._records]
@@ -209,4 +236,4 @@ class _Account:
         """Queries as asked, those answered and those lost."""
         known = [self._records[key] for key in self._keys if key in self._records]
         answered = self._request.queries - len(self._pending())
-        return answered + sum(record.usage.lost for record in known) + self._lost
+        return answered + sum(record.usage.lost for record in [*known, *self.losses])

@@ -11,7 +11,8 @@ import numpy as np
 from blackbox_delta._problem_earlier import EarlierDelta
 from blackbox_delta._problem_frame import DIMENSION, Frame, build_frames
 from blackbox_delta._problem_starts import find_starts, starts_in_words
-from blackbox_delta.errors import DataError, UnsupportedError
+from blackbox_delta.budget import Budget, Need
+from blackbox_delta.errors import DataError, SpentError, UnsupportedError
 from blackbox_delta.journal import check_reply
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import (
@@ -31,6 +32,7 @@ from blackbox_delta.types import (
     Prompt,
     ScoreRequest,
     Scores,
+    Usage,
     Vector,
     Words,
 )
@@ -43,6 +45,7 @@ __all__ = [
     "Problem",
     "Reader",
     "ask",
+    "ask_within",
     "build_problem",
     "starts_in_words",
 ]
@@ -126,6 +129,44 @@ def ask(backend: Backend, request: ScoreRequest) -> Scores:
     return reply
 
 
+def ask_within(budget: Budget, backend: Backend, request: ScoreRequest, calls: int) -> Scores:
+    """A reply that may be used, of which no more is sent than the budget pays for.
+
+    Args:
+        budget: Charged with what it cost, also if it came to nothing.
+        backend: The model.
+        request: What is asked; how much of it may be sent is filled in.
+        calls: What the reply is charged as in calls.
+
+    Raises:
+        BackendError: No sound reply could be had.
+        SpentError: Replies were lost, and the budget ran out over it.
+    """
+    counts = backend.count_tokens(request)
+    tokens = int(counts.sum()) * request.candidates
+    written = request.queries * backend.capabilities.output_tokens
+    need = Need("the next request", 0, request.queries, tokens, written)
+    most = budget.most_sent(need, int(counts.max(initial=0)))
+    try:
+        scores = ask(backend, replace(request, max_sent=most))
+    except SpentError as error:
+        budget.charge(_in_vain(need, error), calls=0)
+        raise
+    budget.charge(scores.usage, calls)
+    return scores
+
+
+def _in_vain(need: Need, error: SpentError) -> Usage:
+    """What queries cost that were sent for nothing; nobody says, so they count as all others."""
+    share = error.sent / need.queries
+    return Usage(
+        error.sent - error.lost,
+        round(need.tokens * share),
+        output_tokens=round(need.output_tokens * share),
+        lost=error.lost,
+    )
+
+
 @dataclass(frozen=True)
 class Part:
     """One set of labelled examples, ready to be asked about.
@@ -188,12 +229,9 @@ class Problem:
         delta: DeltaBatch | None,
         top_k: int = 0,
         purpose: str = "",
-        max_sent: int | None = None,
     ) -> ScoreRequest:
         """A request about the given prompts; see :class:`blackbox_delta.types.ScoreRequest`."""
-        return ScoreRequest(
-            prompts, self.reader.choices, delta, top_k, purpose=purpose, max_sent=max_sent
-        )
+        return ScoreRequest(prompts, self.reader.choices, delta, top_k, purpose=purpose)
 
 
 def build_problem(

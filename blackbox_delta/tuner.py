@@ -36,7 +36,7 @@ from blackbox_delta.history import History
 from blackbox_delta.objectives import make_objective
 from blackbox_delta.optimizers import make_optimizer
 from blackbox_delta.probing import PROBED, PROBES, SMALLEST, does_no_harm, probe_directions
-from blackbox_delta.problem import Part, Problem, ask
+from blackbox_delta.problem import Part, Problem, ask_within
 from blackbox_delta.settings import Settings
 from blackbox_delta.types import (
     Backend,
@@ -44,9 +44,6 @@ from blackbox_delta.types import (
     Evidence,
     Head,
     Optimizer,
-    ScoreRequest,
-    Scores,
-    Usage,
     Vector,
 )
 
@@ -291,25 +288,12 @@ class Tuner:
         """
         problem, n = self._problem, len(part)
         own = problem.reader.references(self._head) if part is problem.train else []
-        request = problem.request(
-            [*part.prompts, *own], delta, self._head.top_k, purpose, self._budget.left_to_send
-        )
+        request = problem.request([*part.prompts, *own], delta, self._head.top_k, purpose)
+        scores = ask_within(self._budget, self._backend, request, calls=request.candidates)
         return [
             (evidence.select(slice(n)), evidence.select(slice(n, None)) if own else None)
-            for evidence in self._asked(request)
+            for evidence in scores
         ]
-
-    def _asked(self, request: ScoreRequest) -> Scores:
-        try:
-            scores = ask(self._backend, request)
-        except SpentError as error:
-            # Nobody says what the queries cost that were sent in vain; they count as all others.
-            tokens = int(self._backend.count_tokens(request).sum()) * request.candidates
-            sent = Usage(error.sent, round(tokens * error.sent / request.queries))
-            self._budget.charge(sent, calls=0)
-            raise
-        self._budget.charge(scores.usage, calls=request.candidates)
-        return scores
 
     # ------------------------------------------------------------------ book-keeping
 

@@ -281,6 +281,54 @@ def test_only_a_budget_in_queries_says_what_may_be_sent() -> None:
         assert Budget.parse(other, PRICES).left_to_send is None
 
 
+def test_tokens_and_dollars_limit_what_is_sent_by_what_the_dearest_query_costs() -> None:
+    need = Need("one request", 1, 10, 400, 20)
+    for text, most in (
+        ("399 tokens", 0),
+        ("400 tokens", 10),
+        ("449 tokens", 10),
+        ("450 tokens", 11),
+        ("1000 tokens", 22),
+        ("$0.00049", 0),
+        ("$0.0005", 10),  # 400 tokens at $1 and 20 at $5 per million
+        ("$0.000559", 10),
+        ("$0.000561", 11),  # one more of 50 tokens that writes 2
+        ("24 queries", 24),
+        ("9 queries", 9),
+        ("2 calls", None),
+        ("1 s", None),
+    ):
+        assert Budget.parse(text, Prices(1, 5)).most_sent(need, 50) == most, text
+    free = Budget.parse("$1", Prices(0, 5))
+    assert free.most_sent(Need("one request", 1, 10, 400), 50) is None
+
+
+@settings(deadline=None)
+@given(
+    limit=st.integers(1, 10**6),
+    unit=st.sampled_from(["tokens", "usd"]),
+    lengths=st.lists(st.integers(1, 500), min_size=1, max_size=20),
+    before=st.integers(0, 10**5),
+    exact=st.booleans(),
+)
+def test_as_many_of_the_dearest_as_may_be_sent_are_within_the_budget(
+    limit: int, unit: str, lengths: list[int], before: int, exact: bool
+) -> None:
+    budget = Budget(limit if unit == "tokens" else limit / 1e6, unit, Prices(1, 3))  # type: ignore[arg-type]
+    budget.exact_tokens = exact
+    budget.usage = Usage(1, before, lost=1)
+    need = Need("one request", 1, len(lengths), sum(lengths), 2 * len(lengths))
+    most = budget.most_sent(need, max(lengths))
+    assert most is not None
+    if budget.affords(need):
+        assert most >= need.queries
+    if most:
+        again = most - need.queries
+        spent = Usage(most, sum(lengths) + again * max(lengths), output_tokens=2 * most, lost=again)
+        budget.charge(spent, 1)
+        assert budget.spent <= budget.limit * (1 + 1e-12)
+
+
 @pytest.mark.parametrize(
     ("unit", "exact", "lost", "binding"),
     [

@@ -82,7 +82,7 @@ class Api(FakeBackend):
             again = request.queries - answered
             if request.max_sent is not None and sent + again > request.max_sent:
                 self.sent += sent
-                raise SpentError("replies were lost", sent=sent)
+                raise SpentError("replies were lost", sent, sent - answered)
             sent += again
             answered += again - int(self.rng.binomial(again, self.lose))
         self.sent += sent
@@ -271,11 +271,17 @@ def test_every_request_says_what_it_is_for() -> None:
 # ------------------------------------------------------------------------- lost replies
 
 
-def test_only_a_budget_in_queries_limits_what_is_sent() -> None:
-    for budget in ("40 calls", "9000 tokens", "$0.01", "3 s"):
+def test_only_a_budget_in_what_may_be_billed_limits_what_is_sent() -> None:
+    for budget in ("40 calls", "3 s"):
         run = Run(Api(), budget=budget)
         run.go()
         assert {request.max_sent for request in run.backend.requests} == {None}
+    for budget in ("9000 tokens", "$0.01"):
+        run = Run(Api(), budget=budget)
+        run.go()
+        for request in run.backend.requests:
+            assert request.max_sent is not None
+            assert request.max_sent >= request.queries
     run = Run(Api(), budget="300 queries")
     run.go()
     left = 300
@@ -295,6 +301,27 @@ def test_a_budget_of_n_queries_sends_no_more(limit: int, lose: float, population
     else:
         assert any(outcome.chosen is option for option in outcome.options)
     assert run.backend.sent == run.budget.spent <= limit
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    limit=st.integers(9000, 25000),
+    money=st.booleans(),
+    lose=st.floats(0, 0.9),
+    population=st.integers(4, 7),
+)
+def test_a_budget_in_tokens_or_dollars_pays_for_lost_replies_too(
+    limit: int, money: bool, lose: float, population: int
+) -> None:
+    budget = f"${limit / 1e6:.6f}" if money else f"{limit} tokens"
+    run = Run(Api(lose=lose), budget=budget, population=population)
+    try:
+        run.go()
+    except BudgetError:
+        assert lose, "nothing was lost, and the budget paid for a generation"
+    usage = run.budget.usage
+    assert run.backend.sent == usage.queries + usage.lost
+    assert run.budget.spent <= run.budget.limit * (1 + 1e-12)
 
 
 class LostAt(Api):

@@ -31,7 +31,7 @@ RECORDS = {
     for n, (purpose, cached) in enumerate(
         [("search", False), ("test", False), ("search", True), ("", False), ("search", False)]
     )
-} | {RNG.bytes(32): Record.loss(3, "search")}
+} | {RNG.bytes(32): Record.loss(Usage(lost=3), "search")}
 
 
 @pytest.fixture

@@ -11,12 +11,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -25,8 +27,15 @@ from hypothesis import strategies as st
 
 from blackbox_delta._journal_pairs import record_of
 from blackbox_delta.backends.fake import FakeBackend
-from blackbox_delta.errors import BackendError, JournalError, SpentError
-from blackbox_delta.journal import Journal, JournaledBackend
+from blackbox_delta.errors import (
+    BackendError,
+    JournalError,
+    RemoteError,
+    SpentError,
+    take_lost,
+    tell_lost,
+)
+from blackbox_delta.journal import Journal, JournaledBackend, summarise
 from blackbox_delta.types import (
     AnswerSlot,
     DeltaBatch,
@@ -58,6 +67,7 @@ class Streaming(FakeBackend):
     Args:
         alone: Prompts whose replies do not go to the sink.
         losing: Queries that are lost, of those that this backend ever sends.
+        breaking: Queries with which a request ends, lost too, and the error that ends it.
         delay: Seconds between one reply and the next.
         on_reply: Called after every one that was handed over.
     """
@@ -67,11 +77,13 @@ class Streaming(FakeBackend):
         *,
         alone: Collection[Prompt] = (),
         losing: Collection[int] = (),
+        breaking: Mapping[int, BaseException] = MappingProxyType({}),
         delay: float = 0.0,
         on_reply: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         self.alone, self.losing, self.pause, self.on_reply = alone, losing, delay, on_reply
+        self.breaking = breaking
         self.answered: list[Prompt] = []
         self.requests: list[ScoreRequest] = []
         self.sent = 0
@@ -118,6 +130,9 @@ class Streaming(FakeBackend):
                 raise SpentError("nothing may be sent any more", self.sent - before)
             self.sent += 1
             lost += 1
+            if (error := self.breaking.get(self.sent - 1)) is not None:
+                tell_lost(error, lost + 1)
+                raise error
         return lost
 
 
@@ -283,6 +298,74 @@ def test_a_budget_that_ran_out_runs_out_again_and_nothing_is_sent(path: Path) ->
         backend = Streaming()
         assert JournaledBackend(backend, journal).score(REQUEST).usage.queries == 8
     assert backend.answered == PROMPTS[3:]
+
+
+@pytest.mark.parametrize("max_sent", [None, 30])
+@pytest.mark.parametrize("error", [RemoteError("gone"), KeyboardInterrupt(), RuntimeError("oops")])
+def test_what_was_lost_is_kept_however_a_request_ends(
+    path: Path, max_sent: int | None, error: BaseException
+) -> None:
+    """One session loses two queries over the fourth reply, one loses one, the third ends well."""
+    request = replace(REQUEST, max_sent=max_sent)
+    kept = []
+    for inner in (
+        Streaming(losing=[6], breaking={7: error}),
+        Streaming(breaking={0: error}),
+        Streaming(),
+        FakeBackend(fail_at=[1]),
+    ):
+        with Journal.open(path, create=not path.exists()) as journal:
+            try:
+                kept.append(JournaledBackend(inner, journal).score(request).usage)
+            except type(error):
+                assert take_lost(error) == 0, "taken once"
+    # Each pair's own losses, and three on which no reply followed.
+    known = sum(map(cost, PROMPTS), Usage())
+    tokens = FakeBackend().count_tokens(REQUEST)
+    each = FakeBackend().capabilities.output_tokens
+    lost = round(2 * tokens.mean()) + round(tokens[3:].mean())
+    assert replace(kept[0], seconds=0.0) == replace(
+        known,
+        lost=known.lost + 3,
+        tokens=known.tokens + lost,
+        output_tokens=known.output_tokens + 3 * each,
+        seconds=0.0,
+    )
+    assert kept[0] == kept[1], "a replay costs the same"
+    [spending] = summarise(path).purposes
+    assert (spending.purpose, spending.usage) == ("search", replace(kept[0], seconds=ANY))
+    with Journal.open(path, create=False) as journal:
+        other = JournaledBackend(FakeBackend(), journal).score(replace(request, max_sent=99))
+    assert other.usage.lost == known.lost, "it was not lost for another request"
+
+
+def test_losses_before_an_error_count_against_the_allowance(path: Path) -> None:
+    request = replace(REQUEST, max_sent=12)
+    left = []
+    for _ in range(4):
+        inner = Streaming(losing=range(99), breaking={1: RemoteError("gone")})
+        with Journal.open(path, create=not path.exists()) as journal:
+            with pytest.raises((RemoteError, SpentError)) as caught:
+                JournaledBackend(inner, journal).score(request)
+            left.append([request.max_sent for request in inner.requests])
+    assert left == [[12], [10], [8], []]
+    assert isinstance(caught.value, SpentError)
+    assert caught.value.sent == 6
+
+
+def test_a_journal_before_a_journal_keeps_a_loss_once(path: Path, tmp_path: Path) -> None:
+    """As in a comparison, whose cells share replies: the total is not counted twice."""
+    for inner in (Streaming(losing=[0], breaking={1: RemoteError("gone")}), Streaming()):
+        with (
+            Journal.open(path, create=not path.exists()) as journal,
+            Journal.open(
+                tmp_path / "shared", create=not (tmp_path / "shared").exists(), shared=True
+            ) as shared,
+        ):
+            backend = JournaledBackend(JournaledBackend(inner, shared), journal)
+            with suppress(RemoteError):
+                scores = backend.score(REQUEST)
+    assert scores.usage.lost == sum(map(cost, PROMPTS), Usage()).lost + 2
 
 
 def test_an_allowance_covers_what_was_answered_before(path: Path) -> None:

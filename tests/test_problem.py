@@ -395,10 +395,10 @@ def test_a_chat_is_asked_a_question(recipe: str) -> None:
     assert build(Chatty()).frame is not None
 
 
-def test_a_request_carries_what_it_is_for_and_what_may_be_sent() -> None:
+def test_a_request_carries_what_it_is_for() -> None:
     problem = build()
-    request = problem.request(problem.dev.prompts, None, 3, "development", 17)
-    assert (request.top_k, request.purpose, request.max_sent) == (3, "development", 17)
+    request = problem.request(problem.dev.prompts, None, 3, "development")
+    assert (request.top_k, request.purpose) == (3, "development")
     assert request.choices == problem.reader.choices
 
 

@@ -189,7 +189,8 @@ class RemoteBackend:
         """
         self._check(request)
         question = self._asking(request.choices, request.top_k)
-        return jobs(request, self._wire, question, self._inputs, self._access.batch)
+        batch, written = self._access.batch, self.capabilities.output_tokens
+        return jobs(request, self._wire, question, self._inputs, batch, written)
 
     def count_tokens(self, request: ScoreRequest) -> IntArray:
         """Prompt tokens (n,), soft tokens included; an estimate where only text can be sent.

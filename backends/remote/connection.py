@@ -17,7 +17,7 @@ from blackbox_delta.backends.remote.http.sender import Sender
 from blackbox_delta.backends.remote.http.transport import Transport
 from blackbox_delta.backends.remote.keys import KeySource
 from blackbox_delta.backends.remote.wires.offers import Preset
-from blackbox_delta.errors import AuthorisationError, RemoteError
+from blackbox_delta.errors import AuthorisationError, RemoteError, tell_lost
 
 T = TypeVar("T")
 
@@ -93,13 +93,26 @@ class Connection:
         on_answer: Callable[[Answered[T]], None],
         max_sent: int | None = None,
     ) -> int:
-        """Sends all jobs; see :meth:`Sender.send_all`. Returns how many queries were lost."""
+        """Sends all jobs; see :meth:`Sender.send_all`. Returns how many queries were lost.
+
+        Whatever is raised, ``KeyboardInterrupt`` too, tells by :func:`errors.take_lost` how many
+        queries were sent that no answer tells of.
+        """
+        unanswered = 0
+
+        def keep(queries: int) -> None:
+            nonlocal unanswered
+            unanswered = queries
 
         async def sending() -> int:
-            return await self._sender.send_all(jobs, on_answer, max_sent=max_sent)
+            return await self._sender.send_all(jobs, on_answer, max_sent=max_sent, on_end=keep)
 
-        with self._explained():
-            return self._loop.run(sending)
+        try:
+            with self._explained():
+                return self._loop.run(sending)
+        except BaseException as error:
+            tell_lost(error, unanswered)
+            raise
 
     def close(self) -> None:
         """Closes the connections and ends the loop."""

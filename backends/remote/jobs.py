@@ -26,7 +26,8 @@ class PartReply:
         readings: One a pair.
         tokens: Prompt tokens of each pair, as the server counts them where it does.
         computed: Those of them that it did not take from its cache, where it tells.
-        output_tokens: Tokens that it wrote for each pair.
+        output_tokens: Tokens that it wrote for each pair; the most that it may have written where
+            it does not tell.
     """
 
     pairs: tuple[Pair, ...]
@@ -37,12 +38,20 @@ class PartReply:
 
 
 def jobs(
-    request: ScoreRequest, wire: Wire, asking: Asking, inputs: Inputs, batch: int
+    request: ScoreRequest, wire: Wire, asking: Asking, inputs: Inputs, batch: int, written: int
 ) -> Iterator[Job[PartReply]]:
     """One job for every ``batch`` pairs.
 
     All candidates of a prompt follow one another, so that a server's prefix cache still holds
     what precedes the first slot.
+
+    Args:
+        request: What is asked.
+        wire: Makes bodies and reads replies.
+        asking: The question about the answer position.
+        inputs: Makes what goes out of prompts.
+        batch: The most pairs in one HTTP request.
+        written: The most tokens that an answer may have.
     """
     pairs = [
         (candidate, prompt)
@@ -52,7 +61,8 @@ def jobs(
     counts = [inputs.count(request, prompt) for prompt in range(len(request.prompts))]
     for first in range(0, len(pairs), batch):
         part = tuple(pairs[first : first + batch])
-        yield _job(request, wire, asking, inputs, part, [counts[prompt] for _, prompt in part])
+        part_counts = [counts[prompt] for _, prompt in part]
+        yield _job(request, wire, asking, inputs, part, part_counts, written)
 
 
 def _job(
@@ -62,6 +72,7 @@ def _job(
     inputs: Inputs,
     pairs: tuple[Pair, ...],
     counts: list[int],
+    written: int,
 ) -> Job[PartReply]:
     def body() -> bytes:
         prompts = [inputs.input(request, candidate, prompt) for candidate, prompt in pairs]
@@ -71,7 +82,8 @@ def _job(
         reply = wire.read(payload, asking.ask, len(pairs))
         readings = tuple(asking.rule(answer) for answer in reply.answers)
         tokens = shares(counts, sum(counts) if reply.prompt_tokens is None else reply.prompt_tokens)
-        return PartReply(pairs, readings, tokens, _computed(reply, tokens), _written(reply, pairs))
+        computed = _computed(reply, tokens)
+        return PartReply(pairs, readings, tokens, computed, _written(reply, len(pairs), written))
 
     return Job(wire.path, body, read, len(pairs), sum(counts))
 
@@ -81,8 +93,11 @@ def _computed(reply: WireReply, tokens: tuple[int, ...]) -> tuple[int, ...]:
     return shares(tokens, sum(tokens) - cached)
 
 
-def _written(reply: WireReply, pairs: Sequence[Pair]) -> tuple[int, ...]:
-    return shares([1] * len(pairs), reply.output_tokens or 0)
+def _written(reply: WireReply, pairs: int, most: int) -> tuple[int, ...]:
+    if reply.output_tokens is None:
+        # Free is the one thing that they are not.
+        return (most,) * pairs
+    return shares([1] * pairs, reply.output_tokens)
 
 
 def shares(weights: Sequence[int], total: int) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from blackbox_delta.auto.views import View
 from blackbox_delta.budget import Budget, Need
 from blackbox_delta.errors import SpentError
-from blackbox_delta.problem import Part, Problem, ask
+from blackbox_delta.problem import Part, Problem, ask_within
 from blackbox_delta.types import (
     Backend,
     DeltaBatch,
@@ -23,7 +23,6 @@ from blackbox_delta.types import (
     Prompt,
     ScoreRequest,
     Scores,
-    Usage,
     Vector,
 )
 
@@ -225,7 +224,6 @@ class Asker:
             view.delta,
             self.head.top_k,
             purpose=purpose,
-            max_sent=self.budget.left_to_send,
         )
 
     def _asked(self, request: ScoreRequest) -> Scores:
@@ -235,15 +233,7 @@ class Asker:
         if self.budget.unit != "seconds" and not self.budget.affords(need):
             # Lost queries, or tokens beyond their estimate, used up what was kept for it.
             raise SpentError(f"nothing is left for {need.what}", sent=0)
-        try:
-            scores = ask(self.backend, request)
-        except SpentError as error:
-            # Nobody says what the queries cost that were sent in vain; they count as all others.
-            sent = Usage(error.sent, round(tokens * error.sent / request.queries))
-            self.budget.charge(sent, calls=0)
-            raise
-        self.budget.charge(scores.usage, calls=0)
-        return scores
+        return ask_within(self.budget, self.backend, request, calls=0)
 
 
 def _known(seen: Seen) -> Evidence:

@@ -247,6 +247,9 @@ class Backend(Protocol):
             UnsupportedError: The request asks for something outside ``capabilities``.
             BackendError: No sound reply could be had.
             SpentError: Replies were lost, and sending again would exceed ``request.max_sent``.
+
+        Whatever is raised after something was sent tells by :func:`errors.tell_lost` how many
+        queries no reply that went to ``sink`` tells of, so that they are paid for in the books too.
         """
         ...
 

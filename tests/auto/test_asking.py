@@ -149,7 +149,7 @@ class Losing(Planted):
 
     def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
         if self.calls:
-            raise SpentError("too many were lost", 5)
+            raise SpentError("too many were lost", 5, 3)
         return super().score(request, sink)
 
 
@@ -161,7 +161,8 @@ def test_queries_sent_in_vain_are_charged() -> None:
     before, known = asker.budget.usage, seen.held_out.copy()
     with pytest.raises(SpentError):
         asker.ask(seen, np.arange(12), references=False, purpose="views")
-    assert asker.budget.usage.queries == before.queries + 5
+    assert asker.budget.usage.queries == before.queries + 2
+    assert asker.budget.usage.lost == 3
     # All texts have as many tokens here.
     each = before.tokens / before.queries
     assert asker.budget.usage.tokens == before.tokens + 5 * each

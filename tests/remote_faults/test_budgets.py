@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
+import signal
+import threading
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +22,10 @@ from table_server import TableServer
 from blackbox_delta import tune
 from blackbox_delta.api import forecast
 from blackbox_delta.budget import MARGIN
-from blackbox_delta.errors import BudgetError, SpentError
+from blackbox_delta.errors import BudgetError, RemoteError, SpentError
+from blackbox_delta.journal import summarise
 from blackbox_delta.report import time_free
-from blackbox_delta.runs import HISTORY_NAME, RESULT_NAME
+from blackbox_delta.runs import HISTORY_NAME, JOURNAL_NAME, RESULT_NAME
 from blackbox_delta.types import AnswerSlot, Json, Prompt, ScoreRequest, Words
 
 #: Losing a reply, at once: those that take a time-out would only slow the tests down.
@@ -163,6 +167,53 @@ def test_auto_never_sends_more_than_its_budget_whatever_is_lost(
         assert sent > queries - VIEW, "what pays for a view is spent"
 
 
+def test_a_budget_is_kept_over_runs_that_end_in_errors(table: Path, tmp_path: Path) -> None:
+    """The server loses everything for a while; the run is resumed again and again."""
+    budget = 150
+    given: Json = {"out": tmp_path / "run", "resume": True}
+    with FaultyServer(plan=lambda at, _prompts: Fault.ERROR if at >= 4 else None) as server:
+        with pytest.raises(RemoteError):
+            search(server, table, f"{budget} queries", **given)
+        lost = taken_in(server) - server.answered.total()
+        assert lost > 0
+        kept = summarise(tmp_path / "run" / JOURNAL_NAME).total
+        assert (kept.usage.lost, kept.sent) == (lost, taken_in(server))
+        for _ in range(3):
+            with suppress(RemoteError):
+                search(server, table, f"{budget} queries", **given)
+        server.plan = healthy
+        result = search(server, table, f"{budget} queries", **given)
+    assert taken_in(server) <= budget
+    assert result["queries"] + result["lost_queries"] == taken_in(server)
+    assert max(server.answered.values()) == 1
+
+
+def test_what_ctrl_c_cut_off_is_in_the_books(table: Path, tmp_path: Path) -> None:
+    """What is under way then may be billed, and is not paid out of the budget twice."""
+    # Shells have their background jobs ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    budget, given = LEAST + 40, {"out": tmp_path / "run", "resume": True}
+    timers: list[threading.Timer] = []
+
+    def interrupt(number: int, _prompts: list[str]) -> Fault | None:
+        if number == 4:
+            timers.append(threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)))
+            timers[0].start()
+        return Fault.SILENCE if number >= 4 else None
+
+    try:
+        with FaultyServer(plan=interrupt) as server:
+            with pytest.raises(KeyboardInterrupt):
+                search(server, table, f"{budget} queries", **given)
+            cut_off = taken_in(server) - server.answered.total()
+            server.plan = healthy
+            result = search(server, table, f"{budget} queries", **given)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert result["lost_queries"] == cut_off > 0
+    assert result["queries"] + cut_off == taken_in(server) <= budget
+
+
 def test_auto_that_runs_out_over_lost_replies_answers_with_what_it_has(
     table: Path, tmp_path: Path
 ) -> None:
@@ -174,7 +225,7 @@ def test_auto_that_runs_out_over_lost_replies_answers_with_what_it_has(
         result = search(server, table, "6 calls", **given)
         sent = taken_in(server)
         assert server.answered.total() == VIEW < sent <= 6 * CALL
-        assert result["queries"] + result["lost_queries"] == sent
+        assert (result["queries"], result["lost_queries"]) == (VIEW, sent - VIEW)
         assert [part["part"] for part in result["parts"]] == [
             "the default view",
             "anchors of its label words",
@@ -224,6 +275,26 @@ def test_the_budget_may_run_out_in_the_middle_of_a_generation(table: Path, tmp_p
 def tokens(counts: Counter[str]) -> int:
     """Prompt tokens of so many queries, by the prompts that a :class:`TableServer` sees."""
     return sum(len(prompt.split()) * count for prompt, count in counts.items())
+
+
+@pytest.mark.parametrize("scene", [SEARCH, AUTO], ids=["search", "auto"])
+@pytest.mark.parametrize("budget", ["1000 tokens", "$0.0013"])
+def test_tokens_and_money_pay_for_lost_replies_too(budget: str, scene: Scene, table: Path) -> None:
+    """From the third request on, seven of eight attempts are lost."""
+    attempts: Counter[tuple[str, ...]] = Counter()
+
+    def plan(number: int, prompts: list[str]) -> Fault | None:
+        attempts[tuple(prompts)] += 1
+        return Fault.TRUNCATED if number >= 4 and attempts[tuple(prompts)] % 8 else None
+
+    with TableServer(folder=table, plan=plan) as server:
+        result = search(server, table, budget, scene=scene)
+    sent = server.received
+    assert (sent - server.answered).total() == result["lost_queries"] > 0
+    limit = float(budget.removeprefix("$").removesuffix(" tokens"))
+    taken = tokens(sent)
+    spent = (taken + 3 * sent.total()) / 1e6 if budget.startswith("$") else taken
+    assert spent <= limit + 1e-12
 
 
 @pytest.mark.parametrize("kinds", [REFUSING, LOST_AT_ONCE])

@@ -12,6 +12,8 @@ They stay inside this package. What lasts is raised as
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class Transient(Exception):  # noqa: N818 - a passing state, not yet an error
     """Worth another attempt.
@@ -47,4 +49,13 @@ class Lost(Transient):
 
 
 class BrokenReply(ValueError):  # noqa: N818 - as above
-    """A JSON reply is not what was asked for: raised by whoever reads it."""
+    """A JSON reply is not what was asked for: raised by whoever reads it.
+
+    Attributes:
+        error: What the server sent in its place, if it said that something is wrong. It may hold
+            anything, the key too, so it has no part in the message.
+    """
+
+    def __init__(self, message: str, error: Any = None) -> None:
+        super().__init__(message)
+        self.error = error

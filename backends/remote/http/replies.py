@@ -47,9 +47,37 @@ def failure(
         secret: The key, kept out of the message.
         where: The URL, for the message.
     """
-    message, code = _server_message(body)
-    said = tidy(message, secret, 300)
-    reason = f"HTTP {status}" + (f": {said}" if said else "")
+    words, code = _server_message(body)
+    return _stands_for(status, code, _reason(f"HTTP {status}", words, secret), headers, where)
+
+
+def failure_within(reply: Any, secret: Secret | None, where: str) -> Exception | None:
+    """The error that a reply with status 2xx stands for, if it holds one with a status of its own.
+
+    Gateways answer so where the provider behind them fails: ``{"error": {"code": 402, …}}``. One
+    that also holds an answer may be billed, and is left to whoever reads that.
+
+    Args:
+        reply: Its JSON.
+        secret: The key, kept out of the message.
+        where: The URL, for the message.
+    """
+    error = reply.get("error") if isinstance(reply, dict) else None
+    status = error.get("code") if isinstance(error, dict) else None
+    if type(status) is not int or not 400 <= status < 600 or reply.get("choices"):
+        return None
+    words, code = said_by(error)
+    return _stands_for(status, code, _reason(f"error {status}", words, secret), {}, where)
+
+
+def _reason(name: str, words: str, secret: Secret | None) -> str:
+    said = tidy(words, secret, 300)
+    return f"{name}: {said}" if said else name
+
+
+def _stands_for(
+    status: int, code: str, reason: str, headers: Mapping[str, str], where: str
+) -> Exception:
     if status in (401, 403):
         return AuthorisationError(
             f"{where} does not accept the API key, or needs one ({reason}); "
@@ -111,7 +139,7 @@ def _number(text: str | None) -> float | None:
 def _date(text: str | None) -> datetime | None:
     try:
         date = parsedate_to_datetime(text or "")
-    except ValueError:
+    except (ValueError, OverflowError):  # no date, or one in a year that no machine can count
         return None
     # "-0000" makes a date without a zone, which cannot be subtracted from one with it.
     return date if date.tzinfo else None
@@ -123,7 +151,11 @@ def _server_message(body: bytes) -> tuple[str, str]:
         reply = json.loads(body)
     except (ValueError, RecursionError):
         return body.decode("utf-8", "replace"), ""
-    error = reply.get("error", reply) if isinstance(reply, dict) else reply
+    return said_by(reply.get("error", reply) if isinstance(reply, dict) else reply)
+
+
+def said_by(error: Any) -> tuple[str, str]:
+    """The words in a server's error, as they came, and its code or type; empty if it has none."""
     if not isinstance(error, dict):
         return str(error or ""), ""
     words = error.get("message") or error.get("detail") or ""

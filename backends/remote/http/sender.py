@@ -15,14 +15,13 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from blackbox_delta.backends.remote.http.exchange import Answered, Job, Posts
 from blackbox_delta.backends.remote.http.failures import BrokenReply, Lost, Refused, Transient
 from blackbox_delta.backends.remote.http.flow import AdaptiveLimit, Circuit, Outcome, Rates
+from blackbox_delta.backends.remote.http.replies import said_by
 from blackbox_delta.errors import RemoteError, SpentError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 1.0, 60.0
-# After an error that ends everything: what is being paid for may still arrive.
-_GRACE_SECONDS = 5.0
 _WHAT_NOW = "What was answered is kept: check the server, then resume"
 
 
@@ -75,6 +74,7 @@ class Sender:
         on_answer: Callable[[Answered[T]], None],
         *,
         max_sent: int | None = None,
+        on_end: Callable[[int], None] = lambda _unanswered: None,
     ) -> int:
         """Sends ``jobs`` in order, many at a time; answers come in any order.
 
@@ -83,6 +83,8 @@ class Sender:
             on_answer: Called once for each job, as soon as its reply was read. Whatever it raises
                 cancels the rest and is raised.
             max_sent: The most queries that may be billed: those answered, lost and under way.
+            on_end: Called once when nothing is under way any more, however that came, with the
+                queries that were sent and that no answer handed to ``on_answer`` tells of.
 
         Returns:
             Queries that were sent, lost and sent again.
@@ -90,10 +92,25 @@ class Sender:
         Raises:
             SpentError: Another attempt would exceed ``max_sent``. What was in flight has ended.
             AuthorisationError: The key is not accepted.
-            RemoteError: A job failed for good, or everything fails. Answers that came within a
-                few seconds were still delivered.
+            RemoteError: A job failed for good, or everything fails. What was in flight has ended,
+                and what was answered was delivered.
         """
-        return await _Batch(self, iter(jobs), on_answer, max_sent).run(self._concurrency)
+        batch = _Batch(self, iter(jobs), on_answer, max_sent)
+        try:
+            return await batch.run(self._concurrency)
+        finally:
+            on_end(batch.unanswered)
+
+    async def _admitted(self, tokens: int) -> None:
+        """Waits until one more request may be sent, by the rates and by the server's own word.
+
+        The rates come last: what waited out a pause with its leave in hand would go out at once.
+        """
+        await self._unpaused()
+        await self._rates.admit(tokens)
+        while self._paused_until > self._clock():
+            await self._unpaused()
+            await self._rates.admit(tokens)
 
     async def _unpaused(self) -> None:
         """Waits while the server wants to be left alone."""
@@ -151,11 +168,16 @@ class _Batch(Generic[T]):
     ) -> None:
         self._sender, self._jobs, self._on_answer = sender, jobs, on_answer
         self._max_sent = math.inf if max_sent is None else max_sent
-        # Queries answered, lost or under way; of those, the lost ones.
-        self._sent = self._lost = 0
+        # Queries answered, lost or under way; of those, the lost ones, and those told of.
+        self._sent = self._lost = self._told = 0
         self._error: Exception | None = None
         self._tasks = anyio.create_task_group()
         self._waits: set[anyio.CancelScope] = set()
+
+    @property
+    def unanswered(self) -> int:
+        """Queries sent so far that no answer tells of that somebody took."""
+        return self._sent - self._told
 
     async def run(self, workers: int) -> int:
         async with self._tasks:
@@ -167,6 +189,7 @@ class _Batch(Generic[T]):
                 f"{self._lost} of them on replies that were lost, and more are needed; what was "
                 "answered is kept: raise the budget, then resume",
                 self._sent,
+                self._lost,
             )
         if self._error is not None:
             raise self._error
@@ -178,28 +201,28 @@ class _Batch(Generic[T]):
                 self._deliver(await self._see_through(job))
         except _Stopped:
             pass
-        except _SpentUp as error:
-            self._stop(error, math.inf)
-        except RemoteError as error:
-            self._stop(error, _GRACE_SECONDS)
+        except (_SpentUp, RemoteError) as error:
+            # What is in flight is being paid for, and has a time-out of its own.
+            self._stop(error)
         except Exception as error:
             # A mistake in somebody's iterator, body or read.
-            self._stop(error, 0.0)
+            self._stop(error, at_once=True)
 
     def _deliver(self, answered: Answered[T]) -> None:
         try:
             self._on_answer(answered)
         except Exception as error:
-            self._stop(error, 0.0)
+            self._stop(error, at_once=True)
             raise _Stopped from None
+        self._told += answered.job.queries + answered.lost
 
-    def _stop(self, error: Exception, grace: float) -> None:
-        """Sends nothing more; what is in flight may take ``grace`` seconds yet."""
+    def _stop(self, error: Exception, *, at_once: bool = False) -> None:
+        """Sends nothing more; what is in flight ends by itself unless ``at_once``."""
         self._error = self._error or error
         for scope in self._waits:
             scope.cancel()
-        scope = self._tasks.cancel_scope
-        scope.deadline = min(scope.deadline, anyio.current_time() + grace)
+        if at_once:
+            self._tasks.cancel_scope.cancel()
 
     async def _wait(self, wait: Callable[[], Awaitable[R]]) -> R:
         """Waits for leave to send; cut short when the batch ends."""
@@ -237,8 +260,7 @@ class _Batch(Generic[T]):
         slot = await self._wait(sender._limit.acquire)
         outcome, start = Outcome.OTHER, sender._clock()
         try:
-            await self._wait(lambda: sender._rates.admit(job.tokens))
-            await self._wait(sender._unpaused)
+            await self._wait(lambda: sender._admitted(job.tokens))
             start = sender._clock()
             value = await self._exchange(job, tally)
             outcome = Outcome.ANSWERED
@@ -268,7 +290,8 @@ class _Batch(Generic[T]):
             self._sent -= job.queries
             raise
         except BrokenReply as error:
-            story = self._sender._transport.tidy(str(error))
+            words, _ = said_by(error.error)
+            story = self._sender._transport.tidy(f"{error}: {words}" if words else str(error))
             raise Lost(f"the reply is not what was asked for: {story}") from None
         finally:
             if lost:

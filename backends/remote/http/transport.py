@@ -23,7 +23,7 @@ from blackbox_delta.backends.remote.http.address import (
 )
 from blackbox_delta.backends.remote.http.failures import Lost, Refused
 from blackbox_delta.backends.remote.http.log_redaction import redacted_logs, watch_logs
-from blackbox_delta.backends.remote.http.replies import failure, parse_json, tidy
+from blackbox_delta.backends.remote.http.replies import failure, failure_within, parse_json, tidy
 from blackbox_delta.backends.remote.http.secrets import Secret
 from blackbox_delta.errors import ConfigError, RemoteError
 
@@ -120,11 +120,11 @@ class Transport:
             Transient: Worth another attempt.
             RemoteError: Another attempt would end the same.
         """
-        return parse_json(await self._fetch("GET", path, None), self._secret)
+        return await self._json("GET", path, None)
 
     async def post(self, path: str, body: bytes) -> Any:
         """The JSON that a POST of the JSON ``body`` answers; raises what :meth:`get` does."""
-        return parse_json(await self._fetch("POST", path, body), self._secret)
+        return await self._json("POST", path, body)
 
     async def get_text(self, path: str) -> str:
         """The text that a GET answers, e.g. metrics; raises what :meth:`get` does."""
@@ -134,9 +134,22 @@ class Transport:
         """Closes all connections."""
         await self._client.aclose()
 
-    async def _fetch(self, method: str, path: str, body: bytes | None) -> bytes:
+    async def _json(self, method: str, path: str, body: bytes | None) -> Any:
+        reply = parse_json(await self._fetch(method, path, body), self._secret)
+        where = str(self._url(path).copy_with(query=None))
+        problem = failure_within(reply, self._secret, where)
+        if problem is None:
+            return reply
+        # No frame of the traceback may hold what the server may have put the key in.
+        del reply
+        raise problem
+
+    def _url(self, path: str) -> httpx.URL:
         # The dot and the single slash keep a path from naming a scheme or another host.
-        url = self._base.join("/" + path.lstrip("/") if path.startswith("/") else "./" + path)
+        return self._base.join("/" + path.lstrip("/") if path.startswith("/") else "./" + path)
+
+    async def _fetch(self, method: str, path: str, body: bytes | None) -> bytes:
+        url = self._url(path)
         problem: Exception
         try:
             with anyio.fail_after(self._timeout), redacted_logs(self._secret):

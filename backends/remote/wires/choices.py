@@ -87,8 +87,8 @@ def read_choices(
 
 def refuse_error(value: dict[str, Any], where: str) -> None:
     """Raises if an error came in place of the reply, whatever the HTTP status said."""
-    if value.get("error") is not None:
-        raise BrokenReply(f"{where} carries an error")
+    if (error := value.get("error")) is not None:
+        raise BrokenReply(f"{where} carries an error", error)
 
 
 def _usage(usage: Any, one_prompt: bool) -> tuple[int | None, int | None, int | None]:

@@ -64,7 +64,7 @@ def request(candidates: int, prompts: int) -> ScoreRequest:
 def test_every_pair_goes_out_once_and_the_candidates_of_a_prompt_together(
     candidates: int, prompts: int, batch: int
 ) -> None:
-    made = list(jobs(request(candidates, prompts), EchoWire(), ASKING, EchoInputs(), batch))
+    made = list(jobs(request(candidates, prompts), EchoWire(), ASKING, EchoInputs(), batch, 2))
     bodies = [json.loads(job.body()) for job in made]
     assert all(body["form"] == "text" and body["ids"] == [1, 2] for body in bodies)
     sent = [prompt for body in bodies for prompt in body["prompts"]]
@@ -78,7 +78,7 @@ def test_every_pair_goes_out_once_and_the_candidates_of_a_prompt_together(
 
 
 def test_a_reply_is_told_apart_by_its_pairs() -> None:
-    first, second = jobs(request(2, 2), EchoWire(), ASKING, EchoInputs(), 3)
+    first, second = jobs(request(2, 2), EchoWire(), ASKING, EchoInputs(), 3, 2)
     values = [[-1.0, -2.0], [-3.0, -4.0], [-5.0, -6.0]]
     part = first.read({"answers": values, "in": 80, "out": 4, "cached": 20})
     assert part.pairs == ((0, 0), (1, 0), (0, 1))
@@ -91,15 +91,16 @@ def test_a_reply_is_told_apart_by_its_pairs() -> None:
         second.read({"answers": values})
 
 
-def test_what_a_server_does_not_tell_is_estimated_or_nothing() -> None:
-    [job] = jobs(request(2, 2), EchoWire(), ASKING, EchoInputs(), 4)
+def test_what_a_server_does_not_tell_is_estimated_or_the_most_that_it_may_be() -> None:
+    [job] = jobs(request(2, 2), EchoWire(), ASKING, EchoInputs(), 4, 2)
     part = job.read({"answers": [[-1.0, -1.0]] * 4})
     assert part.tokens == part.computed == (1, 1, 2, 2)
-    assert part.output_tokens == (0, 0, 0, 0)
+    assert part.output_tokens == (2, 2, 2, 2)
+    assert sum(job.read({"answers": [[-1.0, -1.0]] * 4, "out": 0}).output_tokens) == 0
 
 
 def test_more_cached_than_sent_is_all_cached() -> None:
-    [job] = jobs(request(1, 1), EchoWire(), ASKING, EchoInputs(), 4)
+    [job] = jobs(request(1, 1), EchoWire(), ASKING, EchoInputs(), 4, 2)
     part = job.read({"answers": [[-1.0, -1.0]], "in": 5, "cached": 9})
     assert (part.tokens, part.computed) == ((5,), (0,))
 

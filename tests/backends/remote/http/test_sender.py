@@ -112,13 +112,16 @@ class Run:
         self.answers: list[Answered[int]] = []
         self.error: Exception | None = None
         self.lost: int | None = None
+        self.unanswered: list[int] = []
         max_sent = options.pop("max_sent", None)
         on_answer = options.pop("on_answer", self.answers.append)
 
         async def main() -> None:
             self.sender = sender(server, **options)
             try:
-                self.lost = await self.sender.send_all(work, on_answer, max_sent=max_sent)
+                self.lost = await self.sender.send_all(
+                    work, on_answer, max_sent=max_sent, on_end=self.unanswered.append
+                )
             except Exception as error:
                 self.error = error
             self.ended = now()
@@ -186,6 +189,7 @@ def test_failures_are_retried_with_full_jitter_on_a_doubling_bound(send: Any) ->
     run = send(server, [job(0, queries=3)])
     assert run.names == [0]
     assert run.answers[0].lost == run.lost == run.sender.lost == 9
+    assert run.unanswered == [0]
     expected = np.random.Generator(np.random.PCG64(7))
     waits = np.diff(server.sent_at(0)) - 1.0
     assert waits == pytest.approx([expected.uniform(0, 2**step) for step in range(5)])
@@ -213,6 +217,24 @@ def test_retry_after_is_the_least_and_holds_for_all(send: Any) -> None:
     assert run.lost == 0
 
 
+def test_after_a_pause_requests_are_spread_as_before(send: Any) -> None:
+    """Also those that waited for their turn when the pause began, and when another one came."""
+
+    def behave(name: int, attempt: int) -> str | Exception:
+        pausing = (name, attempt) in ((2, 0), (9, 0))
+        return Refused("429", retry_after=20.0) if pausing else "ok"
+
+    server = Server(behave)
+    run = send(server, jobs(40), requests_per_minute=120)
+    assert sorted(run.names) == list(range(40))
+    times = sorted(time for _, time in server.times)
+    for name in (2, 9):
+        told = server.sent_at(name)[0] + 1.0
+        assert not [time for time in times if told + 0.01 < time < told + 20]
+    # Two a second, of which one second's worth may go out at once.
+    assert max(sum(0 <= time - first < 1 for time in times) for first in times) <= 4
+
+
 def test_jitter_comes_on_top_of_what_the_server_asks_for(send: Any) -> None:
     server = Server(sequence(Refused("429", retry_after=20.0)))
     send(server, [job(0)])
@@ -238,6 +260,21 @@ def test_a_broken_reply_is_lost_and_its_reason_told(send: Any) -> None:
     run = send(Server(sequence(*["nonsense"] * 9)), [job(0)], attempts=3)
     assert "not what was asked for: it says nonsense" in str(run.error)
     assert run.sender.lost == 3
+
+
+def test_an_error_in_place_of_a_reply_is_quoted_as_messages_are(send: Any) -> None:
+    """Tidied by the transport, which knows the key."""
+
+    class Discreet(Server):
+        def tidy(self, text: str) -> str:
+            return text.replace("sk-secret", "[key]")
+
+    def refuse(_reply: Any) -> int:
+        raise BrokenReply("the reply carries an error", {"message": "not for sk-secret"})
+
+    run = send(Discreet(), [Job("x", job(0).body, refuse, 1, 1)], attempts=2)
+    assert "the reply carries an error: not for [key]" in str(run.error)
+    assert run.sender.lost == 2
 
 
 def test_the_circuit_opens_when_everything_fails(send: Any) -> None:
@@ -278,14 +315,14 @@ def test_a_lasting_error_ends_the_run_but_not_what_is_paid_for(send: Any) -> Non
     def behave(name: int, _attempt: int) -> str | Exception:
         return AuthorisationError("wrong key") if name == 0 else "ok"
 
-    # 0 fails at 1 s; 1 to 5 come within the grace period, 6 and 7 would take too long.
+    # 0 fails at 1 s; the others are under way then, and as long as they like.
     server = Server(behave, latency=lambda name, _attempt: 100.0 if name > 5 else 1.0 + name / 2)
     run = send(server, jobs(100))
     assert isinstance(run.error, AuthorisationError)
     assert set(server.attempts) == set(range(8))
-    assert sorted(run.names) == [1, 2, 3, 4, 5]
-    assert run.ended == pytest.approx(6.0, abs=0.1)
-    assert run.sender.lost == 2
+    assert sorted(run.names) == [1, 2, 3, 4, 5, 6, 7]
+    assert run.ended == pytest.approx(100.0, abs=0.1)
+    assert run.sender.lost == 0
 
 
 def test_a_lasting_error_is_not_retried(send: Any) -> None:
@@ -316,6 +353,7 @@ def test_whatever_on_answer_raises_cancels_the_rest(send: Any) -> None:
     run = send(server, jobs(50), on_answer=full_disk)
     assert isinstance(run.error, JournalError)
     assert seen == [0, 1, 2]
+    assert run.unanswered == [server.billable - 2], "the third was not taken"
     assert run.ended == pytest.approx(3.0, abs=0.1)
 
 
@@ -337,11 +375,14 @@ def test_cancelling_ends_promptly_wherever_it_strikes(in_virtual_time: Any) -> N
 
     async def main() -> float:
         server = Server(lambda name, _attempt: Lost("x") if name % 2 else "ok")
+        answers: list[Answered[int]] = []
+        ends: list[int] = []
         with anyio.move_on_after(5.3):
             await sender(server, requests_per_minute=600).send_all(
-                jobs(10_000), lambda _answered: None
+                jobs(10_000), answers.append, on_end=ends.append
             )
         assert server.in_flight == 0
+        assert ends == [server.billable - sum(1 + one.lost for one in answers)] != [0]
         return now()
 
     assert in_virtual_time(main) == pytest.approx(5.3, abs=0.01)
@@ -391,6 +432,8 @@ def test_no_more_is_sent_than_allowed_and_no_less_is_done(
     assert len(set(run.names)) == len(run.names)
     answered = sum(one.job.queries for one in run.answers)
     assert server.billable == answered + run.sender.lost
+    told = answered + sum(one.lost for one in run.answers)
+    assert run.unanswered == [server.billable - told]
     would_lose = sum(
         sizes[name] * sum(word in ("lost", "nonsense") for word in before_success(words))
         for name, words in enumerate(plan)

@@ -19,7 +19,7 @@ from faulty_server import LOSING, REFUSING, Fault, FaultyServer, scripted
 from blackbox_delta.backends.remote.http.failures import Lost, Refused, Transient
 from blackbox_delta.backends.remote.http.secrets import Secret
 from blackbox_delta.backends.remote.http.transport import Transport, _KeyAuth
-from blackbox_delta.errors import AuthorisationError, ConfigError, RemoteError
+from blackbox_delta.errors import AuthorisationError, ConfigError, RejectedError, RemoteError
 
 KEY = "sk-test-4f8a1c9e7d2b"
 BODY = json.dumps({"model": "toy", "prompt": "hello world", "logprobs": 2}).encode()
@@ -224,6 +224,44 @@ def test_server_errors_count_as_lost(ask: Any, status: int) -> None:
         ask(**replying(status, text="<html>"))
 
 
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (400, RejectedError),
+        (401, AuthorisationError),
+        (402, RemoteError),
+        (429, Refused),
+        (503, Refused),
+        (502, Lost),
+    ],
+)
+def test_an_error_in_place_of_a_reply_counts_as_its_code_says(
+    ask: Any, code: int, kind: type[Exception]
+) -> None:
+    error = {"code": code, "message": f"bad \x1b[2Jluck, {KEY}"}
+    with pytest.raises(kind, match=rf"error {code}: bad \[2Jluck, \[key\]") as caught:
+        ask(**replying(200, json={"error": error}))
+    assert type(caught.value) is kind
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    assert not [frame for frame in shown.stack if frame.locals and "reply" in frame.locals]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"error": {"message": "no", "code": "rate_limit"}},
+        {"error": {"message": "no", "code": True}},
+        {"error": {"message": "no", "code": 1234}},
+        {"error": "no"},
+        {"error": None},
+        {"error": {"code": 500}, "choices": [{"text": "yes"}]},
+        [{"error": {"code": 500}}],
+    ],
+)
+def test_what_else_a_reply_holds_is_left_to_its_reader(ask: Any, reply: Any) -> None:
+    assert ask(**replying(200, json=reply)) == reply
+
+
 DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
 
 
@@ -243,6 +281,7 @@ DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
         ({"Retry-After": "Wed, 21 Oct 2015 07:27:30 GMT", "Date": DATE}, 0.0),
         ({"Retry-After": "Wed, 21 Oct 2099 07:28:30 GMT"}, None),
         ({"Retry-After": "Wed, 21 Oct 2015 07:28:30 -0000", "Date": DATE}, None),
+        ({"Retry-After": f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT", "Date": DATE}, None),
     ],
 )
 def test_how_long_the_server_asks_to_wait(
