@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from math import ceil
 
@@ -78,14 +79,12 @@ def _everything(needs: Sequence[Need], after_first: Budget) -> Cost:
     A view that drops out of the race makes room for others, maybe dearer ones, and for parts of
     some.
     """
-    spent = after_first.fresh()
-    spent.charge(after_first.usage, calls=0)
+    spent = _copy(after_first)
     dearest = max(needs, key=lambda need: need.tokens / need.queries)
     n = dearest.queries
     one = Need("a query", 0, 1, ceil(dearest.tokens / n), ceil(dearest.output_tokens / n))
     for need in (dearest, one):
-        while spent.affords(need):
-            spent.charge(need.usage, need.calls)
+        _spend_on(need, spent)
     return Cost.of(round(spent.calls), spent.usage, spent.prices)
 
 
@@ -97,7 +96,7 @@ def _answering(
     Rounds and searches bring more views of a kind, so the dearest may be there as often as the
     budget pays for them, and for a part of one more.
     """
-    counts = [_how_often(need, after_first, most) for need in needs]
+    counts = [_spend_on(need, _copy(after_first), most) for need in needs]
     members = max(counts)
     pairs = [(min(members, count + 1), test) for count, test in zip(counts, tests, strict=True)]
     tokens = max(count * test.tokens for count, test in pairs)
@@ -105,10 +104,24 @@ def _answering(
     return members, Usage(members * tests[0].queries, tokens, output_tokens=written)
 
 
-def _how_often(need: Need, budget: Budget, most: int) -> int:
-    """How often the budget pays for something, if it is not asked for more than ``most``."""
-    times = range(most, 0, -1)
-    return next((it for it in times if budget.affords(need.times(it, need.what))), 0)
+def _spend_on(need: Need, budget: Budget, most: int = 2**40) -> int:
+    """How often the budget pays for something, one after another; it is charged with that."""
+
+    def too_often(times: int) -> bool:
+        return not budget.affords(need.times(times, need.what))
+
+    bought = 0
+    # What a budget keeps back of estimated costs is for the next of them alone, so there is more.
+    while times := bisect_left(range(1, most - bought + 1), True, key=too_often):
+        budget.charge(need.times(times, need.what).usage, calls=0)
+        bought += times
+    return bought
+
+
+def _copy(budget: Budget) -> Budget:
+    copy = budget.fresh()
+    copy.charge(budget.usage, calls=0)
+    return copy
 
 
 def _every_kind(asker: Asker, views: Sequence[View]) -> list[View]:

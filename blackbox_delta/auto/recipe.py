@@ -151,7 +151,8 @@ class Auto:
             raise BudgetError(
                 f"the budget of {self._budget} ran out before the first view was scored, for "
                 f"{self._budget.usage.lost} replies were lost or the others cost more than was "
-                "estimated; give a larger budget"
+                "estimated; give a larger budget and another --out, with --cache and this run's "
+                "journal.sqlite what is paid already is not paid again"
             ) from None
         self._note("the default view", [first])
 

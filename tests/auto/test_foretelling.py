@@ -198,3 +198,8 @@ def test_a_pool_that_fills_up_with_demonstrations_is_no_dearer_than_foretold(cha
 
 def demonstrations_say_more(around: str) -> float:
     return 1.5 if "class" in around else 0.5
+
+
+@pytest.mark.parametrize("budget", ["$999999999999", "999999999999M tokens", "999999999999 calls"])
+def test_no_budget_is_too_large_to_foretell(budget: str) -> None:
+    assert foretold(budget, **PRICES).starts[-1].search.queries > 10**9

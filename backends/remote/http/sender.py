@@ -187,7 +187,7 @@ class _Batch(Generic[T]):
             raise SpentError(
                 f"{self._sent} of the {self._max_sent} queries that may be sent are spent, "
                 f"{self._lost} of them on replies that were lost, and more are needed; what was "
-                "answered is kept: raise the budget, then resume",
+                "answered is kept",
                 self._sent,
                 self._lost,
             )
