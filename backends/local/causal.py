@@ -184,11 +184,15 @@ class _Job:
     def _passed(self, view: View, opening: IntArray) -> Passed | None:
         """What a pack of rows is behind the layers that are the same for all candidates."""
         passes, candidates = self._passes, self._candidates
+        if not candidates.untouched:
+            return None
+        untuned = candidates.untuned()
+        # Now, for what has been dropped is made in passes of its own, which ``through`` is not.
+        begun = passes.opened(opening, candidates) if len(opening) else None
+        beginning = begun.beginning if begun else passes.front(untuned)
 
         def through() -> None:
-            untuned = candidates.untuned()
-            begun = passes.opened(opening, candidates) if len(opening) else None
-            passes.logits(view, untuned, begun.beginning if begun else passes.front(untuned))
+            passes.logits(view, untuned, beginning)
 
         key = (candidates.prefix.token_ids, opening.tobytes(), view.codes.shape, self._tree.key)
         return passes.lower_layers.passed(

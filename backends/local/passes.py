@@ -58,8 +58,14 @@ class Passes:
 
     def opened(self, row: IntArray, of: Candidates) -> Passed | None:
         """What all prompts begin with, behind layers that are the same for all candidates."""
-        key = (of.prefix.token_ids, row.tobytes())
-        return self.lower_layers.passed(key, of.untouched, lambda: self.opening(row, of.untuned()))
+        if not of.untouched:
+            return None
+        untuned = of.untuned()
+        # Now, for it may take a pass of its own.
+        front, key = self.front(untuned), (of.prefix.token_ids, row.tobytes())
+        return self.lower_layers.passed(
+            key, of.untouched, lambda: self.prefixes([row], untuned, front)
+        )
 
     def prefixes(
         self,
