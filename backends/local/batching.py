@@ -213,6 +213,23 @@ def packs_by_length(
     return packs
 
 
+def packs_of_equal_length(lengths: Sequence[tuple[int, ...]], most: int) -> list[list[int]]:
+    """Groups indices of the same lengths, so that nothing is padded.
+
+    Args:
+        lengths: One tuple of lengths per item.
+        most: Largest group.
+    """
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for index, length in enumerate(lengths):
+        alike.setdefault(length, []).append(index)
+    return [
+        members[start : start + most]
+        for _, members in sorted(alike.items())
+        for start in range(0, len(members), most)
+    ]
+
+
 def _fits(lengths: Sequence[tuple[int, ...]], pack: list[int], index: int, padding: float) -> bool:
     columns = list(zip(*(lengths[member] for member in (*pack, index)), strict=True))
     close = all(max(column) <= LENGTH_SLACK * min(column) + 4 for column in columns)

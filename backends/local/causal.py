@@ -47,13 +47,14 @@ class CausalEngine:
     Args:
         model: The model, its attention set to :data:`.attention.NAME`.
         limit: What one forward pass may take.
+        by_ids: Whether the model is given token ids.
 
     Attributes:
         passes: The forward passes.
     """
 
-    def __init__(self, model: Any, limit: MemoryLimit) -> None:
-        self.passes = Passes(model, limit)
+    def __init__(self, model: Any, limit: MemoryLimit, *, by_ids: bool = False) -> None:
+        self.passes = Passes(model, limit, by_ids=by_ids)
 
     def score(
         self,
