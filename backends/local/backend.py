@@ -21,6 +21,7 @@ from blackbox_delta.backends.local.embeddings import LocalEmbeddings
 from blackbox_delta.backends.local.engines import choose_engine
 from blackbox_delta.backends.local.measuring import measure
 from blackbox_delta.backends.local.merging import merged
+from blackbox_delta.backends.local.plain import PlainEngine
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt, PromptEncoder, length
 from blackbox_delta.errors import ExportError, ModelError, UnsupportedError
 from blackbox_delta.geometry import Geometry
@@ -210,15 +211,15 @@ class LocalBackend:
         """
         self._check_open()
         engine, words = self._engine, np.array(token_ids, dtype=np.int64)
-        if isinstance(engine, CausalEngine):
+        if isinstance(engine, CausalEngine) and engine.takes_prefixes:
             untuned = Candidates.of(self._model, None, self._table.hidden_size, self._weights)
             kept = engine.passes.prefixes([words], untuned)
-        elif isinstance(engine.fronts, DecoderFronts):
+        elif isinstance(engine, PlainEngine) and isinstance(engine.fronts, DecoderFronts):
             kept = engine.fronts.alone(words[None])
         else:
             raise UnsupportedError(
-                f"{self.name} reads no keys and values from a cache, as causal models and "
-                "decoders do"
+                f"{self.name} reads no keys and values from a cache, alike in all layers, as most "
+                "causal models and decoders do"
             )
         both = [torch.stack(pair) for pair in zip(kept.keys, kept.values, strict=True)]
         told: FloatArray = torch.stack(both)[:, :, 0].float().cpu().numpy()

@@ -48,13 +48,19 @@ class CausalEngine:
         model: The model, its attention set to :data:`.attention.NAME`.
         limit: What one forward pass may take.
         by_ids: Whether the model is given token ids.
+        slots: Whether there may be soft tokens among them.
 
     Attributes:
         passes: The forward passes.
+        takes_prefixes: Whether its layers keep keys and values of one shape.
     """
 
-    def __init__(self, model: Any, limit: MemoryLimit, *, by_ids: bool = False) -> None:
+    def __init__(
+        self, model: Any, limit: MemoryLimit, *, by_ids: bool = False, slots: bool = True
+    ) -> None:
         self.passes = Passes(model, limit, by_ids=by_ids)
+        self.takes_prefixes = True
+        self._slots = slots
 
     def score(
         self,
@@ -87,7 +93,8 @@ class CausalEngine:
     @property
     def deltas(self) -> frozenset[str]:
         """Kinds of delta that it can apply."""
-        return frozenset({*IN_SLOTS, PREFIX, *TERMS})
+        in_slots = IN_SLOTS if self._slots else ()
+        return frozenset({*in_slots, *((PREFIX,) if self.takes_prefixes else ()), *TERMS})
 
     @property
     def embeddings(self) -> Any:

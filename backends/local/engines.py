@@ -46,22 +46,28 @@ def choose_engine(loaded: LoadedModel, limit: MemoryLimit) -> Engine:
     return engine
 
 
+#: Ways of feeding a model, by whether it is given token ids, and takes anything in slots then.
+_WAYS = ((False, True), (True, True), (True, False))
+
+
 def _causal(loaded: LoadedModel, limit: MemoryLimit) -> Engine:
     """For a causal model: the engine that shares prefixes, or else the plain one."""
-    model, trial, reasons = loaded.model, Trial(loaded), []
+    model, reasons = loaded.model, []
+    trials = {True: Trial(loaded)}
     own_attention = model.config._attn_implementation
-    for by_ids in (False, True):
-        shared: CausalEngine | None = None
+    for by_ids, slots in _WAYS:
+        trial = trials.get(slots) or Trial(loaded, slots=slots)
         try:
             model.set_attn_implementation(attention.NAME)
-            shared = CausalEngine(model, limit, by_ids=by_ids)
+            shared = CausalEngine(model, limit, by_ids=by_ids, slots=slots)
             reason = _objection(shared, trial)
         except Exception as error:
             reason = _told(error)
-        if shared and reason is None:
+        if reason is None:
+            shared.takes_prefixes = _alike(shared)
             return shared
         model.set_attn_implementation(own_attention)
-        plain = PlainEngine(model, loaded.kind, limit, by_ids=by_ids)
+        plain = PlainEngine(model, loaded.kind, limit, by_ids=by_ids, slots=slots)
         if (objection := _objection(plain, trial)) is None:
             logger.warning(
                 "%s cannot share prefixes between candidates (%s): whole sequences are evaluated "
@@ -74,19 +80,37 @@ def _causal(loaded: LoadedModel, limit: MemoryLimit) -> Engine:
     raise _unusable(loaded, reasons)
 
 
+def _alike(engine: CausalEngine) -> bool:
+    """Whether all layers keep keys and values of one shape, as prefixes must have."""
+    weight = engine.embeddings.weight
+    nothing = Candidates(SoftTokens.of(None, weight.shape[1], weight.dtype, weight.device))
+    kept = engine.passes.prefixes([np.array(_drawn(engine, 2))], nothing)
+    engine.computed_tokens = 0
+    return len({each.shape for each in (*kept.keys, *kept.values)}) == 1
+
+
 def _whole(loaded: LoadedModel, limit: MemoryLimit) -> PlainEngine:
     """For a masked or sequence-to-sequence model."""
-    masked = loaded.kind == "masked"
+    masked, reasons = loaded.kind == "masked", []
     mask = loaded.tokenizer.mask_token_id if masked else None
     if masked and mask is None:
         raise ModelError(f"the tokenizer of {loaded.name!r} has no mask token")
-    trial, reasons = Trial(loaded, mask), []
-    for pads, by_ids in product((True, False), (False, True)):
+    trials = {True: Trial(loaded, mask)}
+    for pads, (by_ids, slots) in product((True, False), _WAYS):
         make = partial(
-            PlainEngine, loaded.model, loaded.kind, limit, mask, by_ids=by_ids, pads=pads
+            PlainEngine,
+            loaded.model,
+            loaded.kind,
+            limit,
+            mask,
+            by_ids=by_ids,
+            pads=pads,
+            slots=slots,
         )
+        if slots not in trials:
+            trials[slots] = Trial(loaded, mask, slots=slots)
         engine = make()
-        reason = _objection(engine, trial)
+        reason = _objection(engine, trials[slots])
         if reason is None:
             return _with_fronts(loaded, engine, mask, make, by_ids=by_ids)
         reasons.append(reason)

@@ -55,6 +55,7 @@ class PlainEngine:
         fronts: Puts prefixes in front (masked and sequence-to-sequence models that take them).
         by_ids: Whether the model is given token ids.
         pads: Whether texts of different lengths may stand in a batch, the shorter ones padded.
+        slots: Whether there may be soft tokens among them.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class PlainEngine:
         *,
         by_ids: bool = False,
         pads: bool = True,
+        slots: bool = True,
     ) -> None:
         self._model = model
         self._kind = kind
@@ -76,7 +78,7 @@ class PlainEngine:
         self._kept = Kept(limit.bytes)
         self.lower_layers = LowerLayers(model, self._kept)
         self._trunk = trunk_of(model)
-        self._pads, seq2seq = pads, kind == "seq2seq"
+        self._pads, self._slots, seq2seq = pads, slots, kind == "seq2seq"
         self._entrance = Entrance.of(model, by_ids=by_ids)
         self._own = Entrance.of_decoder(model, by_ids=by_ids) if seq2seq else self._entrance
         self._in_encoder = frozenset(model.get_encoder().modules() if seq2seq else ())
@@ -85,7 +87,8 @@ class PlainEngine:
     @property
     def deltas(self) -> frozenset[str]:
         """Kinds of delta that it can apply."""
-        taken = frozenset({*IN_SLOTS, *TERMS, *((PREFIX,) if self.fronts else ())})
+        in_slots = IN_SLOTS if self._slots else ()
+        taken = frozenset({*in_slots, *TERMS, *((PREFIX,) if self.fronts else ())})
         # An encoder and a decoder are two rows of layers, each with tokens of its own.
         return taken - {DEEP_PROMPT} if self._kind == "seq2seq" else taken
 

@@ -40,20 +40,22 @@ class Trial:
     Args:
         loaded: The model, with the attention that it came with.
         mask: Id of the mask (masked models).
+        slots: Whether there is anything in the slots.
 
     Attributes:
         prompts: What is asked.
         choices: The label words.
     """
 
-    def __init__(self, loaded: LoadedModel, mask: int | None = None) -> None:
+    def __init__(self, loaded: LoadedModel, mask: int | None = None, *, slots: bool = True) -> None:
         self._loaded, self._mask = loaded, mask
+        self._soft_tokens = _SOFT_TOKENS if slots else 0
         self._rng, self._pool = np.random.default_rng(0), _plain_tokens(loaded)
         # Near enough to each other to stand in one batch.
         self.prompts = [self._prompt(size) for size in (9, 4)]
         self.choices = [self._draw(1), self._draw(3), self._draw(2)]
         self._fillings = [
-            {slot: self._draw(_SOFT_TOKENS) for slot in (_FIRST, _OWN)} for _ in range(2)
+            {slot: self._draw(self._soft_tokens) for slot in (_FIRST, _OWN)} for _ in range(2)
         ]
         self._expected = self._by_the_book()
 
@@ -89,18 +91,19 @@ class Trial:
             entrances[_FIRST] = Entrance.of(model)
         vectors = [self._vectors(slot, each.table) for slot, each in entrances.items()]
         names = [slot.name for slot in entrances]
-        starts = range(0, _SOFT_TOKENS * len(names), _SOFT_TOKENS)
+        starts = [self._soft_tokens * number for number in range(len(names))]
         return Candidates(
             SoftTokens(
                 torch.cat(vectors, dim=1),
                 dict(zip(names, starts, strict=True)),
-                dict.fromkeys(names, _SOFT_TOKENS),
+                dict.fromkeys(names, self._soft_tokens),
             )
         )
 
     def _vectors(self, slot: SoftSlot, table: Any) -> torch.Tensor:
         """What three candidates have in a slot."""
-        ids = torch.tensor([each[slot] for each in self._fillings], device=table.weight.device)
+        rows = [each[slot] for each in self._fillings]
+        ids = torch.tensor(rows, dtype=torch.long, device=table.weight.device)
         words = table(ids).to(table.weight.dtype)
         return torch.cat([words, words.mean(dim=0, keepdim=True)])
 
