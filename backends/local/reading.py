@@ -47,8 +47,11 @@ def logits_at(
         logits: torch.Tensor = model(**inputs).logits
     finally:
         handle.remove()
-    # The hook never sees a trunk that is not called as a whole.
-    return logits if dropped else logits[rows, positions]
+    # The hook never sees a trunk that is not called as a whole, and a head may read what else a
+    # trunk puts out: then there are logits of all positions.
+    if dropped and logits.shape[1] == positions.shape[1]:
+        return logits
+    return logits[rows, positions]
 
 
 @dataclass(frozen=True)
