@@ -22,6 +22,7 @@ from blackbox_delta.backends.local.engines import choose_engine
 from blackbox_delta.backends.local.fingerprints import fingerprint
 from blackbox_delta.backends.local.measuring import measure
 from blackbox_delta.backends.local.merging import merged
+from blackbox_delta.backends.local.plain import PlainEngine
 from blackbox_delta.backends.local.terms import Factors
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt, PromptEncoder, length
 from blackbox_delta.errors import ExportError, ModelError, UnsupportedError
@@ -86,7 +87,6 @@ class LocalBackend:
         backend._set_up(loading.LoadedModel(name, kind, model, tokenizer), max_length)
         return backend
 
-    @torch.inference_mode()
     def _set_up(self, loaded: loading.LoadedModel, max_length: int | None) -> None:
         self._loaded = loaded
         self._model = loaded.model
@@ -94,6 +94,14 @@ class LocalBackend:
         self._in_training = [part for part in self._model.modules() if part.training]
         self._closed = False
         self._model.eval()
+        try:
+            self._open(loaded, max_length)
+        except BaseException:
+            self._hand_back()
+            raise
+
+    @torch.inference_mode()
+    def _open(self, loaded: loading.LoadedModel, max_length: int | None) -> None:
         self._weights = weights = self._model.get_input_embeddings().weight
         self._dtype, self._device = weights.dtype, weights.device
         self._encoder = PromptEncoder(
@@ -205,14 +213,14 @@ class LocalBackend:
         """
         self._check_open()
         engine, words = self._engine, np.array(token_ids, dtype=np.int64)
-        if isinstance(engine, CausalEngine):
+        if isinstance(engine, CausalEngine) and engine.takes_prefixes:
             kept = engine.passes.prefixes([words], self._candidates(None))
-        elif isinstance(engine.fronts, DecoderFronts):
+        elif isinstance(engine, PlainEngine) and isinstance(engine.fronts, DecoderFronts):
             kept = engine.fronts.alone(words[None])
         else:
             raise UnsupportedError(
-                f"{self.name} reads no keys and values from a cache, as causal models and "
-                "decoders do"
+                f"{self.name} reads no keys and values from a cache, alike in all layers, as most "
+                "causal models and decoders do"
             )
         both = [torch.stack(pair) for pair in zip(kept.keys, kept.values, strict=True)]
         told: FloatArray = torch.stack(both)[:, :, 0].float().cpu().numpy()
@@ -243,10 +251,7 @@ class LocalBackend:
         if self._closed:
             return
         self._closed = True
-        if self._model.config._attn_implementation != self._own_attention:
-            self._model.set_attn_implementation(self._own_attention)
-        for part in self._in_training:
-            part.training = True
+        self._hand_back()
         self._engine.release()
         self._encoded.clear()
         self._factors.clear()
@@ -256,6 +261,13 @@ class LocalBackend:
     def _candidates(self, delta: DeltaBatch | None) -> Candidates:
         hidden = self._table.hidden_size
         return Candidates.of(self._model, delta, hidden, self._weights, self._factors)
+
+    def _hand_back(self) -> None:
+        """Leaves the model as it was before."""
+        if getattr(self._model.config, "_attn_implementation", None) != self._own_attention:
+            self._model.set_attn_implementation(self._own_attention)
+        for part in self._in_training:
+            part.training = True
 
     def _check(self, request: ScoreRequest) -> None:
         self._check_open()
@@ -299,10 +311,12 @@ def _context(model: Any, tokenizer: Any) -> int:
     ]
     embeddings: Any = getattr(model.base_model, "embeddings", None)
     table: Any = getattr(embeddings, "position_embeddings", None)
-    if table is not None and table.padding_idx is not None:
+    padding = getattr(table, "padding_idx", None)
+    if padding is not None:
         # RoBERTa and its kin count positions from behind the padding's.
-        limits.append(table.num_embeddings - table.padding_idx - 1)
-    known = [limit for limit in limits if limit and limit < 1 << 24]
+        limits.append(len(table.weight) - padding - 1)
+    # Models whose positions have no end say -1, tokenizers a number beyond all memory.
+    known = [limit for limit in limits if limit and 0 < limit < 1 << 24]
     return min(known) if known else 1024
 
 

@@ -42,12 +42,12 @@ class Footprint:
     def of(cls, config: Any, vocabulary: int, element_size: int) -> Footprint:
         """Estimates for a model with this configuration."""
         config = config.get_text_config()
-        hidden = int(config.hidden_size)
-        inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)
-        heads = int(getattr(config, "num_attention_heads", None) or 1)
-        kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
-        head_size = int(getattr(config, "head_dim", None) or hidden // heads)
-        layers = int(getattr(config, "num_hidden_layers", None) or 1)
+        hidden = _largest(config, "hidden_size", 1024)
+        inner = _largest(config, "intermediate_size", 4 * hidden)
+        heads = _largest(config, "num_attention_heads", 1)
+        kv_heads = _largest(config, "num_key_value_heads", heads)
+        head_size = _largest(config, "head_dim", max(1, hidden // heads))
+        layers = _largest(config, "num_hidden_layers", 1)
         return cls(
             per_token=element_size * (8 * hidden + 3 * inner),
             per_score=heads * (2 * element_size + 4),
@@ -70,6 +70,16 @@ class Footprint:
             + self.per_logit_row * logits
             + self.per_kept_token * kept
         )
+
+
+def _largest(config: Any, name: str, otherwise: int) -> int:
+    """A size that a configuration may leave out, or state for each layer."""
+    try:
+        value = getattr(config, name, None)
+    except Exception:  # what differs between layers may not be asked for as one
+        value = [getattr(each, name, None) for each in config.per_layer_config]
+    sizes = value if isinstance(value, (list, tuple)) else [value]
+    return max((int(size) for size in sizes if size), default=otherwise)
 
 
 class MemoryLimit:
@@ -211,6 +221,23 @@ def packs_by_length(
         else:
             packs.append([index])
     return packs
+
+
+def packs_of_equal_length(lengths: Sequence[tuple[int, ...]], most: int) -> list[list[int]]:
+    """Groups indices of the same lengths, so that nothing is padded.
+
+    Args:
+        lengths: One tuple of lengths per item.
+        most: Largest group.
+    """
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for index, length in enumerate(lengths):
+        alike.setdefault(length, []).append(index)
+    return [
+        members[start : start + most]
+        for _, members in sorted(alike.items())
+        for start in range(0, len(members), most)
+    ]
 
 
 def _fits(lengths: Sequence[tuple[int, ...]], pack: list[int], index: int, padding: float) -> bool:

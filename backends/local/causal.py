@@ -47,13 +47,20 @@ class CausalEngine:
     Args:
         model: The model, its attention set to :data:`.attention.NAME`.
         limit: What one forward pass may take.
+        by_ids: Whether the model is given token ids.
+        slots: Whether there may be soft tokens among them.
 
     Attributes:
         passes: The forward passes.
+        takes_prefixes: Whether its layers keep keys and values of one shape.
     """
 
-    def __init__(self, model: Any, limit: MemoryLimit) -> None:
-        self.passes = Passes(model, limit)
+    def __init__(
+        self, model: Any, limit: MemoryLimit, *, by_ids: bool = False, slots: bool = True
+    ) -> None:
+        self.passes = Passes(model, limit, by_ids=by_ids)
+        self.takes_prefixes = True
+        self._slots = slots
 
     def score(
         self,
@@ -86,7 +93,8 @@ class CausalEngine:
     @property
     def deltas(self) -> frozenset[str]:
         """Kinds of delta that it can apply."""
-        return frozenset({*IN_SLOTS, PREFIX, *TERMS})
+        in_slots = IN_SLOTS if self._slots else ()
+        return frozenset({*in_slots, *((PREFIX,) if self.takes_prefixes else ()), *TERMS})
 
     @property
     def embeddings(self) -> Any:
@@ -184,11 +192,15 @@ class _Job:
     def _passed(self, view: View, opening: IntArray) -> Passed | None:
         """What a pack of rows is behind the layers that are the same for all candidates."""
         passes, candidates = self._passes, self._candidates
+        if not candidates.untouched:
+            return None
+        untuned = candidates.untuned()
+        # Now, for what has been dropped is made in passes of its own, which ``through`` is not.
+        begun = passes.opened(opening, candidates) if len(opening) else None
+        beginning = begun.beginning if begun else passes.front(untuned)
 
         def through() -> None:
-            untuned = candidates.untuned()
-            begun = passes.opened(opening, candidates) if len(opening) else None
-            passes.logits(view, untuned, begun.beginning if begun else passes.front(untuned))
+            passes.logits(view, untuned, beginning)
 
         key = (candidates.prefix.token_ids, opening.tobytes(), view.codes.shape, self._tree.key)
         return passes.lower_layers.passed(

@@ -20,6 +20,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from blackbox_delta.backends.local.attention import PrefixCache
+from blackbox_delta.backends.local.feeding import Entrance
 from blackbox_delta.backends.local.fronts import check_shapes, repeated
 from blackbox_delta.errors import ModelError
 from blackbox_delta.types import IntArray
@@ -30,11 +31,13 @@ class DecoderFronts:
 
     Args:
         model: A sequence-to-sequence model.
+        by_ids: Whether the model is given token ids.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, by_ids: bool = False) -> None:
         self._model = model
-        self._embeddings = model.get_input_embeddings()
+        self._encoders = Entrance.of(model, by_ids=by_ids)
+        self._own = Entrance.of_decoder(model, by_ids=by_ids)
 
     def alone(self, rows: IntArray) -> PrefixCache:
         """Keys and values of rows (G, L) of tokens where encoder and decoder read the same row.
@@ -42,16 +45,18 @@ class DecoderFronts:
         Raises:
             ModelError: The model keeps none in its cache, or of several shapes.
         """
-        tokens = torch.from_numpy(rows).to(self._embeddings.weight.device)
-        words, mask, cache = self._embeddings(tokens), torch.ones_like(tokens), _empty()
-        encoded = self._model.get_encoder()(inputs_embeds=words, attention_mask=mask)
-        self._model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoded.last_hidden_state),
-            attention_mask=mask,
-            decoder_inputs_embeds=words,
-            past_key_values=cache,
-            use_cache=True,
-        )
+        tokens = torch.from_numpy(rows).to(self._own.table.weight.device)
+        mask, cache = torch.ones_like(tokens), _empty()
+        with self._encoders.fed(rows, self._encoders.table(tokens)) as given:
+            encoded = self._model.get_encoder()(**given, attention_mask=mask)
+        with self._own.fed(rows, self._own.table(tokens)) as given:
+            self._model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=encoded.last_hidden_state),
+                attention_mask=mask,
+                **given,
+                past_key_values=cache,
+                use_cache=True,
+            )
         layers = cache.self_attention_cache.layers
         if not layers:
             raise ModelError("its decoder keeps no keys and values in a cache")

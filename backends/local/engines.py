@@ -1,7 +1,8 @@
-"""Which engine evaluates a model: the one that shares prefixes, where it proves itself.
+"""Which engine evaluates a model: the fastest that answers as the model itself does.
 
-Masked and sequence-to-sequence models have one engine, which takes prefixes where these prove
-themselves.
+Each is tried on a made-up request, whose answers the model gives to the same words as token ids
+(:mod:`.proving`). Masked and sequence-to-sequence models have one engine, which takes prefixes
+where these prove themselves.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from typing import TypeAlias
 
 import numpy as np
-import torch
 
 from blackbox_delta.backends.local import attention
 from blackbox_delta.backends.local.batching import MemoryLimit
@@ -23,104 +24,161 @@ from blackbox_delta.backends.local.fronts import Fronts
 from blackbox_delta.backends.local.layout import SoftTokens
 from blackbox_delta.backends.local.loading import LoadedModel
 from blackbox_delta.backends.local.plain import PlainEngine
+from blackbox_delta.backends.local.proving import AGREEMENT, Trial
 from blackbox_delta.backends.local.reading import trunk_of
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt, Ids
-from blackbox_delta.errors import BlackBoxDeltaError, ModelError
-from blackbox_delta.types import FloatArray, SoftSlot
+from blackbox_delta.errors import ModelError
+from blackbox_delta.types import FloatArray
 
 logger = logging.getLogger(__name__)
 
 Engine: TypeAlias = CausalEngine | PlainEngine
-
-#: Largest difference in log-probability between the two engines that rounding explains.
-AGREEMENT = {torch.float32: 5e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 
 
 def choose_engine(loaded: LoadedModel, limit: MemoryLimit) -> Engine:
     """The fastest engine that answers right on this model.
 
     Raises:
-        ModelError: A masked model's tokenizer has no mask.
+        ModelError: None does, or a masked model's tokenizer has no mask.
     """
-    engine = _engine_for(loaded, limit)
+    engine = _causal(loaded, limit) if loaded.kind == "causal" else _whole(loaded, limit)
     engine.lower_layers.proof = partial(_stays, loaded, engine)
     return engine
 
 
-def _engine_for(loaded: LoadedModel, limit: MemoryLimit) -> Engine:
-    if loaded.kind == "masked":
-        mask = loaded.tokenizer.mask_token_id
-        if mask is None:
-            raise ModelError(f"the tokenizer of {loaded.name!r} has no mask token")
-        fronts = Fronts(loaded.model, trunk_of(loaded.model))
-        return _with_fronts(loaded, limit, fronts, partial(_doubled, mask=mask), mask)
-    if loaded.kind == "seq2seq":
-        return _with_fronts(loaded, limit, DecoderFronts(loaded.model), _continued)
-    return _proven(loaded, PlainEngine(loaded.model, loaded.kind, limit), limit)
+#: Ways of feeding a model, by whether it is given token ids, and takes anything in slots then.
+_WAYS = ((False, True), (True, True), (True, False))
 
 
-def _proven(loaded: LoadedModel, plain: PlainEngine, limit: MemoryLimit) -> Engine:
-    """The shared-prefix engine, if on this model it answers as plain evaluation does."""
-    model, weights = loaded.model, loaded.model.get_input_embeddings().weight
+def _causal(loaded: LoadedModel, limit: MemoryLimit) -> Engine:
+    """For a causal model: the engine that shares prefixes, or else the plain one."""
+    model, reasons = loaded.model, []
+    trials = {True: Trial(loaded)}
     own_attention = model.config._attn_implementation
+    for by_ids, slots in _WAYS:
+        trial = trials.get(slots) or Trial(loaded, slots=slots)
+        try:
+            model.set_attn_implementation(attention.NAME)
+            shared = CausalEngine(model, limit, by_ids=by_ids, slots=slots)
+            reason = _objection(shared, trial)
+        except Exception as error:
+            reason = _told(error)
+        if reason is None:
+            shared.takes_prefixes = _alike(shared)
+            return shared
+        model.set_attn_implementation(own_attention)
+        plain = PlainEngine(model, loaded.kind, limit, by_ids=by_ids, slots=slots)
+        if (objection := _objection(plain, trial)) is None:
+            logger.warning(
+                "%s cannot share prefixes between candidates (%s): whole sequences are evaluated "
+                "instead, which is slower",
+                loaded.name,
+                reason,
+            )
+            return plain
+        reasons.append(objection)
+    raise _unusable(loaded, reasons)
+
+
+def _alike(engine: CausalEngine) -> bool:
+    """Whether all layers keep keys and values of one shape, as prefixes must have."""
+    weight = engine.embeddings.weight
+    nothing = Candidates(SoftTokens.of(None, weight.shape[1], weight.dtype, weight.device))
+    kept = engine.passes.prefixes([np.array(_drawn(engine, 2))], nothing)
+    engine.computed_tokens = 0
+    return len({each.shape for each in (*kept.keys, *kept.values)}) == 1
+
+
+def _whole(loaded: LoadedModel, limit: MemoryLimit) -> PlainEngine:
+    """For a masked or sequence-to-sequence model."""
+    masked, reasons = loaded.kind == "masked", []
+    mask = loaded.tokenizer.mask_token_id if masked else None
+    if masked and mask is None:
+        raise ModelError(f"the tokenizer of {loaded.name!r} has no mask token")
+    trials = {True: Trial(loaded, mask)}
+    for pads, (by_ids, slots) in product((True, False), _WAYS):
+        make = partial(
+            PlainEngine,
+            loaded.model,
+            loaded.kind,
+            limit,
+            mask,
+            by_ids=by_ids,
+            pads=pads,
+            slots=slots,
+        )
+        if slots not in trials:
+            trials[slots] = Trial(loaded, mask, slots=slots)
+        engine = make()
+        reason = _objection(engine, trials[slots])
+        if reason is None:
+            return _with_fronts(loaded, engine, mask, make, by_ids=by_ids)
+        reasons.append(reason)
+    raise _unusable(loaded, reasons)
+
+
+def _objection(engine: Engine, trial: Trial) -> str | None:
+    """What speaks against an engine."""
     try:
-        expected = _probe(plain, weights)
-    except BlackBoxDeltaError:
-        raise
+        difference = trial.difference(engine)
     except Exception as error:  # an unknown architecture may fail in any way
-        raise ModelError(
-            f"{loaded.name!r} cannot be evaluated on embedded input ({type(error).__name__}: "
-            f"{error}); choose another model"
-        ) from error
-    try:
-        model.set_attn_implementation(attention.NAME)
-        shared = CausalEngine(model, limit)
-        difference = float(np.abs(_probe(shared, weights) - expected).max())
-        reason = f"log-probabilities differ by {difference:.2g}"
-    except Exception as error:
-        difference, reason = np.inf, f"{type(error).__name__}: {error}"
-    plain.computed_tokens = 0
-    if difference <= AGREEMENT.get(weights.dtype, 5e-3):
-        shared.computed_tokens = 0
-        return shared
-    logger.warning(
-        "%s cannot share prefixes between candidates (%s): whole sequences are evaluated "
-        "instead, which is slower",
-        loaded.name,
-        reason,
+        return _told(error)
+    finally:
+        engine.release()
+        engine.computed_tokens = 0
+    if difference <= trial.tolerance:
+        return None
+    return f"log-probabilities differ by {difference:.2g}"
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _unusable(loaded: LoadedModel, reasons: Sequence[str]) -> ModelError:
+    return ModelError(
+        f"{loaded.name!r} cannot be used: its answers are not those that it gives to the same "
+        f"words as token ids, one text at a time ({'; '.join(dict.fromkeys(reasons))}); choose "
+        "another model"
     )
-    model.set_attn_implementation(own_attention)
-    return plain
 
 
 def _with_fronts(
     loaded: LoadedModel,
-    limit: MemoryLimit,
-    fronts: Fronts | DecoderFronts,
-    proof: Callable[[PlainEngine], float],
-    mask: int | None = None,
+    engine: PlainEngine,
+    mask: int | None,
+    make: Callable[..., PlainEngine],
+    *,
+    by_ids: bool,
 ) -> PlainEngine:
-    """The engine with prefixes, if on this model they do what they must.
+    """The engine with prefixes, if on this model they do what they must; else as it is.
 
     Args:
         loaded: A masked or sequence-to-sequence model.
-        limit: What one forward pass may take.
-        fronts: Puts prefixes in front.
-        proof: How much answers change that must stay the same.
+        engine: What evaluates it.
         mask: Id of the mask (masked models).
+        make: Makes such an engine, with what puts prefixes in front.
+        by_ids: Whether the model is given token ids.
     """
-    engine = PlainEngine(loaded.model, loaded.kind, limit, mask, fronts)
+    fronts: Fronts | DecoderFronts
+    if mask is None:
+        fronts, proof = DecoderFronts(loaded.model, by_ids=by_ids), _continued
+    else:
+        trunk = trunk_of(loaded.model)
+        fronts = Fronts(loaded.model, trunk, by_ids=by_ids)
+        proof = partial(_doubled, mask=mask)
+    fronted = make(fronts=fronts)
     try:
-        difference = proof(engine)
+        difference = proof(fronted)
         reason = f"log-probabilities differ by {difference:.2g}"
     except Exception as error:  # an unknown architecture may fail in any way
-        difference, reason = np.inf, f"{type(error).__name__}: {error}"
-    engine.release()
-    engine.computed_tokens = 0
+        difference, reason = np.inf, _told(error)
+    fronted.release()
+    fronted.computed_tokens = 0
     if difference <= AGREEMENT.get(engine.embeddings.weight.dtype, 5e-3):
-        return engine
+        return fronted
     logger.info("%s takes no prefixes (%s)", loaded.name, reason)
-    return PlainEngine(loaded.model, loaded.kind, limit, mask)
+    return engine
 
 
 def _stays(loaded: LoadedModel, engine: Engine, untouched: int) -> bool:
@@ -141,7 +199,7 @@ def _stays(loaded: LoadedModel, engine: Engine, untouched: int) -> bool:
         difference = float(np.abs(got - expected).max())
         reason = f"log-probabilities differ by {difference:.2g}"
     except Exception as error:  # an unknown architecture may fail in any way
-        difference, reason = np.inf, f"{type(error).__name__}: {error}"
+        difference, reason = np.inf, _told(error)
     engine.computed_tokens = computed
     if difference <= AGREEMENT.get(weight.dtype, 5e-3):
         return True
@@ -193,19 +251,3 @@ def _answers(
     candidates = Candidates(nothing, prefix=PrefixOffsets(words))
     answers = [engine.score(prompts[:n], [(choice,)], candidates, 0) for n in (1, 2)]
     return np.array([each.label_logprobs[0, 0, 0] for each in answers])
-
-
-def _probe(engine: Engine, weights: torch.Tensor) -> FloatArray:
-    """Scores of a small made-up request that exercises prefixes, padding and longer choices."""
-    rng = np.random.default_rng(0)
-    top = min(len(weights), 1000)
-
-    def draw(count: int) -> tuple[int, ...]:
-        return tuple(int(token) for token in rng.integers(3, top, count))
-
-    slot = SoftSlot("probe")
-    prompts = [EncodedPrompt((), (draw(size), slot, draw(2)), ()) for size in (9, 4)]
-    choices = [draw(1), draw(3), draw(2)]
-    embeddings = engine.embeddings(torch.tensor([draw(2), draw(2)], device=weights.device))
-    soft = SoftTokens(embeddings.to(weights.dtype), {"probe": 0}, {"probe": 2})
-    return engine.score(prompts, choices, Candidates(soft), 0).label_logprobs

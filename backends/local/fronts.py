@@ -23,6 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from blackbox_delta.backends.local.attention import PrefixCache
+from blackbox_delta.backends.local.feeding import Entrance
 from blackbox_delta.errors import ModelError
 from blackbox_delta.types import IntArray
 
@@ -35,11 +36,12 @@ class Fronts:
     Args:
         model: A model without a cache whose attention follows transformers' interface.
         trunk: The part of it that its head reads from.
+        by_ids: Whether the model is given token ids.
     """
 
-    def __init__(self, model: Any, trunk: Any) -> None:
+    def __init__(self, model: Any, trunk: Any, *, by_ids: bool = False) -> None:
         self._trunk = trunk
-        self._embeddings = model.get_input_embeddings()
+        self._entrance = Entrance.of(model, by_ids=by_ids)
         parts = [model, *model.modules()]
         held = {id(part.config): part.config for part in parts if hasattr(part, "config")}
         self._configs = list(held.values())
@@ -51,14 +53,12 @@ class Fronts:
             ModelError: Its attention is not transformers' exchangeable one, or keeps
                 keys and values of several shapes.
         """
-        device = self._embeddings.weight.device
-        tokens = torch.from_numpy(rows).to(device)
-        lengths = torch.full((len(rows),), rows.shape[1], device=device)
+        table = self._entrance.table
+        tokens = torch.from_numpy(rows).to(table.weight.device)
+        lengths = torch.full((len(rows),), rows.shape[1], device=tokens.device)
         following = _Pass(record=PrefixCache(lengths))
-        with self._exchanged(following):
-            self._trunk(
-                inputs_embeds=self._embeddings(tokens), attention_mask=torch.ones_like(tokens)
-            )
+        with self._entrance.fed(rows, table(tokens)) as given, self._exchanged(following):
+            self._trunk(**given, attention_mask=torch.ones_like(tokens))
         kept = following.record
         if not kept.keys:
             raise ModelError("its attention is not transformers' exchangeable one")

@@ -61,7 +61,8 @@ def measure(model: Any, engine: Engine, context: int) -> Geometry:
     kept: PrefixCache | None = None
     with _watching(model, seen), _watching_layers(model, sizes):
         if isinstance(engine, CausalEngine):
-            kept = engine.passes.prefixes(list(rows), nothing)
+            read = engine.passes.prefixes(list(rows), nothing)
+            kept = read if engine.takes_prefixes else None
         else:
             pieces = [(tuple(map(int, row)),) for row in rows]
             prompts = [EncodedPrompt(piece, piece, ()) for piece in pieces]
@@ -117,6 +118,8 @@ def _watching_layers(model: Any, sizes: dict[int, float]) -> Iterator[None]:
     def watch(number: int) -> Any:
         def look(_module: torch.nn.Module, inputs: Any, named: dict[str, Any]) -> None:
             states = inputs[0] if inputs else named["hidden_states"]
+            if states.ndim != 3:  # several states for each token, which no delta moves
+                return
             sizes[number] = _rounded(_level(states)) or 1.0
 
         return look

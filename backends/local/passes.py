@@ -12,6 +12,7 @@ import torch
 from blackbox_delta.backends.local.attention import Plan, PrefixCache, running
 from blackbox_delta.backends.local.batching import MemoryLimit, in_chunks
 from blackbox_delta.backends.local.candidates import Candidates
+from blackbox_delta.backends.local.feeding import Entrance
 from blackbox_delta.backends.local.kept import Kept
 from blackbox_delta.backends.local.layout import embed, padded
 from blackbox_delta.backends.local.lower_layers import LowerLayers, Passed
@@ -26,6 +27,7 @@ class Passes:
     Args:
         model: The model, its attention set to :data:`.attention.NAME`.
         limit: What one forward pass may take.
+        by_ids: Whether the model is given token ids.
 
     Attributes:
         limit: What one forward pass may take.
@@ -34,12 +36,13 @@ class Passes:
         computed_tokens: Tokens that went through so far, padding not counted.
     """
 
-    def __init__(self, model: Any, limit: MemoryLimit) -> None:
+    def __init__(self, model: Any, limit: MemoryLimit, *, by_ids: bool = False) -> None:
         self._model = model
+        self._entrance = Entrance.of(model, by_ids=by_ids)
         self._trunk = trunk_of(model)
         self._kept = Kept(limit.bytes)
         self.limit = limit
-        self.embeddings = model.get_input_embeddings()
+        self.embeddings = self._entrance.table
         self.lower_layers = LowerLayers(model, self._kept)
         self.computed_tokens = 0
 
@@ -58,8 +61,14 @@ class Passes:
 
     def opened(self, row: IntArray, of: Candidates) -> Passed | None:
         """What all prompts begin with, behind layers that are the same for all candidates."""
-        key = (of.prefix.token_ids, row.tobytes())
-        return self.lower_layers.passed(key, of.untouched, lambda: self.opening(row, of.untuned()))
+        if not of.untouched:
+            return None
+        untuned = of.untuned()
+        # Now, for it may take a pass of its own.
+        front, key = self.front(untuned), (of.prefix.token_ids, row.tobytes())
+        return self.lower_layers.passed(
+            key, of.untouched, lambda: self.prefixes([row], untuned, front)
+        )
 
     def prefixes(
         self,
@@ -104,8 +113,10 @@ class Passes:
                 record=record,
             )
             instead = passed.instead(len(batch)) if passed else nullcontext()
-            with running(plan), of.select(candidates).acting(codes[some]), instead:
-                self._trunk(inputs_embeds=batch, position_ids=positions, use_cache=False)
+            acting = of.select(candidates).acting(codes[some])
+            fed = self._entrance.fed(codes[some], batch)
+            with running(plan), acting, instead, fed as given:
+                self._trunk(**given, position_ids=positions, use_cache=False)
             parts.append(record.behind(some_front) if some_front else record)
             self.computed_tokens += int(own.sum())
 
@@ -141,8 +152,10 @@ class Passes:
             key_positions=view.repeated(view.key_positions, candidates, by_example=by_example),
             prefix=prefix,
         )
-        with some.acting(view.codes, by_example=by_example):
-            logits = self._logits(batch.flatten(0, 1), plan, slice(view.end, None))
+        batch = batch.flatten(0, 1)
+        fed = self._entrance.fed(view.codes, batch, by_example=by_example)
+        with some.acting(view.codes, by_example=by_example), fed as given:
+            logits = self._logits(given, plan, view.end)
         self.computed_tokens += candidates * view.real_tokens
         return logits
 
@@ -158,17 +171,18 @@ class Passes:
             key_positions=view.key_positions,
             prefix=prefix,
         )
-        with some.acting(view.codes):
-            logits = self._logits(batch, plan, slice(view.end, None))
+        with some.acting(view.codes), self._entrance.fed(view.codes, batch) as given:
+            logits = self._logits(given, plan, view.end)
         self.computed_tokens += view.real_tokens
         return logits
 
-    def _logits(self, batch: torch.Tensor, plan: Plan, read: slice) -> torch.Tensor:
-        """At the positions ``read``."""
-        positions = torch.arange(batch.shape[1], device=batch.device)[read]
-        inputs = {"inputs_embeds": batch, "position_ids": plan.query_positions, "use_cache": False}
+    def _logits(self, given: dict[str, Any], plan: Plan, end: int) -> torch.Tensor:
+        """From the position ``end`` on."""
+        at = plan.query_positions
+        positions = torch.arange(end, at.shape[1], device=at.device).expand(len(at), -1)
+        inputs = {**given, "position_ids": at, "use_cache": False}
         with running(plan):
-            return logits_at(self._model, self._trunk, positions.expand(len(batch), -1), inputs)
+            return logits_at(self._model, self._trunk, positions, inputs)
 
     def release(self) -> None:
         """Drops what is kept."""

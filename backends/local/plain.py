@@ -22,10 +22,12 @@ from blackbox_delta.backends.local.batching import (
     MemoryLimit,
     in_chunks,
     packs_by_length,
+    packs_of_equal_length,
     split_when_too_large,
 )
 from blackbox_delta.backends.local.candidates import Candidates
 from blackbox_delta.backends.local.decoder_fronts import DecoderFronts
+from blackbox_delta.backends.local.feeding import Entrance
 from blackbox_delta.backends.local.fronts import Fronts
 from blackbox_delta.backends.local.kept import Kept
 from blackbox_delta.backends.local.layout import embed, padded
@@ -51,6 +53,9 @@ class PlainEngine:
         limit: What one forward pass may take.
         mask_token: Id of the mask (masked models).
         fronts: Puts prefixes in front (masked and sequence-to-sequence models that take them).
+        by_ids: Whether the model is given token ids.
+        pads: Whether texts of different lengths may stand in a batch, the shorter ones padded.
+        slots: Whether there may be soft tokens among them.
     """
 
     def __init__(
@@ -60,6 +65,10 @@ class PlainEngine:
         limit: MemoryLimit,
         mask_token: int | None = None,
         fronts: Fronts | DecoderFronts | None = None,
+        *,
+        by_ids: bool = False,
+        pads: bool = True,
+        slots: bool = True,
     ) -> None:
         self._model = model
         self._kind = kind
@@ -69,21 +78,24 @@ class PlainEngine:
         self._kept = Kept(limit.bytes)
         self.lower_layers = LowerLayers(model, self._kept)
         self._trunk = trunk_of(model)
-        self._embeddings = model.get_input_embeddings()
-        self._in_encoder = frozenset(model.get_encoder().modules() if kind == "seq2seq" else ())
+        self._pads, self._slots, seq2seq = pads, slots, kind == "seq2seq"
+        self._entrance = Entrance.of(model, by_ids=by_ids)
+        self._own = Entrance.of_decoder(model, by_ids=by_ids) if seq2seq else self._entrance
+        self._in_encoder = frozenset(model.get_encoder().modules() if seq2seq else ())
         self.computed_tokens = 0
 
     @property
     def deltas(self) -> frozenset[str]:
         """Kinds of delta that it can apply."""
-        taken = frozenset({*IN_SLOTS, *TERMS, *((PREFIX,) if self.fronts else ())})
+        in_slots = IN_SLOTS if self._slots else ()
+        taken = frozenset({*in_slots, *TERMS, *((PREFIX,) if self.fronts else ())})
         # An encoder and a decoder are two rows of layers, each with tokens of its own.
         return taken - {DEEP_PROMPT} if self._kind == "seq2seq" else taken
 
     @property
     def embeddings(self) -> Any:
         """Token ids to embeddings."""
-        return self._embeddings
+        return self._entrance.table
 
     def score(
         self,
@@ -163,7 +175,13 @@ class PlainEngine:
 
         computed = [(*each, sum(each)) for each in lengths]
         copies = 1 if assignment is not None else len(candidates)
-        for pack in packs_by_length(computed, fit(), candidates.padding(self._limit, copies)):
+        padding = candidates.padding(self._limit, copies)
+        packs = (
+            packs_by_length(computed, fit(), padding)
+            if self._pads
+            else packs_of_equal_length(lengths, fit())
+        )
+        for pack in packs:
             split_when_too_large(pack, fit, self._limit, work_on)
 
     def _forward_upper(self, rows: Rows, some: Candidates) -> torch.Tensor:
@@ -183,7 +201,7 @@ class PlainEngine:
         vectors = some.soft.vectors
         candidates, device = some.copies, vectors.device
         codes, lengths = padded(rows.own, "right")
-        batch = embed(codes, vectors, self._embeddings, own=some.own).flatten(0, 1)
+        batch = embed(codes, vectors, self._own.table, own=some.own).flatten(0, 1)
         mask = self._mask(codes, lengths, candidates, device)
         positions = torch.from_numpy(rows.reads).to(device).repeat(candidates, 1)
         if self._kind == "seq2seq":
@@ -191,15 +209,15 @@ class PlainEngine:
             inputs = {
                 "encoder_outputs": BaseModelOutput(last_hidden_state=states),
                 "attention_mask": states_mask,
-                "decoder_inputs_embeds": batch,
                 "decoder_attention_mask": mask,
             }
         else:
-            inputs = {"inputs_embeds": batch, "attention_mask": mask}
+            inputs = {"attention_mask": mask}
         if self._kind != "masked":
             inputs["use_cache"] = False
-        with self._in_front(some, inputs) as given, some.acting(codes):
-            logits = logits_at(self._model, self._trunk, positions, given)
+        acting, fed = some.acting(codes), self._own.fed(codes, batch)
+        with self._in_front(some, inputs) as given, acting, fed as words:
+            logits = logits_at(self._model, self._trunk, positions, {**given, **words})
         self.computed_tokens += candidates * int(lengths.sum())
         return logits
 
@@ -224,22 +242,25 @@ class PlainEngine:
         codes, lengths = padded(rows, "right")
         mask = self._mask(codes, lengths, some.copies, vectors.device)
         if some.inside.touches(self._in_encoder) or any((row < 0).any() for row in rows):
-            batch = embed(codes, vectors, self._embeddings, own=some.own).flatten(0, 1)
-            with some.inside.acting():
-                encoded = self._model.get_encoder()(inputs_embeds=batch, attention_mask=mask)
+            batch = embed(codes, vectors, self._entrance.table, own=some.own).flatten(0, 1)
             self.computed_tokens += some.copies * int(lengths.sum())
-            return encoded.last_hidden_state, mask
+            with some.inside.acting():
+                return self._states(codes, batch, mask), mask
 
         def encode() -> torch.Tensor:
-            batch = embed(codes, vectors[:1], self._embeddings).flatten(0, 1)
+            batch = embed(codes, vectors[:1], self._entrance.table).flatten(0, 1)
             self.computed_tokens += int(lengths.sum())
-            states: torch.Tensor = self._model.get_encoder()(
-                inputs_embeds=batch, attention_mask=mask[: len(rows)]
-            ).last_hidden_state
-            return states
+            return self._states(codes, batch, mask[: len(rows)])
 
         states = self._kept.get(("encoder", *(row.tobytes() for row in rows)), encode)
         return states.repeat(some.copies, 1, 1), mask
+
+    def _states(self, codes: IntArray, batch: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """What the encoder puts out."""
+        with self._entrance.fed(codes, batch) as given:
+            encoded = self._model.get_encoder()(**given, attention_mask=mask)
+        states: torch.Tensor = encoded.last_hidden_state
+        return states
 
     @staticmethod
     def _mask(

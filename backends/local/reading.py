@@ -35,8 +35,11 @@ def logits_at(
 
     def drop_others(_module: torch.nn.Module, _inputs: Any, output: Any) -> Any:
         nonlocal dropped
-        dropped = True
-        output.last_hidden_state = output.last_hidden_state[rows, positions]
+        states = getattr(output, "last_hidden_state", None)
+        # A decoder may have the head within: all its logits are there then.
+        if states is not None:
+            dropped = True
+            output.last_hidden_state = states[rows, positions]
         return output
 
     handle = trunk.register_forward_hook(drop_others)
@@ -44,8 +47,11 @@ def logits_at(
         logits: torch.Tensor = model(**inputs).logits
     finally:
         handle.remove()
-    # A trunk that is not called as a whole is one that the hook never sees.
-    return logits if dropped else logits[rows, positions]
+    # The hook never sees a trunk that is not called as a whole, and a head may read what else a
+    # trunk puts out: then there are logits of all positions.
+    if dropped and logits.shape[1] == positions.shape[1]:
+        return logits
+    return logits[rows, positions]
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,8 @@ class Reference:
         any_token = [5]
         return (self._causal if self._kind == "causal" else self._seq2seq)(sides, any_token)[0]
 
-    def _sides(self, prompt: Prompt, soft: dict[str, np.ndarray]) -> list[torch.Tensor]:
-        """Embeddings of encoder, before the answer and behind it; words joined between slots."""
+    def _sides(self, prompt: Prompt, soft: dict[str, np.ndarray]) -> list[list[Any]]:
+        """Tokens and vectors of encoder, before the answer and behind it; words joined."""
         sides: list[list[Any]] = [[], [], []]
         side, words = (0 if self._kind == "seq2seq" else 1), ""
         for segment in (*prompt.segments, None):
@@ -86,48 +86,43 @@ class Reference:
                 side = 1
             elif isinstance(segment, AnswerSlot):
                 side = 2
-        return [self._embed(side) for side in sides]
+        return sides
 
-    def _embed(self, codes: Sequence[Any]) -> torch.Tensor:
+    def _given(self, codes: Sequence[Any], side: str = "") -> dict[str, torch.Tensor]:
+        """Token ids, as the model's makers give them; embeddings only for the sake of a vector."""
         import torch
 
-        embeddings = self._model.get_input_embeddings()
+        if all(isinstance(code, int) for code in codes):
+            return {f"{side}input_ids": torch.tensor([codes])}
+        part = self._model.get_decoder() if side else self._model
+        embeddings = part.get_input_embeddings()
         rows = [
             embeddings(torch.tensor([code]))[0] if isinstance(code, int) else torch.tensor(code)
             for code in codes
         ]
-        return torch.stack(rows) if rows else torch.zeros(0, embeddings.weight.shape[1])
+        return {f"{side}inputs_embeds": torch.stack(rows)[None]}
 
     def _logprobs(self, **inputs: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self._model(**inputs).logits[0]
         return logits.float().log_softmax(dim=-1)
 
-    def _causal(self, sides: list[torch.Tensor], answer: list[int]) -> torch.Tensor:
-        import torch
-
+    def _causal(self, sides: list[list[Any]], answer: list[int]) -> torch.Tensor:
         # Llama-like tokenizers open with <s>; none of these close a prompt.
-        opening = self._embed(self._tokenizer("")["input_ids"])
-        sequence = torch.cat([opening, sides[1], self._embed(answer)])
-        logprobs = self._logprobs(inputs_embeds=sequence[None])
-        return logprobs[len(opening) + len(sides[1]) - 1 :]
+        before = [*self._tokenizer("")["input_ids"], *sides[1]]
+        return self._logprobs(**self._given([*before, *answer]))[len(before) - 1 :]
 
-    def _masked(self, sides: list[torch.Tensor], count: int) -> torch.Tensor:
-        import torch
+    def _masked(self, sides: list[list[Any]], count: int) -> torch.Tensor:
+        before = [*self._start, *sides[1]]
+        masks = [self._tokenizer.mask_token_id] * count
+        return self._logprobs(**self._given([*before, *masks, *sides[2], *self._end]))[
+            len(before) :
+        ]
 
-        masks = self._embed([self._tokenizer.mask_token_id] * count)
-        opening, closing = self._embed(self._start), self._embed(self._end)
-        sequence = torch.cat([opening, sides[1], masks, sides[2], closing])
-        logprobs = self._logprobs(inputs_embeds=sequence[None])
-        return logprobs[len(opening) + len(sides[1]) :]
-
-    def _seq2seq(self, sides: list[torch.Tensor], answer: list[int]) -> torch.Tensor:
-        import torch
-
-        encoder = torch.cat([self._embed(self._start), sides[0], self._embed(self._end)])
-        start = self._embed([self._model.config.decoder_start_token_id])
-        decoder = torch.cat([start, sides[1], self._embed(answer[:-1])])
-        logprobs = self._logprobs(inputs_embeds=encoder[None], decoder_inputs_embeds=decoder[None])
-        return logprobs[len(sides[1]) :]
+    def _seq2seq(self, sides: list[list[Any]], answer: list[int]) -> torch.Tensor:
+        encoder = [*self._start, *sides[0], *self._end]
+        before = [self._model.config.decoder_start_token_id, *sides[1]]
+        own = self._given([*before, *answer[:-1]], "decoder_")
+        return self._logprobs(**self._given(encoder), **own)[len(before) - 1 :]
 
 
 def request_for(

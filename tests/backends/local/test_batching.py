@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from blackbox_delta.backends.local.batching import (
     in_chunks,
     is_out_of_memory,
     packs_by_length,
+    packs_of_equal_length,
     split_when_too_large,
 )
 from blackbox_delta.errors import OutOfMemoryError
@@ -272,3 +274,37 @@ def test_a_row_that_never_fits_is_an_error(model: str, tiny: Any, soft_prompt: A
 
     with pytest.raises(OutOfMemoryError, match="single row"):
         backend.score(request_with(soft_prompt(2, 32, a=2)))
+
+
+def test_packs_of_equal_length_pad_nothing() -> None:
+    lengths = [(5, 3), (3, 5), (5, 3), (4, 4), (5, 3)]
+
+    packs = packs_of_equal_length(lengths, 2)
+
+    assert sorted(index for pack in packs for index in pack) == list(range(5))
+    assert all(len({lengths[index] for index in pack}) == 1 for pack in packs)
+    assert max(map(len, packs)) == 2
+
+
+class PerLayer:
+    """A configuration whose layers differ, which refuses to be asked for one size."""
+
+    hidden_size = 32
+    intermediate_size: ClassVar = [48, 64]
+    num_attention_heads = 4
+    num_hidden_layers = 2
+    per_layer_config = (SimpleNamespace(head_dim=8), SimpleNamespace(head_dim=16))
+
+    def get_text_config(self) -> PerLayer:
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        raise RuntimeError("ask each layer")
+
+
+def test_sizes_that_layers_differ_in_are_taken_at_their_largest() -> None:
+    footprint = Footprint.of(PerLayer(), 100, 4)
+
+    assert footprint.per_token == 4 * (8 * 32 + 3 * 64)
+    assert footprint.per_kept_token == 2 * 4 * 2 * 4 * 16

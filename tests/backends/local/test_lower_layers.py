@@ -232,3 +232,23 @@ def test_each_number_of_layers_is_tried_by_itself(tiny: Any) -> None:
             assert request.delta is not None
             one = backend.score(replace(request, delta=request.delta.select([row])))
             np.testing.assert_allclose(one.label_logprobs[0], scores[row], rtol=0, atol=2e-5)
+
+
+def test_a_beginning_that_had_to_be_dropped_is_made_again(tiny: Any) -> None:
+    """Its own pass is none of those whose lower layers are being noted."""
+    backend = tiny("deep_llama").wrap()
+    opening = Words("the plot is long and the acting is so bad that ")
+    prompts = [
+        Prompt((opening, Words(text, True), Words(" It was"), AnswerSlot()))
+        for text in ("fine", "so dull and far too long to sit through it again")
+    ]
+    request = ScoreRequest(prompts, SHORT, prefix_batch(backend, 2, [4]))
+    expected = backend.score(request).label_logprobs
+    kept = backend._engine.passes._kept
+
+    for limit in range(1, kept.nbytes, kept.nbytes // 8):
+        kept.clear()
+        kept._limit = limit
+        for _ in range(2):
+            scores = backend.score(request).label_logprobs
+            np.testing.assert_allclose(scores, expected, rtol=0, atol=2e-5)

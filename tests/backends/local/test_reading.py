@@ -102,3 +102,19 @@ def test_a_trunk_that_is_never_called_costs_logits_but_no_sense(tiny: Any) -> No
 
     torch.testing.assert_close(found, full[torch.arange(2)[:, None], positions])
     assert not any(part._forward_hooks for part in whole.modules())
+
+
+def test_a_head_that_reads_what_else_a_trunk_puts_out(tiny: Any) -> None:
+    """ProphetNet's reads states for the tokens after the next, of all positions."""
+    whole = tiny("prophetnet").model
+    inputs = {
+        "input_ids": torch.arange(5, 20)[None],
+        "decoder_input_ids": torch.arange(9, 16)[None],
+    }
+    positions = torch.tensor([[3, 5]])
+
+    with torch.no_grad():
+        full = whole(**inputs).logits
+        found = logits_at(whole, trunk_of(whole), positions, inputs)
+
+    torch.testing.assert_close(found, full[:, positions[0]])
