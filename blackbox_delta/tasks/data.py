@@ -165,8 +165,10 @@ def _folder(path: Path) -> dict[str, Table]:
 
 def _list_table(lists: Lists, name: str) -> Table:
     for column in lists:
-        if isinstance(column, str) or not isinstance(column, Iterable):
-            raise DataError(f"{name}: a single {type(column).__name__} where a list was expected")
+        if isinstance(column, str):
+            raise DataError(f"{name}: a single string where a list was expected")
+        if not isinstance(column, Iterable):
+            raise DataError(f"{name}: {column!r} where a list was expected")
     filled = dict(zip(("text", "label", "text_pair"), map(list, lists), strict=False))
     lengths = {column: len(values) for column, values in filled.items()}
     if len(set(lengths.values())) > 1:

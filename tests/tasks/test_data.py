@@ -266,6 +266,8 @@ def test_bad_lists_are_refused() -> None:
         task_from_lists([], [])
     with pytest.raises(DataError, match="single string where a list"):
         task_from_lists("ab", ["x", "y"])
+    with pytest.raises(DataError, match=r"\(train\): None where a list was expected"):
+        task_from_lists(["a", "b"], None)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"mine \(train\), position 1: the text .* is empty"):
         task_from_lists(["a", ""], ["x", "y"], name="mine")
     with pytest.raises(DataError, match=r"\(test\), position 0: the label 'z'"):
