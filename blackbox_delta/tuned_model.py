@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -136,6 +136,10 @@ class TunedModel:
         """
         if isinstance(texts, str | Example) or isinstance(text_pairs, str):
             raise DataError("texts must be a list of texts, not one text; write [text]")
+        for given in (texts, text_pairs or ()):
+            # A table's length is that of its rows, but it gives the names of its columns.
+            if not isinstance(given, Collection) or getattr(given, "ndim", 1) != 1:
+                raise DataError(f"texts must be a list of texts, not a {type(given).__name__}")
         pairs = text_pairs if text_pairs is not None else [None] * len(texts)
         if len(pairs) != len(texts):
             raise DataError(f"{len(texts)} texts but {len(pairs)} second texts")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from listening import Listening
 from sklearn.metrics import accuracy_score, f1_score, log_loss
@@ -139,6 +140,11 @@ def test_what_cannot_be_evaluated_is_refused(
     [
         ("one text", None, r"must be a list of texts, not one text; write \[text\]"),
         (Example("one text"), None, "must be a list"),
+        (None, None, "must be a list of texts, not a NoneType"),
+        ((text for text in ["fine"]), None, "not a generator"),
+        (pd.DataFrame({"text": ["fine"]}), None, "not a DataFrame"),
+        (np.array([["fine"]]), None, "not a ndarray"),
+        (["fine"], 5, "not a int"),
         (["fine", ""], None, "text 2 of the input is empty"),
         (["fine", " \n"], None, "text 2 of the input is empty"),
         (["fine", None], None, "text 2 .* not a text"),
