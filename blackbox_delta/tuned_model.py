@@ -136,7 +136,7 @@ class TunedModel:
         """
         if isinstance(texts, str | Example) or isinstance(text_pairs, str):
             raise DataError("texts must be a list of texts, not one text; write [text]")
-        for given in (texts, text_pairs or ()):
+        for given in (texts, () if text_pairs is None else text_pairs):
             # A table's length is that of its rows, but it gives the names of its columns.
             if not isinstance(given, Collection) or getattr(given, "ndim", 1) != 1:
                 raise DataError(f"texts must be a list of texts, not a {type(given).__name__}")

@@ -159,6 +159,13 @@ def test_single_texts_are_checked(single: TunedModel, texts: Any, pairs: Any, wh
         single.predict(texts, pairs)
 
 
+@pytest.mark.parametrize("kind", [np.array, pd.Series, tuple])
+def test_any_kind_of_list_will_do(single: TunedModel, paired: TunedModel, kind: Any) -> None:
+    texts, others = ["fine", "dull"], ["more", "less"]
+    assert single.predict(kind(texts)) == single.predict(texts)
+    assert paired.predict(kind(texts), kind(others)) == paired.predict(texts, others)
+
+
 @pytest.mark.parametrize(
     ("texts", "pairs", "what"),
     [
