@@ -37,9 +37,9 @@ def foretell(asker: Asker, views: Sequence[View], problem: Problem, most: int) -
             "model answers; give a budget in calls, queries, tokens or dollars"
         )
     pool = _pool(asker, views, budget)
-    after_first = _after_first(asker, views[0], budget)
     every = _every_kind(asker, views)
     needs = [asker.need(view, view.rows, references=False) for view in every]
+    after_first = _charged(budget, needs[0].usage)
     everything = _everything(needs, after_first)
     tests = [_test(asker, view, problem) for view in every]
     once = _once(asker, views[0], tests[0], problem)
@@ -66,20 +66,13 @@ def _pool(asker: Asker, views: Sequence[View], budget: Budget) -> Cost:
     return Cost.of(round(spent.calls), spent.usage, spent.prices)
 
 
-def _after_first(asker: Asker, first: View, budget: Budget) -> Budget:
-    """The budget when the first view was asked about all examples."""
-    spent, need = budget.fresh(), asker.need(first, first.rows, references=False)
-    spent.charge(need.usage, need.calls)
-    return spent
-
-
 def _everything(needs: Sequence[Need], after_first: Budget) -> Cost:
     """The whole budget, on queries as dear as they come after the first view.
 
     A view that drops out of the race makes room for others, maybe dearer ones, and for parts of
     some.
     """
-    spent = _copy(after_first)
+    spent = _charged(after_first, after_first.usage)
     dearest = max(needs, key=lambda need: need.tokens / need.queries)
     n = dearest.queries
     one = Need("a query", 0, 1, ceil(dearest.tokens / n), ceil(dearest.output_tokens / n))
@@ -96,7 +89,8 @@ def _answering(
     Rounds and searches bring more views of a kind, so the dearest may be there as often as the
     budget pays for them, and for a part of one more.
     """
-    counts = [_spend_on(need, _copy(after_first), most) for need in needs]
+    spent = after_first.usage
+    counts = [_spend_on(need, _charged(after_first, spent), most) for need in needs]
     members = max(counts)
     pairs = [(min(members, count + 1), test) for count, test in zip(counts, tests, strict=True)]
     tokens = max(count * test.tokens for count, test in pairs)
@@ -118,10 +112,11 @@ def _spend_on(need: Need, budget: Budget, most: int = 2**40) -> int:
     return bought
 
 
-def _copy(budget: Budget) -> Budget:
-    copy = budget.fresh()
-    copy.charge(budget.usage, calls=0)
-    return copy
+def _charged(budget: Budget, usage: Usage) -> Budget:
+    """Such a budget of which so much is spent."""
+    spent = budget.fresh()
+    spent.charge(usage, calls=0)
+    return spent
 
 
 def _every_kind(asker: Asker, views: Sequence[View]) -> list[View]:
