@@ -76,8 +76,15 @@ def _check_taken(backend: Backend, kind: str) -> None:
 def _soft_prompt(
     backend: Backend, template: Template, settings: Settings, init: str | None
 ) -> SoftPrompt:
+    slots = {slot.name: slot.length or settings.soft_tokens for slot in template.slots}
+    tokens, context = sum(length or 1 for length in slots.values()), backend.capabilities.max_length
+    if context is not None and tokens >= context:
+        raise ConfigError(
+            f"a soft prompt of {tokens} tokens leaves no room in the {context} tokens that "
+            f"{backend.name} reads"
+        )
     return SoftPrompt.build(
-        {slot.name: slot.length or settings.soft_tokens for slot in template.slots},
+        slots,
         _table(backend),
         tokens=SOFT_TOKENS,
         init=init,

@@ -113,6 +113,8 @@ class Trial:
         """Log-probabilities (2, n, c) of the choices."""
         try:
             return np.stack([self._answers(prompt) for prompt in self.prompts], axis=1)
+        except ModelError:
+            raise
         except Exception as error:  # an unknown architecture may fail in any way
             raise ModelError(
                 f"{self._loaded.name!r} cannot be evaluated ({type(error).__name__}: {error}); "
@@ -126,13 +128,27 @@ class Trial:
         else:
             forms, leads = maskings(self.choices, self._mask), True
         scores = np.zeros((len(self._fillings), len(self.choices)), np.float32)
+        first = self._rows(prompt.before).shape[1] - (not leads)
+        heads = []
         for form in forms:
             pieces = (*prompt.before, form.filling, *prompt.after)
             logprobs = self._logprobs(self._rows(prompt.encoder), self._rows(pieces))
-            first = self._rows(prompt.before).shape[1] - (not leads)
+            heads.append(logprobs[:, : first + 1])
             for position, token, choice in form.entries:
                 scores[:, choice] += logprobs[:, first + position, token]
+        if self._loaded.kind == "causal":
+            self._check_reads_forward(heads)
         return scores
+
+    def _check_reads_forward(self, heads: Sequence[FloatArray]) -> None:
+        """Whether what the model says of a prompt is the same whatever is written behind it."""
+        gap = max((np.nanmax(np.abs(each - heads[0]), initial=0) for each in heads), default=0)
+        if gap > self.tolerance:
+            raise ModelError(
+                f"{self._loaded.name!r} is no causal model, though its class is called one: what "
+                "comes later changes what it says of a text. Choose one that reads from left to "
+                "right, or a masked or sequence-to-sequence model"
+            )
 
     def _rows(self, pieces: Sequence[Piece]) -> torch.Tensor:
         """Token ids (2, m), of either candidate."""

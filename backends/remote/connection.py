@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -10,14 +10,13 @@ import numpy as np
 
 from blackbox_delta.backends.remote.endpoint import Endpoint
 from blackbox_delta.backends.remote.http.exchange import Answered, Job
-from blackbox_delta.backends.remote.http.failures import Transient
 from blackbox_delta.backends.remote.http.loop import LoopThread
 from blackbox_delta.backends.remote.http.secrets import read_key
 from blackbox_delta.backends.remote.http.sender import Sender
 from blackbox_delta.backends.remote.http.transport import Transport
 from blackbox_delta.backends.remote.keys import KeySource
 from blackbox_delta.backends.remote.wires.offers import Preset
-from blackbox_delta.errors import AuthorisationError, RemoteError, tell_lost
+from blackbox_delta.errors import AuthorisationError, tell_lost
 
 T = TypeVar("T")
 
@@ -72,20 +71,20 @@ class Connection:
         return self._transport.tidy(text)
 
     def get(self, path: str) -> Any:
-        """The JSON that a GET answers, asked once.
+        """The JSON that a GET answers; nothing is billed for it, so it is no job.
 
         Raises:
-            RemoteError: There is none.
+            RemoteError: There is none, however often it was asked for.
         """
-        return self._once(lambda: self._transport.get(path))
+        return self._fetch(lambda: self._transport.get(path))
 
     def get_text(self, path: str) -> str:
-        """The text that a GET answers, asked once; raises what :meth:`get` does."""
-        return str(self._once(lambda: self._transport.get_text(path)))
+        """The text that a GET answers; raises what :meth:`get` does."""
+        return str(self._fetch(lambda: self._transport.get_text(path)))
 
     def post(self, path: str, body: bytes) -> Any:
-        """The JSON that a POST answers, asked once; raises what :meth:`get` does."""
-        return self._once(lambda: self._transport.post(path, body))
+        """The JSON that a POST answers which costs nothing; raises what :meth:`get` does."""
+        return self._fetch(lambda: self._transport.post(path, body))
 
     def send(
         self,
@@ -122,16 +121,9 @@ class Connection:
                 self._loop.run(self._transport.aclose)
                 self._loop.close()
 
-    def _once(self, fetch: Callable[[], Any]) -> Any:
-        async def fetching() -> Any:
-            try:
-                return await fetch()
-            except Transient as failure:
-                reason = failure.reason
-            raise RemoteError(f"{self.base_url} did not answer: {reason}")
-
+    def _fetch(self, fetching: Callable[[], Awaitable[Any]]) -> Any:
         with self._explained():
-            return self._loop.run(fetching)
+            return self._loop.run(lambda: self._sender.fetch(fetching))
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

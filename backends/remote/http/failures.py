@@ -7,12 +7,14 @@
     └── Lost       it was sent and no usable reply came: may be billed
 
 They stay inside this package. What lasts is raised as
-:class:`blackbox_delta.errors.RemoteError` instead.
+:class:`blackbox_delta.errors.RemoteError` instead; :class:`FailedError` is one.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from blackbox_delta.errors import RemoteError
 
 
 class Transient(Exception):  # noqa: N818 - a passing state, not yet an error
@@ -59,3 +61,15 @@ class BrokenReply(ValueError):  # noqa: N818 - as above
     def __init__(self, message: str, error: Any = None) -> None:
         super().__init__(message)
         self.error = error
+
+
+class FailedError(RemoteError):
+    """One request got no usable reply, however often it was tried; another one may.
+
+    Attributes:
+        reason: What happened at last, as in :class:`Transient`.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason

@@ -13,7 +13,13 @@ import numpy as np
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 
 from blackbox_delta.backends.remote.http.exchange import Answered, Job, Posts
-from blackbox_delta.backends.remote.http.failures import BrokenReply, Lost, Refused, Transient
+from blackbox_delta.backends.remote.http.failures import (
+    BrokenReply,
+    FailedError,
+    Lost,
+    Refused,
+    Transient,
+)
 from blackbox_delta.backends.remote.http.flow import AdaptiveLimit, Circuit, Outcome, Rates
 from blackbox_delta.backends.remote.http.replies import said_by
 from blackbox_delta.errors import RemoteError, SpentError
@@ -100,6 +106,33 @@ class Sender:
             return await batch.run(self._concurrency)
         finally:
             on_end(batch.unanswered)
+
+    async def fetch(self, fetching: Callable[[], Awaitable[R]]) -> R:
+        """What one attempt at a request gives that nothing is billed for, tried as often as a job.
+
+        Raises:
+            RemoteError: It failed for good.
+        """
+
+        async def attempt() -> R:
+            return await fetching()
+
+        try:
+            return await self._retrying(self._sleep)(attempt)
+        except Transient as failure:
+            reason = failure.reason
+        raise RemoteError(
+            f"{self._transport.base_url} failed {self._attempts} times to answer; last: {reason}"
+        )
+
+    def _retrying(self, sleep: Callable[[float], Awaitable[None]]) -> AsyncRetrying:
+        return AsyncRetrying(
+            sleep=sleep,
+            stop=stop_after_attempt(self._attempts),
+            wait=self._backoff,
+            retry=retry_if_exception_type(Transient),
+            reraise=True,
+        )
 
     async def _admitted(self, tokens: int) -> None:
         """Waits until one more request may be sent, by the rates and by the server's own word.
@@ -238,22 +271,17 @@ class _Batch(Generic[T]):
 
     async def _see_through(self, job: Job[T]) -> Answered[T]:
         sender = self._sender
-        retrying = AsyncRetrying(
-            sleep=lambda seconds: self._wait(lambda: sender._sleep(seconds)),
-            stop=stop_after_attempt(sender._attempts),
-            wait=sender._backoff,
-            retry=retry_if_exception_type(Transient),
-            reraise=True,
-        )
+        retrying = sender._retrying(lambda seconds: self._wait(lambda: sender._sleep(seconds)))
         tally = _Tally()
         try:
             return await retrying(self._attempt, job, tally)
         except Transient as failure:
-            reason = failure.reason
-        raise RemoteError(
+            reason, crowded = failure.reason, failure.crowded
+        story = (
             f"{sender._transport.base_url} failed {tally.attempts} times to answer one request; "
             f"last: {reason}. {_WHAT_NOW}"
         )
+        raise RemoteError(story) if crowded else FailedError(story, reason)
 
     async def _attempt(self, job: Job[T], tally: _Tally) -> Answered[T]:
         sender = self._sender

@@ -9,11 +9,11 @@ from typing import Any
 
 from blackbox_delta.backends.remote.connection import Connection
 from blackbox_delta.backends.remote.http.exchange import Answered, Job
-from blackbox_delta.backends.remote.http.failures import BrokenReply
+from blackbox_delta.backends.remote.http.failures import BrokenReply, FailedError
 from blackbox_delta.backends.remote.wires import open_wire
 from blackbox_delta.backends.remote.wires.offers import Offer
 from blackbox_delta.backends.remote.wires.wire import Ask, Form, Input, WireReply
-from blackbox_delta.errors import RejectedError
+from blackbox_delta.errors import RejectedError, RemoteError, take_lost
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,14 @@ class Questioner:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.queries = 0
+        #: The last one that was answered.
+        self._answered: Question | None = None
 
     def ask(self, question: Question) -> WireReply | str:
         """The reply, or in a few words why there is none: refused, or not what was asked for.
+
+        A server may break down over what it cannot do, and yet be well: it answers again what it
+        answered before.
 
         Raises:
             AuthorisationError: The server does not accept the key.
@@ -73,6 +78,12 @@ class Questioner:
             [answer] = self.ask_all([question])
         except RejectedError as error:
             return f"refused: {error}"
+        except FailedError as error:
+            if self._answered is None:
+                raise
+            self.ask_all([self._answered])
+            return f"the server fails at it: {error.reason}"
+        self._answered = question
         return answer
 
     def ask_all(self, questions: Sequence[Question]) -> list[WireReply | str]:
@@ -88,6 +99,10 @@ class Questioner:
             self.queries += answered.job.queries
             answers.append(answered.value)
 
-        lost = self._connection.send([question.job() for question in questions], take)
+        try:
+            lost = self._connection.send([each.job() for each in questions], take)
+        except RemoteError as error:
+            self.queries += take_lost(error)
+            raise
         self.queries += lost
         return answers

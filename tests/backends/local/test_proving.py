@@ -139,6 +139,25 @@ def test_what_a_model_has_no_place_for_is_not_offered(name: str, kind: str, tiny
             backend.keys_and_values([5, 6])
 
 
+@pytest.mark.parametrize(
+    ("class_name", "settings"),
+    [
+        ("XLMWithLMHeadModel", {"emb_dim": 32, "n_layers": 2, "n_heads": 4}),
+        ("XLNetLMHeadModel", {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48}),
+        ("BertLMHeadModel", _USUAL),
+    ],
+)
+def test_a_model_that_sees_what_comes_later_is_no_causal_one(
+    class_name: str, settings: dict[str, Any], tiny: Any
+) -> None:
+    """A class's name does not tell: XLM's is that of a causal model."""
+    tokenizer = tiny("llama").tokenizer
+    model_class = getattr(transformers, class_name)
+    config = model_class.config_class(vocab_size=len(tokenizer), **_SPECIAL, **settings)
+    with pytest.raises(ModelError, match="no causal model, .* what comes later changes"):
+        LocalBackend.from_objects(scaled(model_class(config)), tokenizer, name="odd")
+
+
 @pytest.mark.parametrize("model", ["llama", "bert", "t5"])
 def test_a_model_that_no_way_of_feeding_suits_is_refused(
     model: str, tiny: Any, monkeypatch: pytest.MonkeyPatch

@@ -18,6 +18,7 @@ from blackbox_delta.backends.remote.wires.wire import Ask, WireReply
 from blackbox_delta.errors import AuthorisationError, RemoteError
 
 OFFER = Offer("completions", "completions", batch=4, max_top_k=5, counted=True)
+GENERIC = PRESETS["generic"]
 CHAT = Offer("chat", "chat/completions", max_top_k=5)
 
 
@@ -29,7 +30,7 @@ def server(quick_retries: None) -> Iterator[FaultyServer]:
 
 @pytest.fixture
 def asker(server: FaultyServer) -> Iterator[Questioner]:
-    connection = Connection(Endpoint(base_url=server.url), PRESETS["generic"], attempts=3)
+    connection = Connection(Endpoint(base_url=server.url), GENERIC, attempts=3)
     yield Questioner(connection)
     connection.close()
 
@@ -71,6 +72,37 @@ def test_what_was_lost_was_spent(server: FaultyServer, asker: Questioner) -> Non
     assert asker.queries == 2  # the refused one is free
     assert len(asker.ask_all([question(str(at)) for at in range(8)])) == 8
     assert asker.queries == 10
+
+
+def test_what_a_server_breaks_down_over_is_not_done_there(
+    server: FaultyServer, asker: Questioner
+) -> None:
+    """It answers anything else, before and after."""
+    server.plan = lambda number, prompts: Fault.ERROR if "hard" in prompts else None
+    assert isinstance(asker.ask(question("easy")), WireReply)
+    reply = asker.ask(question("hard"))
+    assert isinstance(reply, str)
+    assert reply.startswith("the server fails at it: HTTP 500")
+    # The three attempts may be billed; the easy question was asked twice.
+    assert (asker.queries, server.answered["easy"]) == (5, 2)
+
+
+@pytest.mark.parametrize("fault", [Fault.ERROR, Fault.OVERLOADED, Fault.SILENCE])
+def test_a_server_that_breaks_down_is_not_taken_for_one_that_offers_less(
+    fault: Fault, server: FaultyServer
+) -> None:
+    connection = Connection(Endpoint(base_url=server.url, timeout=0.3), GENERIC, attempts=2)
+    asker = Questioner(connection)
+    assert isinstance(asker.ask(question("easy")), WireReply)
+    server.plan = lambda number, prompts: fault
+    with pytest.raises(RemoteError, match="failed 2 times to answer"):
+        asker.ask(question("hard"))
+    # A passing crowd is no answer either.
+    server.plan = lambda number, prompts: fault if "hard" in prompts else None
+    if fault is not Fault.ERROR:
+        with pytest.raises(RemoteError, match="failed 2 times to answer"):
+            asker.ask(question("hard"))
+    connection.close()
 
 
 def test_no_reply_at_all_is_an_error(server: FaultyServer, asker: Questioner) -> None:
