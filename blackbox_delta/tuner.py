@@ -300,13 +300,15 @@ class Tuner:
     def _make_optimizer(self, stage: Stage, sigma: float = 1.0) -> Optimizer:
         settings = self._settings
         call, _ = self._steps.look
+        most = self._budget.most_calls(call)
+        stages = len(stages_of(self._problem.frame))
         return make_optimizer(
             settings.optimizer,
             stage.length,
             seed=settings.seed,
             population=settings.population,
             sigma=sigma,
-            budget_candidates=self._budget.most_calls(call),
+            budget_candidates=None if most is None else most // stages,
             parts=stage.parts,
         )
 

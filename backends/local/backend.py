@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,8 @@ from blackbox_delta.types import (
 
 class LocalBackend:
     """A causal, masked or sequence-to-sequence model on this machine's CPU or GPU.
+
+    Threads may share it; one request goes through at a time.
 
     Args:
         model: Hub id, folder, GGUF file, or ``pkg:NAME`` for the model inside an installed
@@ -88,11 +91,14 @@ class LocalBackend:
         return backend
 
     def _set_up(self, loaded: loading.LoadedModel, max_length: int | None) -> None:
+        loading.check_unadapted(loaded)
         self._loaded = loaded
         self._model = loaded.model
         self._own_attention = getattr(self._model.config, "_attn_implementation", None)
         self._in_training = [part for part in self._model.modules() if part.training]
         self._closed = False
+        # Passes change what the model's modules do, for as long as they take.
+        self._turn = threading.RLock()
         self._model.eval()
         try:
             self._open(loaded, max_length)
@@ -165,10 +171,11 @@ class LocalBackend:
     @torch.inference_mode()
     def geometry(self) -> Geometry:
         """Modules and shapes; measured when it is first asked for."""
-        if self._geometry is None:
-            context = self._encoder.max_length
-            self._geometry = measure(self._model, self._engine, context)
-        return self._geometry
+        with self._turn:
+            if self._geometry is None:
+                context = self._encoder.max_length
+                self._geometry = measure(self._model, self._engine, context)
+            return self._geometry
 
     @property
     def address(self) -> Json:
@@ -179,6 +186,10 @@ class LocalBackend:
     def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
         """Scores of shape (λ, n, c); see :class:`blackbox_delta.types.Backend`."""
         del sink  # the whole reply comes at once
+        with self._turn:
+            return self._score(request)
+
+    def _score(self, request: ScoreRequest) -> Scores:
         began = time.perf_counter()
         self._check(request)
         candidates = self._candidates(request.delta)
@@ -211,17 +222,18 @@ class LocalBackend:
             ModelError: The backend has been closed.
             UnsupportedError: The model reads none from a cache.
         """
-        self._check_open()
         engine, words = self._engine, np.array(token_ids, dtype=np.int64)
-        if isinstance(engine, CausalEngine) and engine.takes_prefixes:
-            kept = engine.passes.prefixes([words], self._candidates(None))
-        elif isinstance(engine, PlainEngine) and isinstance(engine.fronts, DecoderFronts):
-            kept = engine.fronts.alone(words[None])
-        else:
-            raise UnsupportedError(
-                f"{self.name} reads no keys and values from a cache, alike in all layers, as most "
-                "causal models and decoders do"
-            )
+        with self._turn:
+            self._check_open()
+            if isinstance(engine, CausalEngine) and engine.takes_prefixes:
+                kept = engine.passes.prefixes([words], self._candidates(None))
+            elif isinstance(engine, PlainEngine) and isinstance(engine.fronts, DecoderFronts):
+                kept = engine.fronts.alone(words[None])
+            else:
+                raise UnsupportedError(
+                    f"{self.name} reads no keys and values from a cache, alike in all layers, as "
+                    "most causal models and decoders do"
+                )
         both = [torch.stack(pair) for pair in zip(kept.keys, kept.values, strict=True)]
         told: FloatArray = torch.stack(both)[:, :, 0].float().cpu().numpy()
         return told
@@ -248,13 +260,14 @@ class LocalBackend:
 
     def close(self) -> None:
         """Hands a wrapped model back as it was; the backend answers no further request."""
-        if self._closed:
-            return
-        self._closed = True
-        self._hand_back()
-        self._engine.release()
-        self._encoded.clear()
-        self._factors.clear()
+        with self._turn:
+            if self._closed:
+                return
+            self._closed = True
+            self._hand_back()
+            self._engine.release()
+            self._encoded.clear()
+            self._factors.clear()
 
     # ------------------------------------------------------------------ parts
 
@@ -295,11 +308,12 @@ class LocalBackend:
 
     def _encode_one(self, prompt: Prompt, slots: dict[str, int], room: int) -> EncodedPrompt:
         key = (prompt, tuple(sorted(slots.items())), room)
-        if key not in self._encoded:
+        known = self._encoded.get(key)
+        if known is None:
             if len(self._encoded) > 50_000:
                 self._encoded.clear()
-            self._encoded[key] = self._encoder.encode(prompt, slots, room)
-        return self._encoded[key]
+            known = self._encoded[key] = self._encoder.encode(prompt, slots, room)
+        return known
 
 
 def _context(model: Any, tokenizer: Any) -> int:

@@ -28,6 +28,7 @@ from blackbox_delta.backends.local.batching import (
     split_when_too_large,
 )
 from blackbox_delta.backends.local.candidates import Candidates
+from blackbox_delta.backends.local.deep import in_slots_of
 from blackbox_delta.backends.local.layout import common_lead, first_soft
 from blackbox_delta.backends.local.lower_layers import LowerLayers, Passed
 from blackbox_delta.backends.local.passes import Passes
@@ -35,7 +36,7 @@ from blackbox_delta.backends.local.reading import Readings, Targets, read_logits
 from blackbox_delta.backends.local.terms import TERMS
 from blackbox_delta.backends.local.view import AnswerTree, View
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt, Ids
-from blackbox_delta.types import IN_SLOTS, PREFIX, IntArray
+from blackbox_delta.types import PREFIX, IntArray
 
 SharedBy: TypeAlias = Callable[[slice], PrefixCache | None]
 """The prefixes that a chunk of the candidates continues."""
@@ -93,7 +94,7 @@ class CausalEngine:
     @property
     def deltas(self) -> frozenset[str]:
         """Kinds of delta that it can apply."""
-        in_slots = IN_SLOTS if self._slots else ()
+        in_slots = in_slots_of(self.passes.model) if self._slots else ()
         return frozenset({*in_slots, *((PREFIX,) if self.takes_prefixes else ()), *TERMS})
 
     @property
@@ -183,13 +184,13 @@ class _Job:
                 pack,
                 view,
                 lambda candidates: shared.select(candidates) if shared else None,
-                self._passed(view, opening),
+                self._passed(view, own, opening),
             )
 
         for pack in packs_by_length(lengths, fit(), self._padding):
             split_when_too_large(pack, fit, self._passes.limit, score)
 
-    def _passed(self, view: View, opening: IntArray) -> Passed | None:
+    def _passed(self, view: View, own: list[IntArray], opening: IntArray) -> Passed | None:
         """What a pack of rows is behind the layers that are the same for all candidates."""
         passes, candidates = self._passes, self._candidates
         if not candidates.untouched:
@@ -202,10 +203,10 @@ class _Job:
         def through() -> None:
             passes.logits(view, untuned, beginning)
 
-        key = (candidates.prefix.token_ids, opening.tobytes(), view.codes.shape, self._tree.key)
-        return passes.lower_layers.passed(
-            (*key, view.codes.tobytes()), candidates.untouched, through
-        )
+        # Not the view's codes: its padding may be a token.
+        key = (candidates.prefix.token_ids, opening.tobytes(), self._tree.key)
+        rows = tuple(row.tobytes() for row in own)
+        return passes.lower_layers.passed((*key, rows), candidates.untouched, through)
 
     def run_assigned(self, assignment: Sequence[int]) -> None:
         """Groups are single rows, each under the candidate that it is assigned."""

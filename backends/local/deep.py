@@ -12,7 +12,18 @@ import numpy as np
 import torch
 
 from blackbox_delta.backends.local.lower_layers import layers_of
-from blackbox_delta.types import AT_LAYER, DeltaBatch, IntArray
+from blackbox_delta.types import AT_LAYER, IN_SLOTS, SOFT_PROMPT, DeltaBatch, IntArray
+
+
+def in_slots_of(model: Any) -> tuple[str, ...]:
+    """Kinds of delta that a model may have in slots: deep prompts need layers that suit them."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        # An encoder and a decoder are two rows of layers, each with tokens of its own.
+        return (SOFT_PROMPT,)
+    width = model.get_input_embeddings().weight.shape[1]
+    # Where embeddings are narrower than states, what is added has no room for these.
+    suits = width == getattr(model.config.get_text_config(), "hidden_size", width)
+    return IN_SLOTS if suits else (SOFT_PROMPT,)
 
 
 @dataclass(frozen=True)

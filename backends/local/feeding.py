@@ -60,7 +60,8 @@ class Entrance:
             ModelError: The model did not ask its table about them, once.
         """
         if not self.by_ids:
-            yield {f"{self.side}inputs_embeds": batch}
+            # Rows of their own: some models change what they are given (CTRL).
+            yield {f"{self.side}inputs_embeds": batch.contiguous()}
             return
         asked = 0
 

@@ -109,6 +109,23 @@ def load(name: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:
     return LoadedModel(name, kind, model, tokenizer)
 
 
+def check_unadapted(loaded: LoadedModel) -> None:
+    """Checks that no adapter of PEFT's is in a model.
+
+    Its layers would pass for the model's own: deltas would act at them, and a model merged with a
+    delta would be written without its weights.
+
+    Raises:
+        ModelError: There is one.
+    """
+    model = loaded.model
+    if hasattr(model, "peft_config") or getattr(model, "_hf_peft_config_loaded", False):
+        raise ModelError(
+            f"{loaded.name!r} holds an adapter of PEFT's; merge it into the weights first, with "
+            "PeftModel's merge_and_unload(), and open what that gives"
+        )
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps transformers' progress bars off the terminal."""

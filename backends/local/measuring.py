@@ -136,10 +136,10 @@ def _watching_layers(model: Any, sizes: dict[int, float]) -> Iterator[None]:
 
 
 def _watch(name: str, seen: dict[str, _Seen]) -> Any:
-    def look(_module: torch.nn.Module, inputs: Any, output: Any) -> None:
+    def look(module: torch.nn.Module, inputs: Any, output: Any) -> None:
         noted = seen.setdefault(name, _Seen())
         x: Any = inputs[0] if inputs else None
-        if not (_by_row(x) and _by_row(output)):
+        if not (_by_row(x) and _by_row(output) and _by_channel(module, output)):
             noted.sound = False
             return
         noted.inputs, noted.outputs = x.shape[-1], output.shape[-1]
@@ -156,6 +156,11 @@ def _by_row(value: Any) -> bool:
     if value.ndim == 2:
         return len(value) > ROWS and len(value) % ROWS == 0
     return len(value) == ROWS
+
+
+def _by_channel(module: Any, output: torch.Tensor) -> bool:
+    """Whether a norm's channels are innermost, as they are not everywhere."""
+    return module.weight.ndim != 1 or len(module.weight) == output.shape[-1]
 
 
 def _module(model: Any, name: str, seen: _Seen) -> Module:

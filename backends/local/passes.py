@@ -30,6 +30,7 @@ class Passes:
         by_ids: Whether the model is given token ids.
 
     Attributes:
+        model: The model.
         limit: What one forward pass may take.
         embeddings: Token ids to embeddings.
         lower_layers: The layers that are passed once where candidates differ above them alone.
@@ -37,7 +38,7 @@ class Passes:
     """
 
     def __init__(self, model: Any, limit: MemoryLimit, *, by_ids: bool = False) -> None:
-        self._model = model
+        self.model = model
         self._entrance = Entrance.of(model, by_ids=by_ids)
         self._trunk = trunk_of(model)
         self._kept = Kept(limit.bytes)
@@ -182,7 +183,7 @@ class Passes:
         positions = torch.arange(end, at.shape[1], device=at.device).expand(len(at), -1)
         inputs = {**given, "position_ids": at, "use_cache": False}
         with running(plan):
-            return logits_at(self._model, self._trunk, positions, inputs)
+            return logits_at(self.model, self._trunk, positions, inputs)
 
     def release(self) -> None:
         """Drops what is kept."""

@@ -27,6 +27,7 @@ from blackbox_delta.backends.local.batching import (
 )
 from blackbox_delta.backends.local.candidates import Candidates
 from blackbox_delta.backends.local.decoder_fronts import DecoderFronts
+from blackbox_delta.backends.local.deep import in_slots_of
 from blackbox_delta.backends.local.feeding import Entrance
 from blackbox_delta.backends.local.fronts import Fronts
 from blackbox_delta.backends.local.kept import Kept
@@ -41,7 +42,7 @@ from blackbox_delta.backends.local.reading import (
 )
 from blackbox_delta.backends.local.terms import TERMS
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt, Ids
-from blackbox_delta.types import DEEP_PROMPT, IN_SLOTS, PREFIX, IntArray
+from blackbox_delta.types import PREFIX, IntArray
 
 
 class PlainEngine:
@@ -87,10 +88,8 @@ class PlainEngine:
     @property
     def deltas(self) -> frozenset[str]:
         """Kinds of delta that it can apply."""
-        in_slots = IN_SLOTS if self._slots else ()
-        taken = frozenset({*in_slots, *TERMS, *((PREFIX,) if self.fronts else ())})
-        # An encoder and a decoder are two rows of layers, each with tokens of its own.
-        return taken - {DEEP_PROMPT} if self._kind == "seq2seq" else taken
+        in_slots = in_slots_of(self._model) if self._slots else ()
+        return frozenset({*in_slots, *TERMS, *((PREFIX,) if self.fronts else ())})
 
     @property
     def embeddings(self) -> Any:

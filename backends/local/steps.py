@@ -16,6 +16,8 @@ from blackbox_delta.types import DeltaBatch
 
 #: The part that scales what goes into a module.
 _SCALE_IN = "scale_in"
+#: Parts of which a term is given what is beyond one.
+_SCALES = (_SCALE_IN, "scale_out")
 #: Parts that are whole numbers, which a model's precision may not hold.
 _PLACES = ("rows", "columns")
 #: Numbers of one module's tensors that are made at a time, 16 MB; a candidate's are made at once.
@@ -52,10 +54,7 @@ class AtModule:
 
     def tensors(self, like: torch.Tensor) -> Tensors:
         """Each (λ, …), in the precision and on the device of ``like``."""
-        return {
-            what: (_places if what in _PLACES else _tensor)(self.held[name], like)
-            for what, name in self.names.items()
-        }
+        return {what: _made(what, self.held[name], like) for what, name in self.names.items()}
 
     def shared(self) -> Tensors:
         """Tensors that are the same for all candidates."""
@@ -145,7 +144,7 @@ class _WholeStep:
         return replace(self, tensors={name: each[chunk] for name, each in self.tensors.items()})
 
     def before(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.tensors[_SCALE_IN][:, None]
+        return torch.addcmul(x, x, self.tensors[_SCALE_IN][:, None])
 
     def after(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return self.term(x, y, {**self.shared, **self.tensors})
@@ -185,7 +184,9 @@ class _DeferredStep:
         return replace(self, order=tuple(self.order[row] for row in rows))
 
     def before(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.own.select(self.order).tensors(self.like)[_SCALE_IN][:, None]
+        return torch.addcmul(
+            x, x, self.own.select(self.order).tensors(self.like)[_SCALE_IN][:, None]
+        )
 
     def after(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         for rows, tensors in self._one_by_one():
@@ -223,9 +224,9 @@ def step_at(own: AtModule, term: Term, like: torch.Tensor, count: int) -> Step:
     return _WholeStep(own.module, term, own.tensors(like), own.shared())
 
 
-def _tensor(value: Any, like: torch.Tensor) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(value)).to(device=like.device, dtype=like.dtype)
-
-
-def _places(value: Any, like: torch.Tensor) -> torch.Tensor:
-    return torch.from_numpy(value.astype(np.int64)).to(device=like.device)
+def _made(what: str, value: Any, like: torch.Tensor) -> torch.Tensor:
+    """A part (λ, …) as its term takes it."""
+    if what in _PLACES:
+        return torch.from_numpy(value.astype(np.int64)).to(device=like.device)
+    own = value - np.float32(1) if what in _SCALES else np.ascontiguousarray(value)
+    return torch.from_numpy(own).to(device=like.device, dtype=like.dtype)

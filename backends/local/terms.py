@@ -26,7 +26,8 @@ def _offset(_x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
 
 
 def _scaled(_x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:
-    return y.mul_(own["scale_out"][:, None]) if "scale_out" in own else y
+    # Scales are given as what is beyond one, near which half precision has few numbers.
+    return y.addcmul_(y, own["scale_out"][:, None]) if "scale_out" in own else y
 
 
 def _bottleneck(_x: torch.Tensor, y: torch.Tensor, own: Tensors) -> torch.Tensor:

@@ -24,12 +24,13 @@ KEYS_AND_VALUES = (
     "k_proj", "v_proj", "key", "value", "k", "v", "k_lin", "v_lin",
     "c_attn", "query_key_value", "qkv_proj", "Wqkv",
 )  # fmt: skip
+#: Before a name in a list that is not meant, though another one is its end.
+NOT = "!"
 #: Names of the layers that end a feed-forward block.
 FEED_FORWARD = (
-    "down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h", "output.dense", "wo", "ffn.lin2", "w2",
+    "down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h", "wo", "ffn.lin2", "w2",
+    "output.dense", NOT + "attention.output.dense",
 )  # fmt: skip
-#: What ends like a feed-forward block in some families, and is none.
-_NOT_FEED_FORWARD = ("attention.output.dense",)
 
 
 def select(
@@ -41,8 +42,9 @@ def select(
         geometry: The model's modules.
         pattern: ``"all-linear"``; ``"all"``, norms included; ``"last-layer"``; ``"random:4"``, four
             linear layers by chance; another text is a regular expression that must match a
-            module's whole name; a list holds names or their ends (``["q_proj", "v_proj"]``). A
-            text of several names with commas is such a list.
+            module's whole name; a list holds names or their ends (``["q_proj", "v_proj"]``), with
+            ``!`` before those that are not meant. A text of several names with commas is such a
+            list.
         seed: Determines who is drawn.
         matrices: Whether to leave out what multiplies with none, such as norms.
 
@@ -78,7 +80,7 @@ def _named(geometry: Geometry, pattern: str | Sequence[str], seed: int) -> tuple
 
 def ends_feed_forward(module: Module) -> bool:
     """Whether it is the layer that ends a feed-forward block, by its name."""
-    return _ends(module.name, FEED_FORWARD) and not _ends(module.name, _NOT_FEED_FORWARD)
+    return _ends(module.name, FEED_FORWARD)
 
 
 def _layer(module: Module) -> int:
@@ -107,7 +109,7 @@ class _Matcher:
         self._ends: tuple[str, ...] | None = None
         if not isinstance(pattern, str):
             self._ends = tuple(pattern)
-        elif re.fullmatch(r"[\w.,\s]+", pattern):
+        elif re.fullmatch(r"[\w.,\s!]+", pattern):
             self._ends = tuple(name.strip() for name in pattern.split(","))
         else:
             try:
@@ -126,7 +128,8 @@ class _Matcher:
 
 
 def _ends(name: str, ends: Sequence[str]) -> bool:
-    return any(name == end or name.endswith(f".{end}") for end in ends)
+    meant = [not end.startswith(NOT) for end in ends if f".{name}".endswith("." + end.strip(NOT))]
+    return bool(meant) and all(meant)
 
 
 def _written(pattern: str | Sequence[str]) -> str:

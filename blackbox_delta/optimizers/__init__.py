@@ -75,7 +75,7 @@ def make_optimizer(
         seed: Determines everything it draws.
         population: λ; 20 as in Black-Box Tuning (Sun et al., 2022, arXiv 2201.03514).
         sigma: σ, the initial standard deviation of an entry of z.
-        budget_candidates: How many candidates the run can pay for, if known.
+        budget_candidates: How many candidates this search can pay for, if known.
         parts: Lengths of the parts of z that the subspace keeps apart; none given is one part.
 
     Raises:

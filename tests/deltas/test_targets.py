@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from blackbox_delta.deltas import IA3, Adapter
 from blackbox_delta.deltas.targets import ends_feed_forward, select
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.geometry import Geometry, Module
@@ -76,7 +77,21 @@ def test_numbers_that_cannot_be_drawn_are_refused(pattern: str) -> None:
     ],
 )
 def test_the_ends_of_feed_forward_blocks(name: str, expected: bool) -> None:
-    assert ends_feed_forward(Module(name, 4, 4, True, 1.0, 1.0)) is expected
+    module = Module(name, 4, 4, True, 1.0, 1.0)
+    assert ends_feed_forward(module) is expected
+    other = Module("model.layers.0.mlp.down_proj", 4, 4, True, 1.0, 1.0)
+    for kind in (Adapter, IA3):
+        assert (module in select(Geometry((module, other)), kind.targets)) is expected
+
+
+@pytest.mark.parametrize("pattern", [["q_proj", "!1.self_attn.q_proj"], "q_proj, !layers.1.q_proj"])
+def test_a_name_that_is_not_meant_is_left_out(pattern: str | list[str]) -> None:
+    names = [f"layers.{layer}.self_attn.q_proj" for layer in (0, 1, 11)] + ["layers.1.q_proj"]
+    geometry = Geometry(tuple(Module(name, 4, 4, True, 1.0, 1.0) for name in names))
+    [gone] = {module.name for module in geometry.modules} - {
+        module.name for module in select(geometry, pattern)
+    }
+    assert gone == ("layers.1.self_attn.q_proj" if isinstance(pattern, list) else "layers.1.q_proj")
 
 
 @pytest.mark.parametrize("pattern", ["z_proj", ["z_proj"], r".*\.z_.*", "roj"])

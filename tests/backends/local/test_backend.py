@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import copy
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
+from by_the_book import batch, request_for
+from changed_models import SLOT
 from transformers import PreTrainedTokenizerFast
 
 from blackbox_delta.backends.local import LocalBackend
@@ -44,3 +50,38 @@ def test_a_model_that_cannot_be_opened_is_left_as_it_was(tiny: Any) -> None:
         LocalBackend.from_objects(model, maskless, name="maskless")
 
     assert [part.training for part in model.modules()] == modes
+
+
+@pytest.mark.parametrize("model", ["llama", "bert"])
+def test_threads_may_share_a_model(model: str, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a candidate does inside the model is there while its own request is answered alone."""
+    backend = tiny(model).wrap()
+    requests = [request_for(SLOT, batch("lora", backend, 2, seed)) for seed in range(4)]
+    alone = [backend.score(request).label_logprobs for request in requests]
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(backend.score, requests * 5))
+    finally:
+        sys.setswitchinterval(interval)
+
+    for place, scores in enumerate(together):
+        np.testing.assert_array_equal(scores.label_logprobs, alone[place % 4])
+
+
+def test_an_adapter_of_pefts_must_be_merged_first(tiny: Any) -> None:
+    """Its layers would pass for the model's own."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    loaded = copy.deepcopy(tiny("llama").model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft uses what transformers will drop
+        wrapped = peft.get_peft_model(copy.deepcopy(loaded), config).eval()
+        loaded.add_adapter(config)
+
+    for model in (wrapped, loaded):
+        with pytest.raises(ModelError, match="adapter of PEFT's; merge it .* merge_and_unload"):
+            LocalBackend.from_objects(model, tiny("llama").tokenizer, name="adapted")
+    LocalBackend.from_objects(wrapped.merge_and_unload(), tiny("llama").tokenizer, name="merged")

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 from by_the_book import Reference, batch, request_for
 
+from blackbox_delta.backends.local import LocalBackend
 from blackbox_delta.deltas import DeepPrompt, SoftPrompt
 from blackbox_delta.errors import UnsupportedError
 from blackbox_delta.types import AnswerSlot, DeltaBatch, ScoreRequest, SoftSlot, Words
@@ -167,6 +169,19 @@ def test_encoder_decoders_say_what_they_take(tiny_backend: Any) -> None:
     tensors = {"a": np.zeros((1, 2, 32), np.float32)}
     with pytest.raises(UnsupportedError, match="takes adapter, bitfit, .* not 'deep-prompt'"):
         tiny_backend("t5").score(request_for(PLACES["behind"], DeltaBatch("deep-prompt", tensors)))
+
+
+def test_models_with_narrow_embeddings_take_none(tiny: Any) -> None:
+    """ELECTRA's and OPT-350m's states are wider than what soft tokens are."""
+    tokenizer = tiny("bert").tokenizer
+    config = transformers.ElectraConfig(
+        vocab_size=len(tokenizer), embedding_size=16, hidden_size=32, intermediate_size=48,
+        num_hidden_layers=2, num_attention_heads=4,
+    )  # fmt: skip
+    model = transformers.ElectraForMaskedLM(config).eval()
+    backend = LocalBackend.from_objects(model, tokenizer, name="narrow")
+    assert "soft-prompt" in backend.capabilities.deltas
+    assert "deep-prompt" not in backend.capabilities.deltas
 
 
 @pytest.mark.parametrize(

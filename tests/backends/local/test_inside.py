@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import transformers
 from by_the_book import CHOICES, TARGETS, Reference, batch, request_for
 from changed_models import (
     SLOT,
@@ -20,7 +22,10 @@ from changed_models import (
     prefixed_scores,
 )
 
+from blackbox_delta.backends.local import LocalBackend
 from blackbox_delta.backends.local.batching import MemoryLimit
+from blackbox_delta.backends.local.inside import Inside
+from blackbox_delta.backends.local.terms import Factors
 from blackbox_delta.deltas import MODULE_DELTAS, LoRA, Prefix
 from blackbox_delta.deltas.targets import select
 from blackbox_delta.errors import UnsupportedError
@@ -341,3 +346,49 @@ def test_peft_answers_the_same_with_the_exported_adapter(
     ours = backend.score(request).label_logprobs[0]
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
     assert not np.allclose(ours, backend.score(request_for(SLOT, None)).label_logprobs, atol=1e-2)
+
+
+@pytest.mark.parametrize("part", ["scale_in", "scale_out"])
+def test_small_scales_are_not_lost_in_half_precision(part: str) -> None:
+    """bf16 has 1 and 1.0078 and nothing between; what is beyond one it can hold."""
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64)).to(torch.bfloat16)
+    scales = DeltaBatch("ia3", {f"0.{part}": np.full((1, 64), 1.003, np.float32)})
+    [own] = Inside.of(model, [scales], model[0].weight, 1, Factors()).steps
+    values = torch.randn(1, 256, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+
+    taken = values.clone()
+    moved = own.before(taken) if part == "scale_in" else own.after(taken, taken)
+
+    growth = float(moved.double().abs().sum() / values.double().abs().sum())
+    assert growth == pytest.approx(1.003, abs=2e-4)
+
+
+def test_channels_that_are_not_innermost_are_left_alone(tiny: Any) -> None:
+    """SqueezeBERT's norms see tokens innermost."""
+    tokenizer = tiny("bert").tokenizer
+    config = transformers.SqueezeBertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, embedding_size=32, q_groups=1, k_groups=1, v_groups=1,
+        post_attention_groups=1, intermediate_groups=1, output_groups=1,
+    )  # fmt: skip
+    model = transformers.SqueezeBertForMaskedLM(config).eval()
+    backend = LocalBackend.from_objects(model, tokenizer, name="squeezed")
+    names = [module.name for module in select(backend.geometry, "all")]
+    assert names
+    assert not [name for name in names if ".layers." in name]
+
+
+def test_a_model_may_change_what_it_is_given(tiny: Any) -> None:
+    """CTRL multiplies the embeddings that it is given, in place."""
+    tokenizer = tiny("gpt2").tokenizer
+    config = transformers.CTRLConfig(
+        vocab_size=len(tokenizer), n_embd=32, dff=48, n_layer=2, n_head=4, n_positions=256
+    )
+    model = transformers.CTRLLMHeadModel(config).eval()
+    backend = LocalBackend.from_objects(model, tokenizer, name="changing")
+    delta = batch("bitfit", backend, 3)
+    together = backend.score(request_for(SLOT, delta)).label_logprobs
+    alone = [
+        backend.score(request_for(SLOT, delta.select([row]))).label_logprobs for row in range(3)
+    ]
+    np.testing.assert_allclose(together, np.concatenate(alone), rtol=0, atol=1e-4)

@@ -16,6 +16,7 @@ from by_the_book import CHOICES, request_for
 from changed_models import SLOT, expected, prefix_batch, prefixed_scores
 
 from blackbox_delta.backends.local import LocalBackend, lower_layers
+from blackbox_delta.backends.prompt_encoder import EncodedPrompt
 from blackbox_delta.deltas import LoRA
 from blackbox_delta.deltas.targets import select
 from blackbox_delta.types import AnswerSlot, DeltaBatch, Prompt, ScoreRequest, Segment, Words
@@ -252,3 +253,21 @@ def test_a_beginning_that_had_to_be_dropped_is_made_again(tiny: Any) -> None:
         for _ in range(2):
             scores = backend.score(request).label_logprobs
             np.testing.assert_allclose(scores, expected, rtol=0, atol=2e-5)
+
+
+def test_padding_is_not_taken_for_a_token(tiny: Any) -> None:
+    """Token 0 fills shorter rows up; in many vocabularies it is a word too."""
+    backend = tiny("deep_llama").wrap()
+    backend._engine.lower_layers.proof = lambda _count: True
+    candidates = backend._candidates(upper(backend))
+    longer = EncodedPrompt((), ((9, 20, 21, 22, 23, 24),), ())
+    filled, word = ([EncodedPrompt((), (own,), ()), longer] for own in ((5, 6, 8), (0, 5, 6, 8)))
+
+    def answers(prompts: list[EncodedPrompt]) -> np.ndarray:
+        with torch.inference_mode():
+            return np.array(backend._engine.score(prompts, [(30,)], candidates, 0).label_logprobs)
+
+    alone = answers(word)
+    backend._engine.release()
+    answers(filled)
+    np.testing.assert_array_equal(answers(word), alone)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from blackbox_delta import tuner
 from blackbox_delta.api import tune
 from blackbox_delta.artifact import Artifact
 from blackbox_delta.errors import (
@@ -162,6 +163,24 @@ def test_stages_follow_one_another_and_the_earlier_ones_are_frozen(
     again = TunedModel.load(tmp_path / "run", backend=tiny("llama").wrap())
     texts = [example.text for example in EXAMPLES]
     np.testing.assert_array_equal(again.predict_proba(texts), tuned.predict_proba(texts))
+
+
+def test_an_optimizer_is_told_of_its_own_stages_budget(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the calls each: what the first does not get is no reason to search on."""
+    told = []
+    made = tuner.make_optimizer
+
+    def noted(*given: Any, budget_candidates: int | None, **settings: Any) -> Any:
+        told.append(budget_candidates)
+        return made(*given, budget_candidates=budget_candidates, **settings)
+
+    monkeypatch.setattr(tuner, "make_optimizer", noted)
+    for delta in ("bitfit", "bitfit,ia3"):
+        given = {**SEARCH, "optimizer": "two-stage", "budget": "40 calls"}
+        tune(tiny("llama").wrap(), SPLIT, delta=delta, template=TEMPLATE, **given)
+    assert told == [40] * 2 + [20] * 4
 
 
 def test_stages_need_a_budget_for_each(tiny: Any) -> None:
