@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -36,9 +37,9 @@ class Member:
     frame: Frame | None = None
     z: Vector | None = None
 
-    @property
+    @cached_property
     def delta(self) -> DeltaBatch | None:
-        """The one candidate that z stands for."""
+        """The one candidate that z stands for, made once."""
         return None if self.frame is None or self.z is None else self.frame.candidates(self.z[None])
 
     @property

@@ -85,6 +85,9 @@ class Subspace:
         """What makes the deviation of an entry of A z the scale."""
         raise NotImplementedError
 
+    def forget(self) -> None:
+        """Drops what takes room and can be drawn again."""
+
     # ------------------------------------------------------------------ what all do
 
     def snap(self, z: Vector) -> Vector:

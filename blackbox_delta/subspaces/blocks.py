@@ -127,6 +127,11 @@ class BlockSubspace(Subspace):
             for share, group, seed in zip(self.shares, self.groups, drawn, strict=True)
         )
 
+    def forget(self) -> None:
+        """Drops the blocks' matrices."""
+        for inner in self._inner:
+            inner.forget()
+
     def _projected(self, exact: Vector, origin: FloatArray, rows: slice) -> FloatArray:
         theta = np.empty((len(exact), rows.stop - rows.start), dtype=np.float32)
         places = zip(consecutive(self.shares), consecutive(self.groups), self._inner, strict=True)

@@ -75,6 +75,10 @@ class DenseSubspace(Subspace):
             block[:] = values.reshape(block.shape)
         return matrix
 
+    def forget(self) -> None:
+        """Drops the matrix."""
+        vars(self).pop("_matrix", None)
+
     def _blocks(self) -> Iterator[slice]:
         step = max(1, _BLOCK_ENTRIES // self.dimension)
         return (slice(start, start + step) for start in range(0, self.size, step))

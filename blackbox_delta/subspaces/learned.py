@@ -112,6 +112,11 @@ class LearnedSubspace(Subspace):
         made = DenseSubspace if self.others == "gaussian" else SparseSubspace
         return made(left, self.size, self.seed, math.sqrt(left))
 
+    def forget(self) -> None:
+        """Drops the matrix of the remaining numbers."""
+        if self._random is not None:
+            self._random.forget()
+
     def _blocks(self) -> Iterator[slice]:
         step = max(1, _BLOCK_ENTRIES // self.dimension)
         starts = range(0, self.size, step)
