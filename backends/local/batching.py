@@ -128,6 +128,10 @@ class MemoryLimit:
             fit = min(fit, self._tokens // max(1, tokens))
         return max(1, fit)
 
+    def begun(self, tokens: int) -> int:
+        """Beginnings of so many tokens whose keys and values may be held; at least one."""
+        return max(1, self._bytes // max(1, self._footprint.per_kept_token * tokens))
+
     def padding(self, copies: int) -> float:
         """Tokens of padding in a row, which stands for so many, that are cheaper than a pass."""
         return math.inf if self._pass_tokens is None else self._pass_tokens / copies

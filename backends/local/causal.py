@@ -88,7 +88,11 @@ class CausalEngine:
         if soft.count and candidates.among_tokens and per_example < per_candidate:
             job.run_per_example(starts)
         else:
-            job.run_per_candidate(lead)
+            # What the prompts begin with stands in memory for each of the candidates.
+            begun = len(candidates.prefix.token_ids) + lead
+            step = self.passes.limit.begun(begun) if begun else len(candidates)
+            for start in range(0, len(candidates), step):
+                job.of(slice(start, start + step)).run_per_candidate(lead)
         return readings
 
     @property
@@ -140,6 +144,11 @@ class _Job:
         self._top_k = readings.top_ids.shape[2]
         self._targets = Targets.build(tree.entries, readings.label_logprobs.shape[2], self._device)
         self._readings = readings
+
+    def of(self, chunk: slice) -> _Job:
+        """The same for some of the candidates."""
+        some, readings = self._candidates.select(chunk), self._readings.of(chunk)
+        return _Job(self._passes, self._rows, self._tree, some, readings)
 
     def run_per_example(self, starts: list[int]) -> None:
         """Groups are examples: what precedes their first slot is shared by all candidates."""

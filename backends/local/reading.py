@@ -97,6 +97,11 @@ class Readings:
             np.full((*shape, top_k), np.nan, dtype=np.float32),
         )
 
+    def of(self, chunk: slice) -> Readings:
+        """Those of some candidates, to be filled in their place."""
+        parts = self.label_logprobs[chunk], self.top_ids[chunk], self.top_logprobs[chunk]
+        return Readings(*parts)
+
     def check(self) -> None:
         """Errors are never scores.
 

@@ -214,7 +214,8 @@ class Auto:
             return None
         for best in ranked(self._finished, self._asker.labels):
             if (frame := best.view.frame) is not None:
-                return DeltaSearch(self._asker, best, frame, settings.optimizer, settings.seed)
+                name, seed, probing = settings.optimizer, settings.seed, settings.scale is None
+                return DeltaSearch(self._asker, best, frame, name, seed, probing=probing)
         return None
 
     def _learn_from_unlabelled(self) -> None:

@@ -10,7 +10,7 @@ mean is taken, never its luckiest sample, and both searches' means answer togeth
 views.
 
 The search starts from the best view that a delta can move, z = 0; how far its first steps go is
-probed beforehand.
+probed beforehand, unless the user says it.
 """
 
 from __future__ import annotations
@@ -88,13 +88,16 @@ class DeltaSearch:
         frame: Its frame.
         name: The optimizer's.
         seed: Determines the searches.
+        probing: Whether the first steps are probed; else they are the frame's own.
     """
 
-    def __init__(self, asker: Asker, start: Seen, frame: Frame, name: str, seed: int) -> None:
+    def __init__(
+        self, asker: Asker, start: Seen, frame: Frame, name: str, seed: int, *, probing: bool
+    ) -> None:
         self._asker = asker
         self._start = start
         self._frame = frame
-        self._name, self._seed = name, seed
+        self._name, self._seed, self._probing = name, seed, probing
         self._searches: tuple[_Search, ...] = ()
         self._round = 0
 
@@ -105,7 +108,7 @@ class DeltaSearch:
         generations = once.times(POPULATION * GENERATIONS, "generations of two searches")
         with_anchors = asker.need(view, view.rows, references=True)
         looks = with_anchors.times(2, "a look at their means")
-        if self._searches:
+        if self._searches or not self._probing:
             return generations, looks
         return once.times(len(PROBED) * PROBES, "probing the steps"), generations, looks
 
@@ -134,6 +137,8 @@ class DeltaSearch:
 
     def _step(self, rows: IntArray) -> float:
         """The largest probed step that does not clearly do harm to these examples."""
+        if not self._probing:
+            return 1.0
         directions = probe_directions(self._frame.subspace.dimension, self._seed)
         before = self._asker.as_of(self._start, rows).losses(self._asker.labels)[rows]
         for sigma in PROBED:

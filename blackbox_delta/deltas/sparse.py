@@ -22,6 +22,9 @@ from blackbox_delta.geometry import Geometry, Module
 from blackbox_delta.tensors import Piece
 from blackbox_delta.types import FloatArray, Json
 
+#: A place takes some hundred bytes while it is chosen, and a dozen in what is kept.
+MOST_PLACES = 2**20
+
 
 class Entries(NamedTuple):
     """The chosen entries of a matrix, the most important first.
@@ -90,6 +93,12 @@ class Sparse(ModuleDelta):
         cls._check_modules(modules)
         if entries < 1:
             raise ConfigError(f"entries of {cls.kind} is at least 1, not {entries}")
+        places = sum(min(entries, each.inputs * each.outputs) for each in modules)
+        if places > MOST_PLACES:
+            raise ConfigError(
+                f"entries = {entries} of {cls.kind} are {places} places in these modules, of which "
+                f"at most {MOST_PLACES} are kept; take fewer, or whole matrices: selective"
+            )
         salient = [geometry.salient(each.name, entries) for each in modules]
         powers = [sum(level**2 for level in each.levels) for each in salient]
         chosen = [Entries(e.rows, e.columns, p) for e, p in zip(salient, powers, strict=True)]

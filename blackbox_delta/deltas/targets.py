@@ -14,22 +14,22 @@ from blackbox_delta.geometry import Geometry, Module
 ALL_LINEAR = "all-linear"
 #: Every linear layer but the head, and every norm.
 ALL = "all"
-#: The linear layers of the layer with the highest number.
+#: The linear layers of the last layer; a decoder's where an encoder comes before it.
 LAST_LAYER = "last-layer"
 #: And a number: so many linear layers, drawn from a seed.
 RANDOM = "random:"
 
 #: Names of the layers that make keys or values, in the families of models that transformers has.
 KEYS_AND_VALUES = (
-    "k_proj", "v_proj", "key", "value", "k", "v", "k_lin", "v_lin",
-    "c_attn", "query_key_value", "qkv_proj", "Wqkv",
+    "k_proj", "v_proj", "key", "value", "k", "v", "k_lin", "v_lin", "key_proj", "value_proj",
+    "Wk", "Wv", "c_attn", "query_key_value", "qkv_proj", "Wqkv",
 )  # fmt: skip
 #: Before a name in a list that is not meant, though another one is its end.
 NOT = "!"
 #: Names of the layers that end a feed-forward block.
 FEED_FORWARD = (
-    "down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h", "wo", "ffn.lin2", "w2",
-    "output.dense", NOT + "attention.output.dense",
+    "down_proj", "fc2", "fc_out", "mlp.c_proj", "mlp.Wo", "dense_4h_to_h", "wo", "w2", "ffn.2",
+    "ffn.lin2", "ffn_output", "feed_forward.output", "output.dense", NOT + "attention.output.dense",
 )  # fmt: skip
 
 
@@ -60,22 +60,39 @@ def select(
             f"are called {_called(module for module in geometry.modules if module.linear)}"
         )
     if not found:
-        raise ConfigError(
-            f"no module of this model is named by {_written(pattern)}; its modules are called "
-            f"{_called(geometry.modules)}"
-        )
+        raise _nothing(geometry, pattern)
     return found
 
 
 def _named(geometry: Geometry, pattern: str | Sequence[str], seed: int) -> tuple[Module, ...]:
     linear = [module for module in geometry.modules if module.linear]
     if pattern == LAST_LAYER:
-        last = max((_layer(module) for module in linear), default=-1)
-        return tuple(module for module in linear if _layer(module) == last)
+        layers = [place for module in linear if (place := _layer(module)) is not None]
+        return tuple(module for module in linear if layers and _layer(module) == layers[-1])
     if isinstance(pattern, str) and pattern.startswith(RANDOM):
         return _drawn(linear, pattern, seed)
+    if isinstance(pattern, str) and _is_list(pattern):
+        for name in _names(pattern):
+            if not any(_ends(module.name, [name.strip(NOT)]) for module in geometry.modules):
+                raise _nothing(geometry, name)
     matches = _Matcher(pattern)
     return tuple(module for module in geometry.modules if matches(module))
+
+
+def _is_list(pattern: str) -> bool:
+    """Whether it is names with commas between them, or one, and no word for many modules."""
+    return pattern not in (ALL, ALL_LINEAR) and bool(re.fullmatch(r"[\w.,\s!]+", pattern))
+
+
+def _names(pattern: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in pattern.split(","))
+
+
+def _nothing(geometry: Geometry, pattern: str | Sequence[str]) -> ConfigError:
+    return ConfigError(
+        f"no module of this model is named by {_written(pattern)}; its modules are called "
+        f"{_called(geometry.modules)}"
+    )
 
 
 def ends_feed_forward(module: Module) -> bool:
@@ -83,10 +100,11 @@ def ends_feed_forward(module: Module) -> bool:
     return _ends(module.name, FEED_FORWARD)
 
 
-def _layer(module: Module) -> int:
-    """The number of its layer; -1 outside all of them."""
-    numbers = [part for part in module.name.split(".") if part.isdecimal()]
-    return int(numbers[0]) if numbers else -1
+def _layer(module: Module) -> str | None:
+    """The name of its layer, up to the first number in it; ``None`` outside all of them."""
+    parts = module.name.split(".")
+    ends = [place for place, part in enumerate(parts, 1) if part.isdecimal()]
+    return ".".join(parts[: ends[0]]) if ends else None
 
 
 def _drawn(linear: Sequence[Module], pattern: str, seed: int) -> tuple[Module, ...]:
@@ -109,9 +127,9 @@ class _Matcher:
         self._ends: tuple[str, ...] | None = None
         if not isinstance(pattern, str):
             self._ends = tuple(pattern)
-        elif re.fullmatch(r"[\w.,\s!]+", pattern):
-            self._ends = tuple(name.strip() for name in pattern.split(","))
-        else:
+        elif _is_list(pattern):
+            self._ends = _names(pattern)
+        elif pattern not in (ALL, ALL_LINEAR):
             try:
                 self._expression = re.compile(pattern)
             except re.error as error:

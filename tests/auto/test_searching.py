@@ -18,6 +18,7 @@ from blackbox_delta.auto.asking import Asker
 from blackbox_delta.auto.searching import POPULATION, DeltaSearch, halves
 from blackbox_delta.auto.views import pool_of_views
 from blackbox_delta.backends.fake import FakeBackend
+from blackbox_delta.probing import PROBES
 from blackbox_delta.problem import Problem
 from blackbox_delta.tasks import draw_split, load_task
 from blackbox_delta.types import IntArray
@@ -30,13 +31,13 @@ def problem(shots: int) -> Problem:
     return problem_of(FakeBackend(), drawn, dimension=8)
 
 
-def begun(asker: Asker, whole: Problem) -> DeltaSearch:
+def begun(asker: Asker, whole: Problem, *, probing: bool = True) -> DeltaSearch:
     """A search around the default view, which was asked about everything."""
     first = pool_of_views(asker.backend, whole, 0, demonstrations=False)[0]
     seen = asker.fresh(first)
     asker.ask(seen, first.rows, references=True, purpose="views")
     assert first.frame is not None
-    return DeltaSearch(asker, seen, first.frame, "cma", 0)
+    return DeltaSearch(asker, seen, first.frame, "cma", 0, probing=probing)
 
 
 # ------------------------------------------------------------------------- halves
@@ -72,6 +73,17 @@ def test_a_search_asks_about_its_own_half_alone_and_is_judged_on_the_other() -> 
     for seen, told in zip(tuned, halves(asker.labels), strict=True):
         judged = np.flatnonzero(np.isfinite(seen.held_out[:, 0]))
         assert sorted([*told, *judged]) == list(range(len(asker.labels)))
+
+
+def test_steps_that_are_told_are_not_probed() -> None:
+    """A user's scale is the first step itself."""
+    backend, whole = Listening(), problem(6)
+    search = begun(asker_of(backend, whole), whole, probing=False)
+    queries = sum(need.queries for need in search.need())
+    backend.requests.clear()
+    next(search.looks())
+    assert not [each for each in backend.requests if each.candidates == PROBES]
+    assert queries == sum(each.queries for each in backend.requests)
 
 
 def test_labels_of_the_other_half_have_no_part_in_what_is_found(

@@ -246,6 +246,9 @@ def test_a_batch_of_several_kinds_keeps_its_candidates_together() -> None:
     [
         (lambda: made("lora", rank=0), "rank of lora is at least 1, not 0"),
         (lambda: made("sparse", entries=0), "entries of sparse is at least 1, not 0"),
+        (lambda: MODULE_DELTAS["sparse"].build(
+            [Module("a", 2048, 2048, True, 1.0, 1.0)], GEOMETRY, entries=10**9),
+         "entries = 1000000000 of sparse are 4194304 places"),
         (lambda: MODULE_DELTAS["sparse"].build(LINEAR, Geometry(MODULES)), "cannot be told"),
         (lambda: delta_from_config({"kind": "sparse", "entries": 1, "modules": []}, None, GEOMETRY),
          "incomplete"),

@@ -49,6 +49,20 @@ def test_the_last_layer_is_the_one_with_the_highest_number() -> None:
     }
 
 
+def test_the_last_layer_of_two_rows_is_the_decoders() -> None:
+    """Though the encoder may have more of them."""
+    names = [f"model.encoder.layers.{number}.fc2" for number in range(6)]
+    names += [f"model.decoder.layers.{number}.{name}" for number in (0, 1) for name in ("q", "fc2")]
+    geometry = Geometry(tuple(Module(name, 4, 4, True, 1.0, 1.0) for name in [*names, "pooler"]))
+    assert [module.name for module in select(geometry, "last-layer")] == names[-2:]
+
+
+def test_a_name_in_a_list_that_is_nobodys_is_told() -> None:
+    """A slip of the pen would leave modules out without a word."""
+    with pytest.raises(ConfigError, match="no module of this model is named by 'v_prjo'"):
+        select(GEOMETRY, "q_proj, v_prjo")
+
+
 def test_random_modules_follow_from_the_seed() -> None:
     drawn = [select(GEOMETRY, "random:5", seed) for seed in range(20)]
     assert drawn == [select(GEOMETRY, "random:5", seed) for seed in range(20)]
@@ -74,6 +88,9 @@ def test_numbers_that_cannot_be_drawn_are_refused(pattern: str) -> None:
         ("bert.encoder.layer.0.output.dense", True),
         ("bert.encoder.layer.0.attention.output.dense", False),
         ("encoder.block.0.layer.1.DenseReluDense.wo", True),
+        ("transformer.h.0.mlp.fc_out", True),
+        ("model.layers.0.mlp.Wo", True),
+        ("model.layers.0.attn.Wo", False),
     ],
 )
 def test_the_ends_of_feed_forward_blocks(name: str, expected: bool) -> None:

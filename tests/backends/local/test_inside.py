@@ -25,6 +25,7 @@ from changed_models import (
 from blackbox_delta.backends.local import LocalBackend
 from blackbox_delta.backends.local.batching import MemoryLimit
 from blackbox_delta.backends.local.inside import Inside
+from blackbox_delta.backends.local.passes import Passes
 from blackbox_delta.backends.local.terms import Factors
 from blackbox_delta.deltas import MODULE_DELTAS, LoRA, Prefix
 from blackbox_delta.deltas.targets import select
@@ -392,3 +393,36 @@ def test_a_model_may_change_what_it_is_given(tiny: Any) -> None:
         backend.score(request_for(SLOT, delta.select([row]))).label_logprobs for row in range(3)
     ]
     np.testing.assert_allclose(together, np.concatenate(alone), rtol=0, atol=1e-4)
+
+
+def test_beginnings_under_many_candidates_stay_within_the_limit(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long instruction has keys and values of its own under each candidate."""
+    backend = tiny("llama").wrap()
+    request = request_for(
+        lambda text: [
+            Words("read what follows with care, then answer: "),
+            Words(text),
+            AnswerSlot(),
+        ],
+        batch("lora", backend, 9),
+    )
+    whole = backend.score(request).label_logprobs
+    held: list[int] = []
+    opening = Passes.opening
+
+    def noted(passes: Passes, *given: Any) -> Any:
+        found = opening(passes, *given)
+        held.append(found.nbytes)
+        return found
+
+    monkeypatch.setattr(Passes, "opening", noted)
+    backend.score(request)
+    [together] = held
+    backend._limit._bytes = together // 3
+    parts = backend.score(request).label_logprobs
+
+    assert len(held) > 3
+    assert max(held[1:]) <= together // 3
+    np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-4)
