@@ -6,9 +6,11 @@ key, so errors are raised outside the handlers that caught them: they chain to n
 
 from __future__ import annotations
 
+import os
 import ssl
 import zlib
-from collections.abc import AsyncIterable, Callable, Generator, Mapping
+from collections.abc import AsyncIterable, Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import anyio
@@ -34,6 +36,9 @@ _KEEP_ALIVE_SECONDS = 4.0
 _ERROR_BYTES = 64 * 1024
 _ERROR_SECONDS = 5.0
 _MOST_REDIRECTS = 3
+#: What httpx takes from the environment.
+_CERTIFICATES: tuple[str, ...] = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+_PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
@@ -85,24 +90,25 @@ class Transport:
             max_keepalive_connections=connections,
             keepalive_expiry=_KEEP_ALIVE_SECONDS,
         )
-        if transport is None and is_loopback(self._base.host):
-            # Never through a proxy, which would be another machine.
-            transport = httpx.AsyncHTTPTransport(limits=limits)
         auth = _KeyAuth(self._base, secret, auth_header, auth_scheme) if secret else None
-        self._client = httpx.AsyncClient(
-            auth=auth,
-            params=dict(query or {}),
-            # Only what is decompressed here, under a limit.
-            headers={
-                "User-Agent": "blackbox-delta",
-                **(headers or {}),
-                "Accept-Encoding": "gzip",
-            },
-            timeout=httpx.Timeout(timeout, connect=min(_CONNECT_SECONDS, timeout / 2)),
-            follow_redirects=False,
-            limits=limits,
-            transport=transport,
-        )
+        with _surroundings():
+            if transport is None and is_loopback(self._base.host):
+                # Never through a proxy, which would be another machine.
+                transport = httpx.AsyncHTTPTransport(limits=limits)
+            self._client = httpx.AsyncClient(
+                auth=auth,
+                params=dict(query or {}),
+                # Only what is decompressed here, under a limit.
+                headers={
+                    "User-Agent": "blackbox-delta",
+                    **(headers or {}),
+                    "Accept-Encoding": "gzip",
+                },
+                timeout=httpx.Timeout(timeout, connect=min(_CONNECT_SECONDS, timeout / 2)),
+                follow_redirects=False,
+                limits=limits,
+                transport=transport,
+            )
 
     @property
     def base_url(self) -> str:
@@ -240,6 +246,26 @@ class Transport:
         if isinstance(error, httpx.TimeoutException):
             return Lost(f"no reply within {self._timeout:g} s", crowded=True)
         return Lost(f"the connection broke: {detail}")
+
+
+@contextmanager
+def _surroundings() -> Iterator[None]:
+    """Says what is wrong where a client cannot be made as the environment wants it.
+
+    Raises:
+        ConfigError: A proxy or certificates of the environment cannot be used. What a variable
+            holds is not shown: proxies have passwords.
+    """
+    try:
+        yield
+        return
+    except OSError:  # ssl's errors are such, too
+        names, wrong = _CERTIFICATES, "names no file of certificates that can be read"
+    except (ImportError, ValueError, TypeError, httpx.InvalidURL):
+        names, wrong = _PROXIES, "is no proxy that can be used: write it as http://host:port"
+    given = [name for name in os.environ if name.upper() in names]
+    named = " or ".join(given) or names[0]
+    raise ConfigError(f"the environment's {named} {wrong}, or unset it") from None
 
 
 class _KeyAuth(httpx.Auth):

@@ -575,3 +575,27 @@ def test_connecting_in_vain_shows_no_key_either(ask: Any) -> None:
         ask("http://127.0.0.1:9/v1")
     assert not [one for one in chain(caught.value) if type(one).__module__.startswith("http")]
     assert KEY not in repr(vars(Transport("https://example.com", secret=Secret(KEY))))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("HTTPS_PROXY", "foo://me:secret@proxy.invalid:1", "HTTPS_PROXY is no proxy"),
+        ("all_proxy", "socks4://me:secret@proxy.invalid:1", "all_proxy is no proxy"),
+        ("SSL_CERT_FILE", "/nowhere/secret.pem", "SSL_CERT_FILE names no file of certificates"),
+        ("SSL_CERT_FILE", "{junk}", "SSL_CERT_FILE names no file of certificates"),
+    ],
+)
+def test_what_the_environment_wants_and_cannot_be_is_told(
+    name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By the variable's name alone: proxies have passwords."""
+    junk = tmp_path / "secret.pem"
+    junk.write_text("junk")
+    for known in ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(known, raising=False)
+        monkeypatch.delenv(known.lower(), raising=False)
+    monkeypatch.setenv(name, value.format(junk=junk))
+    with pytest.raises(ConfigError, match=message) as caught:
+        Transport("https://api.example.com/v1", secret=None)
+    assert "secret" not in str(caught.value)
