@@ -113,7 +113,11 @@ def _at_modules(kind: str) -> Callable[[Backend, Template, Settings, str | None]
         made = MODULE_DELTAS[kind]
         told = settings.told(kind)
         geometry = _geometry(backend)
-        pattern = str(told.pop("targets", "")) or made.targets
+        pattern = told.pop("targets", made.targets)
+        if not pattern:
+            raise ConfigError("delta.targets names no modules; leave it out for the delta's own")
+        if isinstance(pattern, int):
+            raise ConfigError(f"delta.targets is a pattern of modules' names, not {pattern}")
         modules = select(geometry, pattern, settings.seed, matrices=made.needs_matrices)
         own = {name: _whole(name, value) for name, value in told.items()}
         if "seed" in made.defaults:

@@ -13,6 +13,7 @@ from blackbox_delta.optimizers import OF_PARTS, EggRoll
 from blackbox_delta.settings import Settings
 from blackbox_delta.slices import consecutive
 from blackbox_delta.subspaces import (
+    MAX_DIMENSION,
     MOST_DENSE,
     BlockSubspace,
     LearnedSubspace,
@@ -109,8 +110,19 @@ def _in_stages(deltas: Sequence[Delta], settings: Settings) -> Callable[[Delta],
     """Makes frames in which each stage has numbers of z, and a random subspace, of its own."""
     if settings.subspace is not None or settings.subspace_from is not None:
         raise ConfigError("stages have a subspace each; leave subspace and subspace_from out")
+    if wanted := _MADE_FOR.get(settings.optimizer):
+        raise ConfigError(
+            f"the optimizer {settings.optimizer!r} is made for the subspace {wanted!r}, and stages "
+            "have random ones of their own; take another optimizer, or deltas at the same time: "
+            f"{settings.delta.replace(',', '+')}"
+        )
     sizes = zip(*(_stage_lengths(delta, settings) for delta in deltas), strict=True)
     stages = tuple(_dimension(min(each), settings) for each in sizes)
+    if sum(stages) > MAX_DIMENSION:
+        raise ConfigError(
+            f"{len(stages)} stages of dimension {', '.join(map(str, stages))} are more than "
+            f"{MAX_DIMENSION} together; give at most {MAX_DIMENSION // len(stages)}"
+        )
 
     def make(delta: Delta) -> Frame:
         groups, scale = _stage_lengths(delta, settings), _scale(delta, settings)

@@ -75,8 +75,9 @@ def find_starts(
         return _shipped(able, settings, options, pairs)
     if plain and (able.chat or not init.startswith(TEXT)):
         raise UnsupportedError(
-            f"{backend.name} takes no soft prompts, so nothing can start from {init!r}; leave "
-            "soft_init out, or give a template with the words that you want"
+            f"no soft prompt is tuned here, by {settings.delta} on {backend.name}, so nothing can "
+            f"start from {init!r}; leave soft_init out, or give a template with the words that you "
+            "want"
         )
     return [_with_words(source, init, plain)]
 

@@ -154,7 +154,8 @@ def _by_row(value: Any) -> bool:
     if not isinstance(value, torch.Tensor) or value.ndim < 2:
         return False
     if value.ndim == 2:
-        return len(value) > ROWS and len(value) % ROWS == 0
+        # Rows and tokens in one; an expert that some tokens go to has fewer of them.
+        return len(value) >= ROWS * TOKENS and len(value) % ROWS == 0
     return len(value) == ROWS
 
 

@@ -53,7 +53,7 @@ class AtModule:
         return replace(self, held=of_tensors.selected(self.held, candidates))
 
     def tensors(self, like: torch.Tensor) -> Tensors:
-        """Each (λ, …), in the precision and on the device of ``like``; scales as what is beyond one."""
+        """Each (λ, …), as ``like`` is in precision and device; scales as what is beyond one."""
         return {what: _made(what, self.held[name], like) for what, name in self.names.items()}
 
     def shared(self) -> Tensors:
