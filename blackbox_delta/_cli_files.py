@@ -40,15 +40,19 @@ def stdin() -> TextIO:
     return stream
 
 
-def check_output(output: Path | None, read: Mapping[str, Path | None]) -> None:
+def check_output(
+    output: Path | None, read: Mapping[str, Path | None], *, keep: bool = False
+) -> None:
     """Makes sure that writing a file destroys nothing that is still needed.
 
     Args:
         output: The file; ``None`` for stdout.
         read: What the command reads, by what messages call it; ``None`` for what it does not read.
+        keep: As it will be given to :func:`written`.
 
     Raises:
-        ConfigError: The output is one of these, or part of a run folder.
+        ConfigError: The output is one of these, or part of a run folder, or what is to be kept
+            after a failure would take the place of what an earlier one left.
     """
     if output is None or _is_special(output):
         return
@@ -62,6 +66,18 @@ def check_output(output: Path | None, read: Mapping[str, Path | None]) -> None:
     if is_part_of_run(output):
         raise ConfigError(
             f"{output} is part of a run, which would be destroyed; name another file to write"
+        )
+    if keep:
+        _check_partial(partial_path(_behind_links(output)))
+
+
+def _check_partial(partial: Path) -> None:
+    # Names that are too long are not there, and a link that leads nowhere is.
+    if os.path.lexists(partial):
+        raise ConfigError(
+            f"{partial} is there already: it holds what was answered before an earlier command "
+            "failed, and would be lost if this one fails too; rename or remove it, or add "
+            "--cache FILE, which keeps what is answered"
         )
 
 
@@ -78,7 +94,8 @@ def written(output: Path | None, *, keep: bool = False) -> Iterator[IO[str]]:
 
     Args:
         output: The file; ``None`` for stdout, which gets everything at once.
-        keep: Leave what was written before a failure in :func:`partial_path`, and say so on stderr.
+        keep: Leave what was written before a failure in :func:`partial_path`, and say so on stderr;
+            :func:`check_output` makes sure that nothing is there.
 
     Raises:
         ConfigError: The file cannot be written.
@@ -86,8 +103,7 @@ def written(output: Path | None, *, keep: bool = False) -> Iterator[IO[str]]:
     if output is None:
         yield typer.get_text_stream("stdout", encoding="utf-8")
         return
-    # What is behind a link is replaced, not the link.
-    target = output if _is_special(output) else Path(os.path.realpath(output))
+    target = output if _is_special(output) else _behind_links(output)
     scratch = target if target is output else scratch_path(target)
     try:
         with scratch.open("w", encoding="utf-8") as stream:
@@ -106,6 +122,11 @@ def _is_special(path: Path) -> bool:
     """Whether it is there and no ordinary file: a pipe or a device, of which nothing is lost."""
     # Unlike Path's own, these take a name that is too long for one that is not there.
     return os.path.exists(path) and not os.path.isfile(path)  # noqa: PTH110, PTH113
+
+
+def _behind_links(output: Path) -> Path:
+    """What is replaced; a link itself stays."""
+    return Path(os.path.realpath(output))
 
 
 def _is_same(one: Path, other: Path) -> bool:
@@ -127,8 +148,10 @@ def _leave(scratch: Path, target: Path, keep: bool) -> None:
         return
     with suppress(OSError):
         if keep and scratch.stat().st_size:
-            partial = scratch.replace(partial_path(target))
-            typer.echo(f"What was answered is in {partial}.", err=True)
+            partial = partial_path(target)
+            # One that another command left meanwhile is not replaced either.
+            left = scratch if os.path.lexists(partial) else scratch.replace(partial)
+            typer.echo(f"What was answered is in {left}.", err=True)
         else:
             scratch.unlink()
 

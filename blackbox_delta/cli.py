@@ -249,12 +249,14 @@ def predict(
     from blackbox_delta.display import answer_display
     from blackbox_delta.tasks import read_texts
 
-    check_output(output, {"the input": None if file == "-" else Path(file), "the cache": cache})
+    # The cache holds all that is answered, and more of it whenever the same command goes on.
+    keep, source = cache is None, None if file == "-" else Path(file)
+    check_output(output, {"the input": source, "the cache": cache}, keep=keep)
     examples = read_texts(stdin() if file == "-" else file, columns)
     with (
         stoppable(_GOES_ON if cache else _PAID, _err),
         loaded(run, place, None, base_url, key, cache, _err) as tuned,
-        written(output, keep=True) as stream,
+        written(output, keep=keep) as stream,
         # On the same terminal a bar would be drawn over the answers.
         answer_display(_err, len(examples), hidden=stream.isatty()) as tell,
     ):

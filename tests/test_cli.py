@@ -16,6 +16,7 @@ from sklearn.metrics import accuracy_score
 from typer.testing import CliRunner, Result
 
 from blackbox_delta import __version__
+from blackbox_delta._cli_files import written
 from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.cli import app
 from blackbox_delta.errors import BackendError
@@ -737,11 +738,58 @@ def test_an_output_is_replaced_once_it_is_whole(
     assert output.read_text() == "precious\n"
     lines = partial.read_text().splitlines()
     assert [json.loads(line)["text"] for line in lines] == [f"film {n}" for n in range(128)]
-    assert run(*command).exit_code == 0
+    assert run(*command, "--cache", tmp_path / "cache").exit_code == 0
     assert output.read_text().startswith(partial.read_text())
     assert len(output.read_text().splitlines()) == 300
     assert output.stat().st_mode & 0o777 == 0o600
     assert not list(tmp_path.glob(".*"))
+
+
+def test_what_an_earlier_failure_left_is_never_replaced(
+    finished: Path, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    output, cache = tmp_path / "link", tmp_path / "cache"
+    output.symlink_to(tmp_path / "there" / "answers.jsonl")
+    partial = tmp_path / "there" / "answers.jsonl.partial"
+    command = ["predict", finished, many, "--output", output]
+    monkeypatch.setattr("blackbox_delta.backends.fake.FakeBackend", BreaksDown)
+    failed(run(*command))
+    left = partial.read_text()
+    # Fails earlier than the first time, and would leave less.
+    monkeypatch.setattr(BreaksDown, "at", "film 1")
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeBackend, "score", spend)
+        message = " ".join(failed(run(*command)).split())
+    assert f"{partial} is there already: it holds what was answered before" in message
+    assert "rename or remove it, or add --cache FILE" in message
+    # A cache keeps what is answered, so that the same command goes on as often as it takes.
+    for _ in range(2):
+        assert "the model broke down" in failed(run(*command, "--cache", cache))
+    assert partial.read_text() == left
+    partial.unlink()
+    monkeypatch.setattr(BreaksDown, "at", "film 200")
+    failed(run(*command))
+    assert partial.read_text() == left
+
+
+def test_what_another_command_left_meanwhile_is_not_replaced_either(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, partial = tmp_path / "answers", tmp_path / "answers.partial"
+
+    def interrupted() -> None:
+        with written(output, keep=True) as stream:
+            stream.write("mine\n")
+            partial.write_text("theirs\n")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert partial.read_text() == "theirs\n"
+    [left] = set(tmp_path.iterdir()) - {partial}
+    assert left.read_text() == "mine\n"
+    assert f"What was answered is in {left}." in capsys.readouterr().err
 
 
 def test_nothing_is_left_of_an_output_without_answers(

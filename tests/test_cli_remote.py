@@ -368,8 +368,12 @@ def test_a_repeated_prediction_pays_for_nothing_twice(
     predict = ["predict", finished[0], texts, "--base-url", one.url, "--output", output]
     message = failed(run(*predict))
     assert "With --cache FILE, what is answered is paid once" in message
-    assert len((tmp_path / "answers.jsonl.partial").read_text().splitlines()) == 128
+    partial = tmp_path / "answers.jsonl.partial"
+    left = partial.read_text()
+    assert len(left.splitlines()) == 128
     one.answered.clear()
+    assert "is there already" in failed(run(*predict))
+    assert not one.answered
     message = " ".join(failed(run(*predict, "--cache", cache)).split())
     assert f"answered is in {cache}: the same command goes on" in message
     assert one.answered.total() >= 128
@@ -379,6 +383,7 @@ def test_a_repeated_prediction_pays_for_nothing_twice(
     assert max(one.answered.values()) == 1
     assert len(output.read_text().splitlines()) == 140
     assert one.answered.total() == 140
+    assert partial.read_text() == left
     # Anybody who shares the file is spared them too.
     again = run("predict", finished[0], texts, "--base-url", one.url, "--cache", cache)
     assert again.stdout == output.read_text()
