@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from blackbox_delta._cli_groups import Place
 from blackbox_delta._cli_models import Source
 from blackbox_delta._cli_options import ModelOption
 from blackbox_delta._cli_server import Server
-from blackbox_delta.errors import ConfigError
+from blackbox_delta.errors import ConfigError, RemoteError
 from blackbox_delta.tasks import Columns
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _run(grid: Grid, source: Source, out: Path) -> None:
     from blackbox_delta.compare.report import Report
     from blackbox_delta.compare.watching import watching
 
-    with source.opened(_err) as backend, watching(_err, len(grid)) as watcher:
+    with source.opened(_err) as backend, _advised(), watching(_err, len(grid)) as watcher:
         report = Report(Comparison(grid, backend, out, watcher).run())
         name = backend.name
     seeds = ", ".join(map(str, grid.seeds))
@@ -113,6 +114,16 @@ def _run(grid: Grid, source: Source, out: Path) -> None:
         f"{name}, {grid.shots} training examples per class, seeds {seeds}, {tested} test examples"
     )
     _show(report, heading, publish(report, heading, out))
+
+
+@contextmanager
+def _advised() -> Iterator[None]:
+    """Says with an error of the server's that nothing is lost."""
+    try:
+        yield
+    except RemoteError:
+        _err.print("Stopped; when that is mended, the same command goes on.")
+        raise
 
 
 def _show(report: Report, heading: str, files: Sequence[Path]) -> None:

@@ -13,7 +13,15 @@ from blackbox_delta.compare.contract import Step, Trial
 from blackbox_delta.compare.memory import PeakMemory
 from blackbox_delta.compare.methods import Contender, Rates
 from blackbox_delta.compare.store import Store
-from blackbox_delta.errors import BlackBoxDeltaError, ConfigError, DataError, UnsupportedError
+from blackbox_delta.errors import (
+    BlackBoxDeltaError,
+    ConfigError,
+    DataError,
+    JournalError,
+    RejectedError,
+    RemoteError,
+    UnsupportedError,
+)
 from blackbox_delta.tasks import (
     DEFAULT_STARTS,
     FewShotSplit,
@@ -150,7 +158,11 @@ class Comparison:
 
         Raises:
             BlackBoxDeltaError: Splits of the grid's shots cannot be drawn, a method's packages are
-                missing, or the folder cannot be used. What a method raises is its refusal.
+                missing, or the folder cannot be used. What a method raises is its refusal, but for
+                what follows.
+            RemoteError: The server fails, or does not accept the key. What it does not do of a
+                method's requests (:class:`RejectedError`) is that method's refusal.
+            JournalError: Replies that are kept are damaged, or cannot be written.
         """
         self._check()
         self._store.prepare()
@@ -248,7 +260,18 @@ class Comparison:
                 measured = cell.method.run(trial, step)
             return cell.found(measured, memory.bytes)
         except BlackBoxDeltaError as error:
+            if _ends_all(error):
+                raise
             return cell.refused(str(error))
+
+
+def _ends_all(error: BlackBoxDeltaError) -> bool:
+    """Whether it is no matter of one method: every cell that is left would end like that.
+
+    What a server understands and does not do is: a prompt may be too long for it.
+    """
+    failed = isinstance(error, RemoteError | JournalError)
+    return failed and not isinstance(error, RejectedError)
 
 
 def _refused(position: Position, reason: str) -> Finding:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from comparing import films
+from faulty_server import Fault, FaultyServer, healthy
 from typer.testing import CliRunner, Result
 
 from blackbox_delta.backends.fake import FakeBackend
@@ -111,6 +112,31 @@ def test_the_same_command_goes_on(
     again = compare(data, tmp_path, "--methods", QUICK)
     assert len(asked) == before
     assert again.stdout == done.stdout
+
+
+def test_a_server_that_fails_ends_the_comparison(data: Path, tmp_path: Path) -> None:
+    with FaultyServer() as server:
+        arguments = ["--base-url", server.url, "--shots", 4, "--seeds", "13,21", "--max-test", 20]
+        command = ["compare", "--data", data, *arguments, "--methods", QUICK, "--out", tmp_path]
+
+        def start() -> Result:
+            return CliRunner().invoke(app, [str(each) for each in command])
+
+        # It answers the first cell, and nothing afterwards.
+        server.plan = lambda *_: Fault.REDIRECT if [*tmp_path.glob("cells/*.json")] else None
+        stopped = start()
+        assert "redirects to another server" in " ".join(failed(stopped).split())
+        assert "Stopped; when that is mended, the same command goes on." in stopped.stderr
+        assert "not applied" not in stopped.stderr
+        assert not (tmp_path / "cells.csv").exists()
+        [finished] = (tmp_path / "cells").iterdir()
+        before = finished.read_bytes()
+        server.plan = healthy
+        done = start()
+        assert done.exit_code == 0, done.output
+        assert "Not applied" not in done.stdout
+        assert len(cells(tmp_path)) == 8
+        assert finished.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,16 @@ from blackbox_delta.compare.grid import Comparison, Grid, Position, shared_templ
 from blackbox_delta.compare.methods import Contender, Rates
 from blackbox_delta.compare.specs import Spec
 from blackbox_delta.compare.store import Store
-from blackbox_delta.errors import ConfigError, DataError, RunError
+from blackbox_delta.errors import (
+    AuthorisationError,
+    BlackBoxDeltaError,
+    ConfigError,
+    DataError,
+    JournalError,
+    RejectedError,
+    RemoteError,
+    RunError,
+)
 from blackbox_delta.tasks import TaskData
 from blackbox_delta.types import Backend, Capabilities, Json
 
@@ -231,6 +240,33 @@ def test_what_was_refused_is_tried_again(tmp_path: Path) -> None:
     run(grid(contender(Stub(act=refuse))), tmp_path)
     found = run(grid(contender(Stub())), tmp_path)
     assert [each.refusal for each in found] == [None, None]
+
+
+@pytest.mark.parametrize("error", [RemoteError, AuthorisationError, JournalError])
+def test_what_every_method_would_meet_ends_the_comparison(
+    error: type[BlackBoxDeltaError], tmp_path: Path
+) -> None:
+    def act(trial: Trial) -> None:
+        if trial.seed == 21:
+            raise error("no credit left")
+
+    stub, watcher = Stub(), Silent()
+    with pytest.raises(error, match="no credit left"):
+        run(grid(contender(replace(stub, act=act, trials=stub.trials))), tmp_path, None, watcher)
+    assert watcher.ended == ["films stub seed 13: done"]
+    assert len(list((tmp_path / "cells").iterdir())) == 1
+    found = run(grid(contender(stub)), tmp_path)
+    assert [trial.seed for trial in stub.trials] == [13, 21, 21]
+    assert [each.refusal for each in found] == [None, None]
+
+
+def test_what_a_server_does_not_do_for_a_method_is_its_refusal(tmp_path: Path) -> None:
+    def act(_trial: Trial) -> None:
+        raise RejectedError("the prompt is too long")
+
+    found = run(grid(contender(Stub(act=act), "long"), contender(Stub())), tmp_path)
+    said = "the prompt is too long"
+    assert [each.refusal for each in found] == [said, said, None, None]
 
 
 @pytest.mark.parametrize("bad", [np.zeros((10, 3)), np.zeros((9, 2)), np.full((10, 2), np.nan)])
