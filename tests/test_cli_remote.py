@@ -429,8 +429,9 @@ def test_a_dry_run_sends_nothing(
     assert f"Assumed: {toy_server.url}: completions API, tier top-tokens" in done.stdout
     found = report(finished[0])
     assert re.search(rf"search\s+{found['calls']}\s+{found['queries']}\s", done.stdout)
-    assert re.search(r"test\s+1\s+20\s", done.stdout)
-    assert re.search(r"together\s+4\s+44\s.*\$0\.0", done.stdout)
+    assert found["test_queries"] == TESTED
+    assert re.search(rf"test\s+1\s+{TESTED}\s", done.stdout)
+    assert re.search(rf"together\s+4\s+{ALL}\s.*\$0\.0", done.stdout)
     assert "Tokens are estimated" in done.stdout
 
 

@@ -64,7 +64,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "members": LIBRARY | {"problem"},
     "artifact": LIBRARY | {"problem", "members"},
     "earlier": LIBRARY | {"problem", "artifact"},
-    "tuner": LIBRARY | {"problem", "members"},
+    "tuner": LIBRARY | {"problem", "members", "report"},
     "auto": LIBRARY | {"problem", "members", "tuner", "report"},
     "runs": LIBRARY | {"artifact"},
     "report": LIBRARY | {"problem", "members"},
