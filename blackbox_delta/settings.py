@@ -34,6 +34,11 @@ DELTA_KINDS: dict[str, tuple[str, ...]] = {
     "sparse": ("entries", "targets"),
 }
 """Kinds of delta, and what each can be told."""
+#: Settings that one recipe reads, beside those that all do.
+_OF_RECIPE: dict[str, tuple[str, ...]] = {
+    "auto": ("without", "max_queries_per_example"),
+    "search": ("objective", "population"),
+}
 #: What ``auto`` can do without.
 PARTS = ("words", "anchors", "demonstrations", "search", "rewritings")
 
@@ -195,15 +200,19 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _known_to_the_recipe(self) -> Self:
         """What the recipe would not look at is refused rather than left unheard."""
-        if self.recipe == "auto":
-            if len(self.delta_stages) > 1:
-                raise ValueError(
-                    f"delta = '{self.delta}': stages are for the recipe 'search'; for 'auto' join "
-                    "them with +"
-                )
-            for name in ("objective", "population"):
-                if getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f"{name} is for the recipe 'search'; leave it out for 'auto'")
+        if self.recipe == "auto" and len(self.delta_stages) > 1:
+            raise ValueError(
+                f"delta = '{self.delta}': stages are for the recipe 'search'; for 'auto' join "
+                "them with +"
+            )
+        for recipe, names in _OF_RECIPE.items():
+            for name in names if recipe != self.recipe else ():
+                # "" leaves nothing out, which is the default too.
+                default = type(self).model_fields[name].default
+                if (getattr(self, name) or default) != default:
+                    raise ValueError(
+                        f"{name} is for the recipe '{recipe}'; leave it out for '{self.recipe}'"
+                    )
         return self
 
     @property

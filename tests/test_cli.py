@@ -153,11 +153,17 @@ def test_tune_reports_what_it_wrote_down(data: Path, tmp_path: Path) -> None:
     assert f"Next: blackbox-delta predict {tmp_path / 'run'} FILE" in done.stdout
 
 
-def test_tune_passes_every_setting_on(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"recipe": "auto", "without": "search, anchors", "max_queries_per_example": 3},
+        {"recipe": "search", "population": 6, "objective": "hinge"},
+    ],
+    ids=lambda own: own["recipe"],
+)
+def test_tune_passes_every_setting_on(own: Json, data: Path, tmp_path: Path) -> None:
     given = {
-        "recipe": "search",
-        "without": "search, anchors",
-        "max_queries_per_example": 3,
+        **own,
         "shots": 5,
         "seed": 7,
         "budget": "40 calls",
@@ -168,9 +174,7 @@ def test_tune_passes_every_setting_on(data: Path, tmp_path: Path) -> None:
         "subspace": "uniform",
         "scale": 0.5,
         "optimizer": "random",
-        "population": 6,
         "head": "plain",
-        "objective": "hinge",
         "max_test": 9,
         "price_in": 0.25,
         "price_out": 1.5,
@@ -181,8 +185,10 @@ def test_tune_passes_every_setting_on(data: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     written = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
     words = {"positive": "great", "negative": "terrible"}
-    assert written == {**given, "label_words": words, "delta_settings": None, "subspace_from": None}
-    assert set(written) == set(Settings.model_fields)
+    told = {**given, "label_words": words, "delta_settings": None, "subspace_from": None}
+    assert written == {**Settings().model_dump(), **told}
+    others = {"without", "max_queries_per_example", "population", "objective"} - set(own)
+    assert set(told) | others == set(Settings.model_fields)
 
 
 def test_settings_come_from_a_file_and_options_win(data: Path, tmp_path: Path) -> None:

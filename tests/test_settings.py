@@ -143,3 +143,13 @@ def test_what_auto_would_not_look_at_is_refused(name: str, value: object) -> Non
         Settings.of({name: value})
     assert getattr(Settings.of({name: value, "recipe": "search"}), name) == value
     assert Settings.of(Settings().model_dump()) == Settings()
+
+
+@pytest.mark.parametrize(("name", "value"), [("without", "words"), ("max_queries_per_example", 1)])
+def test_what_search_would_not_look_at_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} is for the recipe 'auto'; leave .* 'search'"):
+        Settings.of({name: value, "recipe": "search"})
+    assert getattr(Settings.of({name: value}), name) == value
+    defaults = Settings(recipe="search")
+    assert Settings.of(defaults.model_dump()) == defaults
+    assert Settings.of({"recipe": "search", "without": ""}).left_out == set()
