@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blackbox_delta.deltas import TEXT, SoftPrompt
+from blackbox_delta.deltas import TEXT, Prefix, SoftPrompt
 from blackbox_delta.deltas.soft_prompt import one_each
-from blackbox_delta.errors import UnsupportedError
+from blackbox_delta.errors import ConfigError, UnsupportedError
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import (
     DEFAULT_STARTS,
     VIEW_STARTS,
     VIEW_STARTS_PAIR,
+    Template,
     Verbalizer,
     default_template,
 )
@@ -61,6 +62,8 @@ def find_starts(
 
     Raises:
         UnsupportedError: There is no delta, and no place for words.
+        ConfigError: Nothing starts from what is given.
+        TemplateError: The template cannot be read.
     """
     able, options = backend.capabilities, ", ".join(verbalizer.words)
     plain = _plain(able, settings)
@@ -68,6 +71,8 @@ def find_starts(
     if init is not None:
         init = init.replace("{options}", options).replace("\\n", "\n")
     if settings.template is not None:
+        if init is not None:
+            _check_read(settings, settings.template, init, plain)
         own = [Start(settings.template, init)]
         return own if init is not None else own + _other_views(able, settings, options, pairs)
     source = default_template(pairs, chat=plain and able.chat)
@@ -80,6 +85,23 @@ def find_starts(
             "want"
         )
     return [_with_words(source, init, plain)]
+
+
+def _check_read(settings: Settings, source: str, init: str, plain: bool) -> None:
+    """Makes sure that a slot of one's own template, or a prefix, starts from what is given."""
+    prefix = Prefix.kind in settings.delta_kinds
+    if Template.parse(source).slots or (prefix and init.startswith(TEXT)):
+        return
+    if prefix:
+        advice = f"a prefix starts from words alone: {TEXT}WORDS"
+    elif plain:
+        advice = "write the words that you want into it, and leave soft_init out"
+    else:
+        advice = "write {soft} where the soft prompt is to stand, or leave soft_init out"
+    raise ConfigError(
+        f"nothing starts from soft_init = {settings.soft_init!r}, for the template has no {{soft}} "
+        f"slot; {advice}"
+    )
 
 
 def _other_views(able: Capabilities, settings: Settings, options: str, pairs: bool) -> list[Start]:

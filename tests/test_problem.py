@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from importlib.resources import files
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from blackbox_delta._problem_starts import Start, find_starts
 from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.errors import (
     BackendError,
@@ -279,6 +281,38 @@ def test_without_a_slot_only_the_output_side_is_left(accepts: set[str]) -> None:
     assert problem.start is None
     assert problem.delta(np.zeros(20)) is None
     assert not any(isinstance(s, SoftSlot) for p in problem.train.prompts for s in p.segments)
+
+
+@pytest.mark.parametrize("init", ["text:foo bar", "random", "zero"])
+@pytest.mark.parametrize(
+    ("accepts", "delta", "advice"),
+    [
+        ({"soft-prompt"}, "soft-prompt", "write {soft} where the soft prompt is to stand"),
+        (set(), "soft-prompt", "write the words that you want into it"),
+        ({"soft-prompt", "lora"}, "lora", "write the words that you want into it"),
+    ],
+)
+def test_a_start_that_nothing_reads_is_refused(
+    init: str, accepts: set[str], delta: str, advice: str
+) -> None:
+    backend = FakeBackend(accepts=accepts)
+    said = re.escape(f"nothing starts from soft_init = '{init}'") + ".*no {soft} slot; " + advice
+    # Braces that the model is to read are no slot.
+    for template in ("{text} It is {label}", "{text} {{soft}} It is {label}"):
+        with pytest.raises(ConfigError, match=said):
+            build(backend, template=template, delta=delta, soft_init=init)
+
+
+def test_a_prefix_starts_from_words_without_a_slot() -> None:
+    verbalizer = Verbalizer.build(TASK.labels, None)
+
+    def starts(init: str) -> list[Start]:
+        given = {"template": "{text} It is {label}", "delta": "prefix", "soft_init": init}
+        return find_starts(FakeBackend(), Settings.of(given), verbalizer, pairs=False)
+
+    assert [start.words for start in starts("text:so it was")] == ["so it was"]
+    with pytest.raises(ConfigError, match="a prefix starts from words alone: text:WORDS"):
+        starts("zero")
 
 
 class MaskedLike(FakeBackend):
