@@ -95,6 +95,7 @@ def tune(
         result = build_result(backend, chosen, budget, found, test)
         result["train_n"] = len(split.train)
         result["known_in_test"] = split.known_in_test
+        result["test_seed"] = split.seed if split.test_seed is None else split.test_seed
         result["seconds"] = time.perf_counter() - began
         artifact = Artifact.of(backend, found.members, found.sharpness)
         if run:

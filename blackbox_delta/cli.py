@@ -226,7 +226,9 @@ def evaluate(
         stoppable(_GOES_ON if cache else _PAID, _err),
         loaded(run, place, model, base_url, key, cache, _err) as tuned,
     ):
-        seed = tuned.result.get("seed", Settings().seed)
+        # Runs of earlier versions do not tell the sample's; an artifact alone has no result.
+        seed: int = tuned.result.get("seed", Settings().seed)
+        seed = tuned.result.get("test_seed", seed)
         show_metrics(_out, tuned.evaluate(sample_test(examples, seed, max_test)))
 
 

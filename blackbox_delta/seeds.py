@@ -125,7 +125,8 @@ def draw_splits(task: TaskData, settings: Settings, seeds: int) -> list[FewShotS
     if seeds < 1:
         raise ConfigError(f"the number of seeds must be at least 1, not {seeds}")
     drawn = [draw_for(task, settings, seed) for seed in range(settings.seed, settings.seed + seeds)]
-    return [replace(split, test=drawn[0].test) for split in drawn]
+    first = drawn[0]
+    return [replace(split, test=first.test, test_seed=first.seed) for split in drawn]
 
 
 def folder_name(seed: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.cli import app
 from blackbox_delta.errors import BackendError
 from blackbox_delta.settings import Settings
-from blackbox_delta.types import Json, ScoreRequest, Scores, Sink
+from blackbox_delta.tasks import load_task, sample_test
+from blackbox_delta.types import Example, Json, ScoreRequest, Scores, Sink
 
 PROGRAM = [sys.executable, "-c", "from blackbox_delta.cli import main; main()"]
 GREAT = ["great", "good", "wonderful", "love", "best", "fun"]
@@ -437,6 +439,45 @@ def test_the_recommended_seed_is_the_one_to_predict_with(over_seeds: tuple[Path,
     assert run("predict", folder, stdin="a great film").exit_code == 0
     message = failed(run("predict", out, stdin="a great film"))
     assert f"several seeds; name one of them, such as {folder}" in message
+
+
+def test_eval_scores_the_sample_of_all_seeds(
+    data: Path, over_seeds: tuple[Path, Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = over_seeds[0] / "seed-14"
+    drawn: list[tuple[Example, ...]] = []
+    found = result_of(folder)
+
+    def sample(examples: tuple[Example, ...], seed: int, limit: int | None) -> tuple[Example, ...]:
+        drawn.append(sample_test(examples, seed, limit))
+        return drawn[-1]
+
+    monkeypatch.setattr("blackbox_delta.tasks.sample_test", sample)
+    done = run("eval", folder, "--data", data, "--max-test", 20)
+    assert done.exit_code == 0, done.output
+    test = load_task(data).test
+    assert drawn.pop() == sample_test(test, 13, 20) != sample_test(test, 14, 20)
+    assert re.search(rf"accuracy\s+{found['test_accuracy']:.3f}\s", done.stdout)
+
+
+def test_eval_draws_with_the_own_seed_of_a_run_that_does_not_tell_the_sample_s(
+    data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_folder = tmp_path / "run"
+    shutil.copytree(finished, run_folder)
+    result = json.loads((run_folder / "result.json").read_text())
+    assert result.pop("test_seed") == 13
+    (run_folder / "result.json").write_text(json.dumps(result))
+    seeds: list[int] = []
+
+    def sample(examples: tuple[Example, ...], seed: int, limit: int | None) -> tuple[Example, ...]:
+        seeds.append(seed)
+        return sample_test(examples, seed, limit)
+
+    monkeypatch.setattr("blackbox_delta.tasks.sample_test", sample)
+    done = run("eval", run_folder, "--data", data, "--max-test", 3)
+    assert done.exit_code == 0, done.output
+    assert seeds == [13]
 
 
 def test_seeds_are_resumed_and_may_become_more(

@@ -57,6 +57,7 @@ PROMISED = [
     "shots",
     "train_n",
     "known_in_test",
+    "test_seed",
     "baseline_accuracy",
     "test_accuracy",
     "test_n",

@@ -50,10 +50,11 @@ def steady(result: Json) -> Json:
 def test_each_seed_is_a_run_of_its_own_with_the_first_ones_test_part(finished: SeedsResult) -> None:
     assert finished.result["seeds"] == SEEDS
     for seed, model in zip(SEEDS, finished.models, strict=True):
-        split = replace(draw_split(TASK, 2, seed), test=FIRST.test)
+        split = replace(draw_split(TASK, 2, seed), test=FIRST.test, test_seed=FIRST.seed)
         alone = tune(FakeBackend(), split, **{**SMALL, "seed": seed})
         assert time_free(model.result) == time_free(alone.result)
         assert model.result["seed"] == seed
+        assert model.result["test_seed"] == FIRST.seed
 
 
 def test_scores_are_summed_up(finished: SeedsResult) -> None:

@@ -88,7 +88,8 @@ class Grid:
         """
         pool = task if shots is None or task.dev is not None else replace(task, dev=task.train)
         drawn = draw_split(pool, shots or self.shots, seed)
-        return replace(drawn, test=sample_test(task.test, self.test_seed, self.max_test))
+        test = sample_test(task.test, self.test_seed, self.max_test)
+        return replace(drawn, test=test, test_seed=self.test_seed)
 
     def places(self) -> Iterator[Position]:
         """Every cell's, in the order in which they are worked on."""

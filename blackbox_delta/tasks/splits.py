@@ -26,6 +26,7 @@ class FewShotSplit:
         test: The test part or a sample of it, in its own order; never seen by the search.
         shots: k; where the classes differ in size, that of the smallest.
         seed: What it was drawn with.
+        test_seed: What a sample of the test part was drawn with; ``None`` for the same.
     """
 
     train: tuple[Example, ...]
@@ -33,6 +34,7 @@ class FewShotSplit:
     test: tuple[Example, ...]
     shots: int
     seed: int
+    test_seed: int | None = None
 
     @property
     def known_in_test(self) -> int:
