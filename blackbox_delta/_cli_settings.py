@@ -10,7 +10,7 @@ from typing import Any
 from blackbox_delta._cli_group import Group, make_option
 from blackbox_delta._settings_file import read_settings
 from blackbox_delta.errors import ConfigError
-from blackbox_delta.settings import Settings
+from blackbox_delta.settings import PARTS, Settings
 from blackbox_delta.tasks import parse_words
 
 _TASK, _RECIPE = "The task", "The recipe"
@@ -73,7 +73,7 @@ _SETTINGS = {
     ),
     "without": (
         _RECIPE,
-        "Parts that auto leaves out: words, anchors, demonstrations, search; commas between them.",
+        f"Parts that auto leaves out: {', '.join(PARTS)}; commas between them.",
     ),
     "max_queries_per_example": (
         _RECIPE,

@@ -21,7 +21,7 @@ from blackbox_delta._cli_files import written
 from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.cli import app
 from blackbox_delta.errors import BackendError
-from blackbox_delta.settings import Settings
+from blackbox_delta.settings import PARTS, Settings
 from blackbox_delta.tasks import load_task, sample_test
 from blackbox_delta.types import Example, Json, ScoreRequest, Scores, Sink
 
@@ -129,6 +129,12 @@ def test_the_help_shows_every_setting_with_its_default() -> None:
         row = rows["--set" if name == "delta_settings" else "--" + name.replace("_", "-")]
         if field.default is not None:
             assert f"[default: {field.default}]" in row
+
+
+def test_the_help_names_all_parts_that_can_be_left_out() -> None:
+    done = CliRunner().invoke(app, ["tune", "--help"], env={"COLUMNS": "300"})
+    [row] = [line for line in ESCAPES.sub("", done.output).splitlines() if "│ --without" in line]
+    assert ", ".join(PARTS) in row
 
 
 def test_the_version_is_the_package_s() -> None:
