@@ -9,6 +9,9 @@ READY := .venv/ready
 # Real inference servers, each in an environment of its own.
 VLLM := .servers/vllm
 LLAMA_CPP := .servers/llama-cpp
+# Where these servers listen: make vllm PORT=8000. 0 takes a free port, another one each time. What
+# the environment says is not heeded: many programs read a variable of that name.
+PORT := 0
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench clean servers vllm llama-cpp
@@ -35,10 +38,10 @@ bench: $(READY)  ## measure speed, optimizers and accuracy (two hours)
 servers: $(VLLM)/ready  ## set up the vLLM server that the tests use (3.5 GB)
 
 vllm: $(READY) $(VLLM)/ready  ## start a real vLLM server with a small model
-	$(BIN)/python servers/launch.py vllm
+	$(BIN)/python servers/launch.py vllm --port $(PORT)
 
 llama-cpp: $(READY) $(LLAMA_CPP)/ready  ## build (20 minutes) and start llama.cpp's server
-	$(BIN)/python servers/launch.py llama-cpp
+	$(BIN)/python servers/launch.py llama-cpp --port $(PORT)
 
 clean:  ## remove everything that the other targets made
 	rm -rf .venv .servers build dist *.egg-info demo-run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -216,6 +217,25 @@ def test_a_port_that_is_taken_is_refused(launch: Callable[..., Launched], sharin
         code, stderr = launch("--port", str(port)).output()
     assert code == 1
     assert stderr == f"port {port} cannot be used: Address already in use\n"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("server", ["vllm", "llama-cpp"])
+def test_make_passes_a_port_on(server: str) -> None:
+    def started(*given: str) -> str:
+        command = ["make", "--dry-run", "--no-print-directory", *given, server]
+        # Ready, as far as make can see: only what starts the server is of interest.
+        ready = [".venv/ready", f".servers/{server}/ready"]
+        marks = [part for path in ready for part in ("--assume-old", path)]
+        # Nothing of the make that may have started these tests.
+        env = {"PATH": os.environ["PATH"], "PORT": "7"}
+        said = subprocess.check_output([*command, *marks], text=True, cwd=SERVERS.parent, env=env)
+        return said.splitlines()[-1]
+
+    launcher = f".venv/bin/python servers/launch.py {server}"
+    assert started("PORT=8000") == f"{launcher} --port 8000"
+    # Another one each time, whatever the environment says for other programs.
+    assert started() == f"{launcher} --port 0"
 
 
 def test_a_port_can_be_named(launch: Callable[..., Launched]) -> None:
