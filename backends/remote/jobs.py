@@ -11,7 +11,7 @@ from blackbox_delta.backends.remote.asking import Asking
 from blackbox_delta.backends.remote.http.exchange import Job
 from blackbox_delta.backends.remote.inputs import Inputs
 from blackbox_delta.backends.remote.wires.readings import Reading
-from blackbox_delta.backends.remote.wires.wire import Wire, WireReply
+from blackbox_delta.backends.remote.wires.wire import Answer, Wire, WireReply
 from blackbox_delta.types import ScoreRequest
 
 Pair: TypeAlias = tuple[int, int]
@@ -24,7 +24,8 @@ class PartReply:
     Attributes:
         pairs: The candidates and prompts it is about.
         readings: One a pair.
-        tokens: Prompt tokens of each pair, as the server counts them where it does.
+        tokens: Prompt tokens of each pair, as the server counts them where it does; zeros are taken
+            for no count.
         computed: Those of them that it did not take from its cache, where it tells.
         output_tokens: Tokens that it wrote for each pair; the most that it may have written where
             it does not tell.
@@ -81,7 +82,8 @@ def _job(
     def read(payload: Any) -> PartReply:
         reply = wire.read(payload, asking.ask, len(pairs))
         readings = tuple(asking.rule(answer) for answer in reply.answers)
-        tokens = shares(counts, sum(counts) if reply.prompt_tokens is None else reply.prompt_tokens)
+        # No prompt is empty: a server that counts none does not count.
+        tokens = shares(counts, reply.prompt_tokens or sum(counts))
         computed = _computed(reply, tokens)
         return PartReply(pairs, readings, tokens, computed, _written(reply, len(pairs), written))
 
@@ -94,10 +96,15 @@ def _computed(reply: WireReply, tokens: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _written(reply: WireReply, pairs: int, most: int) -> tuple[int, ...]:
-    if reply.output_tokens is None:
+    told = reply.output_tokens
+    if told is None or (told == 0 and any(map(_says_something, reply.answers))):
         # Free is the one thing that they are not.
         return (most,) * pairs
-    return shares([1] * pairs, reply.output_tokens)
+    return shares([1] * pairs, told)
+
+
+def _says_something(answer: Answer) -> bool:
+    return bool(answer.text or answer.top or answer.labels)
 
 
 def shares(weights: Sequence[int], total: int) -> tuple[int, ...]:

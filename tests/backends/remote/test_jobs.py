@@ -17,9 +17,11 @@ from blackbox_delta.backends.remote.http.failures import BrokenReply
 from blackbox_delta.backends.remote.jobs import jobs, shares
 from blackbox_delta.backends.remote.wires.readings import Exact
 from blackbox_delta.backends.remote.wires.wire import Answer, Ask, Form, Input, WireReply
+from blackbox_delta.backends.remote.wires.written import Written
 from blackbox_delta.types import AnswerSlot, DeltaBatch, Prompt, ScoreRequest, Words
 
 ASKING = Asking(Ask("m", label_ids=(1, 2)), Exact())
+ASKING_WORDS = Asking(Ask("m", max_tokens=16), Written(("a", "b")))
 
 
 class EchoInputs:
@@ -47,9 +49,10 @@ class EchoWire:
         return {"prompts": list(prompts), "form": form, "ids": list(ask.label_ids or ())}
 
     def read(self, payload: Any, ask: Ask, count: int) -> WireReply:
-        if len(payload["answers"]) != count:
+        answers = tuple(Answer("", labels=tuple(one)) for one in payload.get("answers", ()))
+        answers += tuple(map(Answer, payload.get("texts", ())))
+        if len(answers) != count:
             raise BrokenReply("too few")
-        answers = tuple(Answer("", labels=tuple(one)) for one in payload["answers"])
         return WireReply(answers, payload.get("in"), payload.get("out"), payload.get("cached"))
 
 
@@ -96,7 +99,21 @@ def test_what_a_server_does_not_tell_is_estimated_or_the_most_that_it_may_be() -
     part = job.read({"answers": [[-1.0, -1.0]] * 4})
     assert part.tokens == part.computed == (1, 1, 2, 2)
     assert part.output_tokens == (2, 2, 2, 2)
-    assert sum(job.read({"answers": [[-1.0, -1.0]] * 4, "out": 0}).output_tokens) == 0
+
+
+def test_zeros_are_no_count_where_something_was_read_and_written() -> None:
+    """Gateways fill the usage that they are not told with zeros; budgets would never end."""
+    [job] = jobs(request(2, 2), EchoWire(), ASKING, EchoInputs(), 4, 2)
+    part = job.read({"answers": [[-1.0, -1.0]] * 4, "in": 0, "out": 0, "cached": 0})
+    assert part.tokens == part.computed == (1, 1, 2, 2)
+    assert part.output_tokens == (2, 2, 2, 2)
+
+
+def test_an_answer_of_no_tokens_is_free() -> None:
+    [job] = jobs(request(1, 1), EchoWire(), ASKING_WORDS, EchoInputs(), 4, 16)
+    assert job.read({"texts": [""], "out": 0}).output_tokens == (0,)
+    assert job.read({"texts": ["a"], "out": 0}).output_tokens == (16,)
+    assert job.read({"texts": ["a"], "out": 3}).output_tokens == (3,)
 
 
 def test_more_cached_than_sent_is_all_cached() -> None:
