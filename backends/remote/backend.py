@@ -106,6 +106,8 @@ class RemoteBackend:
     def identity(self) -> Mapping[str, str]:
         """Everything besides the request that determines a reply."""
         access = self._access
+        # Only where there is something to tell: what was answered before stays known by its name.
+        drawn = {} if access.temperature else {"temperature": "the server's own"}
         return {
             "endpoint": self._connection.base_url,
             "model": self._model,
@@ -120,6 +122,7 @@ class RemoteBackend:
             "neighbours": str(self._neighbours),
             "bias": str(access.asks_bias),
             "table": self._table.digest if self._table else "",
+            **drawn,
         }
 
     @property
@@ -300,7 +303,8 @@ def adapted(offer: Offer, access: Access, *, named: bool) -> Offer:
         named: Whether the label words' token ids can be known. Otherwise tokens are asked for as
             text, of which two may look the same and count as one.
     """
-    offer = replace(offer, max_top_k=access.max_top_k, batch=access.batch)
+    temperature = offer.temperature and access.temperature
+    offer = replace(offer, max_top_k=access.max_top_k, batch=access.batch, temperature=temperature)
     return offer if named else replace(offer, ids_as_text=False, may_be_fewer=True)
 
 

@@ -116,6 +116,7 @@ class Access(_Checked):
         exact_tokens: Whether prompt tokens can be counted beforehand.
         tokens_per_byte: Prompt tokens for a byte of text, where they cannot.
         overhead: Prompt tokens that every request has beside its text, likewise.
+        temperature: Whether a temperature of 0 is sent; reasoning models refuse it.
     """
 
     preset: str
@@ -130,6 +131,7 @@ class Access(_Checked):
     exact_tokens: bool = False
     tokens_per_byte: float = Field(default=0.22, gt=0, allow_inf_nan=False)
     overhead: float = Field(default=4.0, ge=0, allow_inf_nan=False)
+    temperature: bool = True
 
     @property
     def asks_top(self) -> int:

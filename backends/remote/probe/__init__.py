@@ -9,7 +9,7 @@ from blackbox_delta.backends.remote.connection import Connection
 from blackbox_delta.backends.remote.embeddings.table import TableFile, open_table
 from blackbox_delta.backends.remote.endpoint import TIERS, Access, Endpoint, Tier
 from blackbox_delta.backends.remote.probe import soundings
-from blackbox_delta.backends.remote.probe.inquiry import SHORT, Finding, Inquiry
+from blackbox_delta.backends.remote.probe.inquiry import Finding, Inquiry
 from blackbox_delta.backends.remote.probe.measurements import measure
 from blackbox_delta.backends.remote.wires.offers import Offer, Preset
 from blackbox_delta.backends.remote.wires.presets import PRESETS, preset_of_owner
@@ -104,6 +104,7 @@ class _Prober:
             bias=bias,
             batch=min(offer.batch, BATCH),
             max_length=self._max_length,
+            temperature=offer.temperature,
             **soundings.find_token_counts(inquiry, offer),
         )
         tier = self._choose_tier(embeds, label_ids or bias > 0, top_k)
@@ -178,7 +179,7 @@ class _Prober:
         """The first of the preset's APIs that answers."""
         refusals = []
         for offer in self._inquiry.endpoint.offers(self._inquiry.preset):
-            outcome = self._inquiry.ask(offer, SHORT)
+            offer, outcome = soundings.find_temperature(self._inquiry, offer)
             if isinstance(outcome, WireReply):
                 self._inquiry.say("API", offer.wire, good=True)
                 return offer

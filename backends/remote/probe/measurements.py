@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from blackbox_delta.backends.remote.probe.inquiry import LONG, SHORT, Inquiry
 from blackbox_delta.backends.remote.probe.questions import Question
@@ -45,7 +46,8 @@ def _measure_chat_template(inquiry: Inquiry, offer: Offer) -> None:
     chats = [other for other in inquiry.preset.offers if other.wire == "chat"]
     if offer.wire == "chat" or not chats:
         return
-    if isinstance(inquiry.ask(chats[0], SHORT), WireReply):
+    chat = replace(chats[0], temperature=offer.temperature)
+    if isinstance(inquiry.ask(chat, SHORT), WireReply):
         inquiry.say("chat template", "this API does not apply the model's own; --api chat does")
 
 

@@ -25,6 +25,26 @@ _UNLIKELY = (1000, 2000)
 _BIAS = 10.0
 
 
+def find_temperature(inquiry: Inquiry, offer: Offer) -> tuple[Offer, WireReply | str]:
+    """The reply to the short text, and the offer that it came on: without a temperature if need be.
+
+    Reasoning models refuse any but their own, and then draw what they write.
+    """
+    outcome = inquiry.ask(offer, SHORT)
+    if isinstance(outcome, WireReply) or "temperature" not in outcome.lower():
+        return offer, outcome
+    without = replace(offer, temperature=False)
+    again = inquiry.ask(without, SHORT)
+    if not isinstance(again, WireReply):
+        return offer, f"{outcome}; without it: {again}"
+    inquiry.say(
+        "temperature",
+        "0 is refused: what it writes is drawn, and may differ when a question is put again",
+        good=False,
+    )
+    return without, again
+
+
 def find_top_k(inquiry: Inquiry, offer: Offer) -> int:
     """The most top tokens that are really returned."""
     for top_k in _TOP_KS:

@@ -520,6 +520,7 @@ def test_everything_that_changes_replies_is_in_the_identity(opened: Open) -> Non
         {"max_top_k": 10},
         {"label_ids": False},
         {"label_ids": False, "bias": 10.0},
+        {"temperature": False},
     ]
     seen = [json.dumps(dict(opened(**{**base, **one}).identity)) for one in changes]
     assert len(set(seen)) == len(seen)

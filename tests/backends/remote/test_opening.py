@@ -117,6 +117,21 @@ def test_what_a_probe_says_is_said(server: ModelServer) -> None:
         open_remote("toy", Endpoint(base_url=server.url, tier="embeddings"))
 
 
+def test_a_temperature_that_was_refused_is_never_sent_again(
+    server: ModelServer, folder: Path
+) -> None:
+    """Neither by the run nor by whoever opens what it saved."""
+    server.refuses = {"temperature"}
+    first = open_remote(None, Endpoint(base_url=server.url, embeddings=str(folder)))
+    second = reopen("toy", first.address)
+    server.requests.clear()
+    request = ScoreRequest([Prompt((Words("so"), AnswerSlot()))], (" great", " terrible"))
+    for backend in (first, second):
+        assert backend.score(request).usage.queries == 1
+        backend.close()
+    assert [("temperature" in body) for body in server.bodies()] == [False, False]
+
+
 ADDRESS = {
     "endpoint": {"base_url": URL},
     "access": {"preset": "vllm", "api": "completions", "tier": "text"},

@@ -279,6 +279,32 @@ def test_an_api_that_the_server_does_not_have(ask: Ask) -> None:
         ask(preset="vlm")
 
 
+@pytest.mark.parametrize("api", ["completions", "chat"])
+def test_a_model_that_refuses_a_temperature_is_asked_without(
+    server: ModelServer, ask: Ask, api: str
+) -> None:
+    server.refuses = {"temperature"}
+    result = ask(api=api)
+    assert not result.access.temperature
+    said, good = found(result)["temperature"]
+    assert said.startswith("0 is refused")
+    assert good is False
+    path = "/v1/completions" if api == "completions" else "/v1/chat/completions"
+    assert ["temperature" in body for body in server.bodies(path)].count(True) == 1
+    server.refuses = ()
+    assert ask(api=api).access.temperature
+    assert "temperature" not in found(ask(api=api))
+
+
+def test_what_is_refused_with_and_without_a_temperature_is_told_twice(
+    server: ModelServer, ask: Ask
+) -> None:
+    with pytest.raises(RemoteError, match="`temperature-1` does.*; without it: .* does not exist"):
+        ask("temperature-1", preset="openai", api="chat", table=None)
+    sent = server.bodies("/v1/chat/completions")
+    assert ["temperature" in body for body in sent] == [True, False]
+
+
 # ------------------------------------------------------------------------ models
 
 
