@@ -56,7 +56,8 @@ def probe(endpoint: Endpoint, model: str | None = None, table: TableFile | None 
         AuthorisationError: It does not accept the key.
         ConfigError: The endpoint makes no sense, or several models are served and none was named.
         ModelError: The embedding table cannot be read, or belongs to another model.
-        UnsupportedError: It lacks the tier that the endpoint asks for.
+        UnsupportedError: It lacks the tier that the endpoint asks for, or text is all that it gives
+            and it gives none.
     """
     if table is None and endpoint.embeddings is not None:
         table = open_table(endpoint.embeddings)
@@ -108,6 +109,8 @@ class _Prober:
             **soundings.find_token_counts(inquiry, offer),
         )
         tier = self._choose_tier(embeds, label_ids or bias > 0, top_k)
+        if tier == "text":
+            soundings.check_writes(inquiry, offer)
         measure(inquiry, offer)
         return Probe(
             inquiry.endpoint,

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from blackbox_delta.backends.remote.asking import WRITTEN_TOKENS
 from blackbox_delta.backends.remote.embeddings.table import TableFile
 from blackbox_delta.backends.remote.embeddings.torch_file import embeds_field
 from blackbox_delta.backends.remote.probe.inquiry import LONG, SHORT, Inquiry, distance, token_ids
 from blackbox_delta.backends.remote.wires.offers import Offer
 from blackbox_delta.backends.remote.wires.server_tokenizer import ServerTokenizer
 from blackbox_delta.backends.remote.wires.wire import WireReply
-from blackbox_delta.errors import ModelError, RemoteError
+from blackbox_delta.errors import ModelError, RemoteError, UnsupportedError
 
 #: How far two ways to the same log-probability may differ, in nats, where the server computes in
 #: bf16. Embeddings of another model differ by far more.
@@ -155,6 +156,27 @@ def find_embeds(inquiry: Inquiry, offer: Offer, top_k: int) -> bool:
         )
     inquiry.say(what, f"accepted, equal to text within {difference:.3f}", good=True)
     return True
+
+
+def check_writes(inquiry: Inquiry, offer: Offer) -> None:
+    """Makes sure that the model writes something within the tokens that a run lets it write.
+
+    Raises:
+        UnsupportedError: It writes nothing, or is not asked for so many.
+    """
+    outcome = inquiry.ask(offer, SHORT, max_tokens=WRITTEN_TOKENS)
+    where = f"{inquiry.model!r} at {inquiry.connection.base_url}"
+    if not isinstance(outcome, WireReply):
+        raise UnsupportedError(f"{where} gives no answer of {WRITTEN_TOKENS} tokens: {outcome}")
+    [answer] = outcome.answers
+    if answer.text.strip():
+        return
+    # It is the server's word, and may be anything.
+    why = f" (finish_reason: {inquiry.connection.tidy(answer.ended)})" if answer.ended else ""
+    raise UnsupportedError(
+        f"{where} writes nothing within {WRITTEN_TOKENS} tokens{why}, as models do that think "
+        "before they answer; choose a model, or a setting of the server, that answers at once"
+    )
 
 
 def find_token_counts(inquiry: Inquiry, offer: Offer) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from blackbox_delta.backends.remote.http.failures import BrokenReply
@@ -74,9 +75,9 @@ def read_choices(
             if ask.logprobs
             else []
         )
-        answers[index] = strict.answer(
-            text_of(choice, where), tokens, ask, offer.may_be_fewer, where
-        )
+        answer = strict.answer(text_of(choice, where), tokens, ask, offer.may_be_fewer, where)
+        ended = choice.get("finish_reason")
+        answers[index] = replace(answer, ended=ended) if isinstance(ended, str) else answer
     if len(answers) < count:
         raise BrokenReply(f"there are {len(answers)} answers to {count} prompts")
     return WireReply(

@@ -91,11 +91,13 @@ class Answer:
         text: What it wrote.
         top: The likeliest first tokens, likeliest first, distinct, at most ``Ask.top_k``.
         labels: Log-probabilities in the order of ``Ask.label_ids``; ``None`` if not asked.
+        ended: Why it stopped writing, in the server's word; ``None`` where the wire does not tell.
     """
 
     text: str
     top: tuple[Token, ...] = ()
     labels: tuple[float, ...] | None = None
+    ended: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,8 @@ class ModelServer(FaultyServer):
         missing: Paths that it does not have.
         pages: Paths at which it answers with a web page.
         context: The longest prompt that it takes, in tokens.
+        silent: Whether it writes nothing that a client gets to see.
+        finish: Why it says that it stopped writing.
     """
 
     tiny: TinyModel = None  # type: ignore[assignment]
@@ -128,6 +130,8 @@ class ModelServer(FaultyServer):
     missing: Collection[str] = ()
     pages: Collection[str] = ()
     context: int | None = None
+    silent: bool = False
+    finish: str = "length"
 
     def bodies(self, path: str = "/v1/completions") -> list[Json]:
         """The JSON of all requests to a path so far."""
@@ -210,8 +214,8 @@ class ModelServer(FaultyServer):
             lifted -= np.logaddexp.reduce(lifted)
             best = int(lifted.argmax())
             values = lifted if self.lifts else values
-            choice = {"index": index, "finish_reason": "length"}
-            text = self._name(best, {})
+            choice = {"index": index, "finish_reason": self.finish}
+            text = "" if self.silent else self._name(best, {})
             choice |= {"message": {"content": text}} if chat else {"text": text}
             choice["logprobs"] = self._logprobs(values, best, request, chat)
             choices.append(choice)

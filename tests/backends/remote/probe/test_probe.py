@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 from faulty_server import Fault, FaultyServer, scripted
+from toy_api import BadRequestError
 
 from blackbox_delta.backends.remote import Endpoint
+from blackbox_delta.backends.remote.asking import WRITTEN_TOKENS
 from blackbox_delta.backends.remote.probe import Probe, probe
 from blackbox_delta.backends.remote.probe.inquiry import distance
 from blackbox_delta.backends.remote.wires.wire import Answer, Token
@@ -277,6 +279,56 @@ def test_an_api_that_the_server_does_not_have(ask: Ask) -> None:
         ask(api="sglang", preset="vllm")
     with pytest.raises(ConfigError, match="no preset 'vlm'"):
         ask(preset="vlm")
+
+
+@pytest.mark.parametrize("api", ["completions", "chat"])
+@pytest.mark.parametrize(
+    ("server_has", "tier"), [({"refuses": {"logprobs"}}, None), ({}, "text")], ids=str
+)
+def test_a_model_that_writes_nothing_is_of_no_use_on_the_text_tier(
+    server: ModelServer, ask: Ask, api: str, server_has: Any, tier: str | None
+) -> None:
+    for name, value in server_has.items():
+        setattr(server, name, value)
+    assert ask(api=api, tier=tier, table=None).access.tier == "text"
+    server.silent = True
+    with pytest.raises(UnsupportedError, match="'toy' at .* writes nothing .*: length.*at once"):
+        ask(api=api, tier=tier, table=None)
+    path = "/v1/completions" if api == "completions" else "/v1/chat/completions"
+    assert server.bodies(path)[-1]["max_tokens"] == WRITTEN_TOKENS
+
+
+def test_where_log_probabilities_come_nothing_need_be_written(
+    server: ModelServer, ask: Ask
+) -> None:
+    server.silent = True
+    assert ask(table=None).access.tier == "label-logprobs"
+
+
+def test_a_model_that_may_not_write_as_much_as_a_run_lets_it(
+    server: ModelServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = ModelServer._reply
+
+    def reply(self: ModelServer, path: str, request: Any, sequences: Any) -> Any:
+        if request["max_tokens"] > 1:
+            raise BadRequestError("max_tokens is too large")
+        return original(self, path, request, sequences)
+
+    monkeypatch.setattr(ModelServer, "_reply", reply)
+    with pytest.raises(UnsupportedError, match="no answer of 16 tokens: refused: .*too large"):
+        ask(tier="text", table=None)
+
+
+def test_why_a_model_stopped_may_be_anything(
+    server: ModelServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.key, server.silent, server.finish = KEY, True, f"\x1b[31m{KEY}\n"
+    monkeypatch.setenv("MY_KEY", KEY)
+    with pytest.raises(UnsupportedError, match="writes nothing") as caught:
+        ask(tier="text", table=None, key_env="MY_KEY")
+    assert KEY not in str(caught.value)
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("api", ["completions", "chat"])
