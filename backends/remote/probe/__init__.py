@@ -8,6 +8,7 @@ from typing import Any
 from blackbox_delta.backends.remote.connection import Connection
 from blackbox_delta.backends.remote.embeddings.table import TableFile, open_table
 from blackbox_delta.backends.remote.endpoint import TIERS, Access, Endpoint, Tier
+from blackbox_delta.backends.remote.http.failures import FailedError
 from blackbox_delta.backends.remote.probe import soundings
 from blackbox_delta.backends.remote.probe.inquiry import Finding, Inquiry
 from blackbox_delta.backends.remote.probe.measurements import measure
@@ -82,6 +83,8 @@ class _Prober:
         self._named = preset is not None
         self._inquiry = Inquiry(endpoint, connection, preset or PRESETS["generic"], table)
         self._max_length: int | None = None
+        #: What to add where a model that the server does not list gives no answer.
+        self._unlisted = ""
 
     def run(self, model: str | None) -> Probe:
         """All steps, from what a server must have to what would be nice."""
@@ -145,9 +148,11 @@ class _Prober:
                 )
             [wanted] = names
         entry = next((one for one in listed if one.get("id") == wanted), None)
-        if entry is None and self._inquiry.preset.hosts:
-            # Deployments, prefixes and tags: these servers take other names than they list.
+        if entry is None and (self._inquiry.preset.hosts or not self._inquiry.preset.owned_by):
+            # Deployments, prefixes, tags, and gateways that pass on what they do not know: these
+            # servers take other names than they list.
             self._inquiry.say("model", f"{wanted} is not listed", good=False)
+            self._unlisted = f"; {wanted!r} is not among its models: {_short_list(names)}"
             return wanted
         if entry is None:
             raise RemoteError(
@@ -182,12 +187,17 @@ class _Prober:
         """The first of the preset's APIs that answers."""
         refusals = []
         for offer in self._inquiry.endpoint.offers(self._inquiry.preset):
-            offer, outcome = soundings.find_temperature(self._inquiry, offer)
+            try:
+                offer, outcome = soundings.find_temperature(self._inquiry, offer)
+            except FailedError as error:
+                # Some break down over a model that they do not have.
+                raise RemoteError(f"{error}{self._unlisted}") from None
             if isinstance(outcome, WireReply):
                 self._inquiry.say("API", offer.wire, good=True)
                 return offer
             refusals.append(f"{offer.wire}: {outcome}")
-        raise RemoteError("no API of the server answers. " + "; ".join(refusals))
+        story = "no API of the server answers. " + "; ".join(refusals)
+        raise RemoteError(story + self._unlisted)
 
     def _choose_tier(self, embeds: bool, labels: bool, top_k: int) -> Tier:
         offered: dict[Tier, bool] = {

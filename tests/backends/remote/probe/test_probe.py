@@ -383,6 +383,28 @@ def test_some_services_take_other_names_than_they_list(server: ModelServer, ask:
         ask("toi", preset="openai", table=None)
 
 
+@pytest.mark.parametrize("preset", [None, "generic"])
+def test_a_gateway_of_an_unknown_kind_may_serve_what_it_does_not_list(
+    server: ModelServer, ask: Ask, preset: str | None
+) -> None:
+    server.owned_by, server.listed = "gateway", ["one", "two"]
+    result = ask("toy", preset=preset, table=None)
+    assert result.model == "toy"
+    assert found(result)["model"] == ("toy is not listed", False)
+    said = "`toi` does not exist.*; 'toi' is not among its models: one, two$"
+    with pytest.raises(RemoteError, match=f"no API of the server answers.*{said}"):
+        ask("toi", preset=preset, table=None)
+
+
+def test_a_gateway_may_break_down_over_what_it_does_not_serve(
+    server: ModelServer, ask: Ask
+) -> None:
+    server.owned_by, server.listed = "gateway", ["one"]
+    server.plan = lambda number, prompts: Fault.ERROR
+    with pytest.raises(RemoteError, match="HTTP 500.*; 'toy' is not among its models: one$"):
+        ask("toy", table=None)
+
+
 @pytest.mark.parametrize("listed", [None, ()])
 def test_a_server_that_lists_nothing(server: ModelServer, ask: Ask, listed: Any) -> None:
     server.listed = listed
