@@ -644,7 +644,7 @@ def test_what_cannot_work_sends_nothing(case: str, data: Path, server: FaultySer
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--model", "gpt"], "does not serve 'gpt'; it serves toy"),
+        (["--model", "gpt"], "'gpt' is not among its models: toy"),
         (["--tier", "embeddings"], "does not offer the tier 'embeddings'"),
         (["--template", "{text}{soft} {label}"], "takes no soft prompts"),
         (["--budget", 2], "budget of 2 calls is too small"),

@@ -184,7 +184,7 @@ def test_a_key_that_is_wrong_or_missing(
 
 def test_a_model_that_is_not_served(server: TableServer, data: Path) -> None:
     error = refused(command(data, server.url, "--model", "gpt-9"))
-    assert "does not serve 'gpt-9'; it serves toy" in error
+    assert "'gpt-9' is not among its models: toy" in error
     assert not server.received
 
 
