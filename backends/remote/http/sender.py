@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -24,10 +25,14 @@ from blackbox_delta.backends.remote.http.flow import AdaptiveLimit, Circuit, Out
 from blackbox_delta.backends.remote.http.replies import said_by
 from blackbox_delta.errors import RemoteError, SpentError
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 R = TypeVar("R")
 
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 1.0, 60.0
+#: A pause of more seconds than these, or one longer by as much, is told: else it looks like a hang.
+_LONG_PAUSE = 10.0
 _WHAT_NOW = "What was answered is kept: check the server, then resume"
 
 
@@ -67,7 +72,7 @@ class Sender:
         self._limit = AdaptiveLimit(concurrency)
         self._rates = Rates(requests_per_minute, tokens_per_minute)
         self._circuit = Circuit(clock)
-        self._paused_until = -math.inf
+        self._paused_until = self._told_until = -math.inf
 
     @property
     def limit(self) -> int:
@@ -115,7 +120,11 @@ class Sender:
         """
 
         async def attempt() -> R:
-            return await fetching()
+            try:
+                return await fetching()
+            except Refused as failure:
+                self._tell_pause(failure)
+                raise
 
         try:
             return await self._retrying(self._sleep)(attempt)
@@ -160,6 +169,19 @@ class Sender:
         asked = failure.retry_after if isinstance(failure, Refused) else None
         return (asked or 0.0) + float(self._rng.uniform(0, bound))
 
+    def _tell_pause(self, failure: Refused) -> None:
+        """Warns of a long pause, once: all that were in flight are told of the same one."""
+        seconds, now = failure.retry_after or 0.0, self._clock()
+        if now + seconds - max(now, self._told_until) <= _LONG_PAUSE:
+            return
+        self._told_until = now + seconds
+        logger.warning(
+            "%s asks for a pause of %.0f s: %s",
+            self._transport.base_url,
+            seconds,
+            failure.reason,
+        )
+
     def _learn(self, failure: Transient, seconds: float) -> None:
         """Draws the conclusions for all jobs from an attempt that failed after ``seconds``.
 
@@ -168,6 +190,7 @@ class Sender:
         """
         if isinstance(failure, Refused) and failure.retry_after is not None:
             # It is alive, and says when to come back.
+            self._tell_pause(failure)
             self._paused_until = max(self._paused_until, self._clock() + failure.retry_after)
         elif story := self._circuit.failed(failure.reason, seconds):
             raise RemoteError(f"{self._transport.base_url} {story}. {_WHAT_NOW}") from None

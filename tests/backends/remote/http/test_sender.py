@@ -217,6 +217,56 @@ def test_retry_after_is_the_least_and_holds_for_all(send: Any) -> None:
     assert run.lost == 0
 
 
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    said = [record.getMessage() for record in caplog.records]
+    caplog.clear()
+    return said
+
+
+def test_a_long_pause_is_told_once(send: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """However many requests are told of it, one after the other."""
+    pause = Refused("HTTP 429: quota", retry_after=30.0)
+    server = Server(sequence(pause), latency=lambda name, _attempt: 1 + name / 10)
+    run = send(server, jobs(8))
+    assert sorted(run.names) == list(range(8))
+    line = "https://toy.example/v1 asks for a pause of 30 s: HTTP 429: quota"
+    assert told(caplog) == [line]
+    send(Server(sequence(pause, pause)), jobs(1))
+    assert told(caplog) == [line, line]
+
+
+def test_a_pause_that_grows_is_told_again(send: Any, caplog: pytest.LogCaptureFixture) -> None:
+    server = Server(
+        lambda name, attempt: "ok" if attempt else Refused("429", retry_after=(12, 200)[name]),
+        latency=lambda name, _attempt: 1.0 + name,
+    )
+    send(server, jobs(2))
+    assert [line.split(": ")[1] for line in told(caplog)] == ["429", "429"]
+
+
+@pytest.mark.parametrize("seconds", [None, 0.0, 10.0])
+def test_a_short_pause_is_kept_in_silence(
+    send: Any, caplog: pytest.LogCaptureFixture, seconds: float | None
+) -> None:
+    send(Server(sequence(Refused("429", retry_after=seconds))), jobs(8))
+    assert told(caplog) == []
+
+
+def test_a_pause_before_anything_is_scored_is_told_too(
+    in_virtual_time: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A list of models may be what is refused."""
+    failures = [Refused("HTTP 429", retry_after=60.0)]
+
+    async def fetching() -> str:
+        if failures:
+            raise failures.pop()
+        return "models"
+
+    assert in_virtual_time(lambda: sender(Server()).fetch(fetching)) == "models"
+    assert told(caplog) == ["https://toy.example/v1 asks for a pause of 60 s: HTTP 429"]
+
+
 def test_after_a_pause_requests_are_spread_as_before(send: Any) -> None:
     """Also those that waited for their turn when the pause began, and when another one came."""
 
