@@ -12,7 +12,7 @@ from blackbox_delta.backends.remote.http.exchange import Job
 from blackbox_delta.backends.remote.inputs import Inputs
 from blackbox_delta.backends.remote.wires.readings import Reading
 from blackbox_delta.backends.remote.wires.wire import Answer, Wire, WireReply
-from blackbox_delta.types import ScoreRequest
+from blackbox_delta.types import Prompt, ScoreRequest, Words
 
 Pair: TypeAlias = tuple[int, int]
 
@@ -87,7 +87,14 @@ def _job(
         computed = _computed(reply, tokens)
         return PartReply(pairs, readings, tokens, computed, _written(reply, len(pairs), written))
 
-    return Job(wire.path, body, read, len(pairs), sum(counts))
+    def words() -> str:
+        return _words(request.prompts[pairs[0][1]])
+
+    return Job(wire.path, body, read, len(pairs), sum(counts), words if len(pairs) == 1 else None)
+
+
+def _words(prompt: Prompt) -> str:
+    return "".join(segment.text for segment in prompt.segments if isinstance(segment, Words))
 
 
 def _computed(reply: WireReply, tokens: tuple[int, ...]) -> tuple[int, ...]:

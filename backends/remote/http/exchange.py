@@ -17,6 +17,10 @@ class Posts(Protocol):
         """Where it sends to, for messages."""
         ...
 
+    def excerpt(self, text: str) -> str:
+        """Both ends of ``text`` in a form fit for a message, without the key."""
+        ...
+
     def tidy(self, text: str) -> str:
         """``text`` in a form fit for a message, without the key."""
         ...
@@ -36,6 +40,7 @@ class Job(Generic[T]):
         read: Makes the value of the reply's JSON; raises ``BrokenReply`` if it is not sound.
         queries: How many queries it would be billed as.
         tokens: Its prompt tokens, for the rate limit.
+        words: The text that it asks about, where it is one, told where the server refuses it.
     """
 
     path: str
@@ -43,6 +48,7 @@ class Job(Generic[T]):
     read: Callable[[Any], T]
     queries: int
     tokens: int
+    words: Callable[[], str] | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -18,6 +19,13 @@ _GAVE_UP = frozenset({408, 409})
 _OVERLOADED = frozenset({429, 503, 529})
 #: Replies that say: this is not done here. (501 is llama.cpp's, where it runs without something.)
 _REJECTED = frozenset({400, 404, 405, 413, 415, 422, 501})
+#: What is said where a text is refused, not a key.
+_MODERATED = re.compile(
+    r"content[ _-](management[ _-])?(policy|policies|filter)|moderat"
+    r"|(input|prompt|content|text|message|request)s? (is|was|were|has been|have been) flagged"
+    r"|flagged[ _](input|prompt|content|text)",
+    re.IGNORECASE,
+)
 _HINTS = {
     402: "the account has no credit left",
     404: "check the model's name and the base URL",
@@ -78,7 +86,7 @@ def _reason(name: str, words: str, secret: Secret | None) -> str:
 def _stands_for(
     status: int, code: str, reason: str, headers: Mapping[str, str], where: str
 ) -> Exception:
-    if status in (401, 403):
+    if status == 401 or (status == 403 and not _MODERATED.search(f"{code} {reason}")):
         return AuthorisationError(
             f"{where} does not accept the API key, or needs one ({reason}); "
             "check the key and what it may be used for"
@@ -88,7 +96,7 @@ def _stands_for(
     if status in _GAVE_UP or (status >= 500 and status not in _REJECTED):
         return Lost(reason, crowded=status == 504)
     hint = _HINTS.get(status)
-    kind = RejectedError if status in _REJECTED else RemoteError
+    kind = RejectedError if status in _REJECTED or status == 403 else RemoteError
     return kind(f"{where} refuses the request ({reason})" + (f"; {hint}" if hint else ""))
 
 

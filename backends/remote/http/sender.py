@@ -23,7 +23,7 @@ from blackbox_delta.backends.remote.http.failures import (
 )
 from blackbox_delta.backends.remote.http.flow import AdaptiveLimit, Circuit, Outcome, Rates
 from blackbox_delta.backends.remote.http.replies import said_by
-from blackbox_delta.errors import RemoteError, SpentError
+from blackbox_delta.errors import RejectedError, RemoteError, SpentError
 
 logger = logging.getLogger(__name__)
 
@@ -336,10 +336,13 @@ class _Batch(Generic[T]):
             value = job.read(await self._sender._transport.post(job.path, body))
             lost = False
             return value
-        except (Refused, RemoteError):
+        except (Refused, RemoteError) as error:
             lost = False
             self._sent -= job.queries
-            raise
+            if not isinstance(error, RejectedError) or job.words is None:
+                raise
+            text = self._sender._transport.excerpt(job.words())
+            raise RejectedError(f"{error}; it was asked about {text!r}") from None
         except BrokenReply as error:
             words, _ = said_by(error.error)
             story = self._sender._transport.tidy(f"{error}: {words}" if words else str(error))

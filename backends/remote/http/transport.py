@@ -39,6 +39,8 @@ _MOST_REDIRECTS = 3
 #: What httpx takes from the environment.
 _CERTIFICATES: tuple[str, ...] = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
+#: Characters of a refused text that a message shows of either end.
+_SHOWN = 60
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
@@ -118,6 +120,12 @@ class Transport:
     def tidy(self, text: str) -> str:
         """``text`` shortened, on one line, and without the key."""
         return tidy(text, self._secret, 300)
+
+    def excerpt(self, text: str) -> str:
+        """Both ends of ``text``, without the key: demonstrations come first, the question last."""
+        # Tidied before it is cut: half a key would not be recognised.
+        line = tidy(text, self._secret, len(text))
+        return line if len(line) <= 2 * _SHOWN else f"{line[:_SHOWN]} … {line[-_SHOWN:]}"
 
     async def get(self, path: str) -> Any:
         """The JSON that a GET answers.

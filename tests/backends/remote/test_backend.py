@@ -260,8 +260,12 @@ def test_a_text_that_is_too_long_is_cut_where_tokens_are_known(
         opened("label-logprobs", table=True, exact_tokens=True, max_length=32),
     ):
         assert backend.score(request).usage.tokens == 31
-    with pytest.raises(RejectedError, match="maximum context length is 32 tokens"):
+    with pytest.raises(RejectedError, match="maximum context length is 32 tokens") as caught:
         opened("label-logprobs", max_length=32).score(request)
+    start = "a film a film a film a film a film a film a film a film a fi"
+    end = "lm a film a film a film a film a film a film a film It was"
+    assert f"; it was asked about '{start} … " in str(caught.value)
+    assert str(caught.value).endswith(f"{end}'")
 
 
 # ------------------------------------------------------------------------ label words

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -21,6 +22,7 @@ from blackbox_delta.errors import (
     AuthorisationError,
     DataError,
     JournalError,
+    RejectedError,
     RemoteError,
     SpentError,
 )
@@ -52,6 +54,9 @@ class Server:
 
     def tidy(self, text: str) -> str:
         return text
+
+    def excerpt(self, text: str) -> str:
+        return f"{text[:5]} … {text[-5:]}"
 
     async def post(self, _path: str, body: bytes) -> Any:
         name, queries = json.loads(body)
@@ -325,6 +330,24 @@ def test_an_error_in_place_of_a_reply_is_quoted_as_messages_are(send: Any) -> No
     run = send(Discreet(), [Job("x", job(0).body, refuse, 1, 1)], attempts=2)
     assert "the reply carries an error: not for [key]" in str(run.error)
     assert run.sender.lost == 2
+
+
+def test_a_refusal_tells_which_text_is_refused(send: Any) -> None:
+    error = RejectedError("https://toy.example/v1 refuses the request (HTTP 400: content policy)")
+    server = Server(lambda name, _attempt: error if name == 2 else "ok")
+    asked = [replace(job(name), words=lambda at=name: f"text {at} of those") for name in range(4)]
+    run = send(server, asked, concurrency=1)
+    assert isinstance(run.error, RejectedError)
+    assert str(run.error) == f"{error}; it was asked about 'text  … those'"
+    assert (run.names, run.unanswered) == ([0, 1], [0])
+    # One of several texts is not told apart.
+    assert send(server, jobs(4), concurrency=1).error is error
+
+
+def test_other_errors_are_not_about_a_text(send: Any) -> None:
+    for error in (AuthorisationError("no key"), RemoteError("no credit")):
+        asked = [replace(job(0), words=lambda: "text")]
+        assert send(Server(sequence(error)), asked).error is error
 
 
 def test_the_circuit_opens_when_everything_fails(send: Any) -> None:

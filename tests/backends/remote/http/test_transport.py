@@ -103,6 +103,16 @@ def test_azure_style_keys_have_their_own_header_and_no_scheme(ask: Any) -> None:
     assert seen[0]["x-team"] == "a"
 
 
+@pytest.mark.parametrize("before", range(0, 130, 7))
+def test_an_excerpt_shows_both_ends_of_a_text_and_nothing_of_the_key(before: int) -> None:
+    transport = Transport("http://127.0.0.1:81/v1", secret=Secret(KEY))
+    shown = transport.excerpt(f"{'<' * before}{KEY}\x1b\n{'>' * (130 - before)}")
+    assert not any(KEY[at : at + 4] in shown for at in range(len(KEY) - 3))
+    assert shown.isprintable()
+    assert len(shown) <= 123
+    assert transport.excerpt("a  short\ntext") == "a short text"
+
+
 def test_text_and_models_can_be_fetched(ask: Any) -> None:
     with FaultyServer() as server:
         assert ask(server.url, "models", method="get")["data"][0]["id"] == "toy"
@@ -186,6 +196,30 @@ def test_loopback_servers_are_never_reached_through_a_proxy(
 def test_a_key_that_is_not_accepted_is_final(ask: Any, status: int) -> None:
     with pytest.raises(AuthorisationError, match=f"HTTP {status}: Unauthorized"):
         ask(**replying(status, json={"error": "Unauthorized"}))
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("Your chosen model requires moderation and your input was flagged for violence", 403),
+        ("The prompt violates our content policy", 403),
+        ("filtered", "content_filter"),
+        ("triggered Azure OpenAI's content management policy", "x"),
+    ],
+)
+def test_a_text_that_a_provider_does_not_want_is_no_matter_of_the_key(
+    ask: Any, words: str, code: int | str
+) -> None:
+    error = {"message": words, "code": code}
+    with pytest.raises(RejectedError, match=f"refuses the request .HTTP 403: {words}") as caught:
+        ask(**replying(403, json={"error": error}))
+    assert "key" not in str(caught.value)
+
+
+@pytest.mark.parametrize("words", ["Your key was flagged", "content is not for this key", "policy"])
+def test_other_words_are_about_the_key(ask: Any, words: str) -> None:
+    with pytest.raises(AuthorisationError, match=words):
+        ask(**replying(403, json={"error": {"message": words}}))
 
 
 @pytest.mark.parametrize(
