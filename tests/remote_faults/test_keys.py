@@ -235,7 +235,7 @@ def models_named(key: str) -> bytes:
 
 @pytest.mark.parametrize("wanted", [None, "another"])
 def test_models_that_are_named_after_it(wanted: str | None, seen: Seen) -> None:
-    with EchoServer(models=models_named) as server:
+    with EchoServer(ECHOES["404 text"], models_named) as server:
         where = Endpoint.of({"base_url": server.url, "key_env": VARIABLE})
         said = seen.error(lambda: probe(where, wanted))
     assert said.endswith("plain, simple")
