@@ -80,11 +80,17 @@ def find_starts(
         return _shipped(able, settings, options, pairs)
     if plain and (able.chat or not init.startswith(TEXT)):
         raise UnsupportedError(
-            f"no soft prompt is tuned here, by {settings.delta} on {backend.name}, so nothing can "
-            f"start from {init!r}; leave soft_init out, or give a template with the words that you "
-            "want"
+            f"{_idle(backend, settings)}, so nothing can start from {init!r}; leave soft_init out, "
+            "or give a template with the words that you want"
         )
     return [_with_words(source, init, plain)]
+
+
+def _idle(backend: Backend, settings: Settings) -> str:
+    """Why there is no soft prompt."""
+    if SoftPrompt.kind in backend.capabilities.deltas:
+        return f"{settings.delta} has no soft prompt"
+    return f"{backend.name} takes no soft prompts"
 
 
 def _check_read(settings: Settings, source: str, init: str, plain: bool) -> None:

@@ -18,6 +18,7 @@ from pydantic import (
 
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.prices import Prices
+from blackbox_delta.types import IN_SLOTS
 
 #: What can be tuned.
 DELTA_KINDS: dict[str, tuple[str, ...]] = {
@@ -176,6 +177,8 @@ class Settings(BaseModel):
                 )
         if len(set(self.delta_kinds)) < len(self.delta_kinds):
             raise ValueError(f"delta = '{self.delta}' names a kind twice")
+        if self.soft_tokens is not None and not set(IN_SLOTS).intersection(self.delta_kinds):
+            raise ValueError(f"soft_tokens is for {' and '.join(IN_SLOTS)}, not for {self.delta}")
         for name in self.delta_settings or {}:
             whom, _, own = name.rpartition(".")
             meant = self.delta_kinds if whom in ("", "delta") else (whom,)

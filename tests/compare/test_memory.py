@@ -24,11 +24,12 @@ def test_a_peak_between_beginning_and_end_is_seen() -> None:
 def test_memory_that_is_given_back_counts_while_it_was_held() -> None:
     """Fresh pages from the system: what a library frees may serve the next one."""
     size = 64 * 10**6
-    with PeakMemory() as before:
-        pass
     with PeakMemory() as memory:
         held = mmap.mmap(-1, size)
         held.write(bytes(size))
         memory._look()
         held.close()
-    assert memory.bytes - before.bytes > 40 * 10**6
+    # Not with what was there before: a system may take back what is long unused meanwhile.
+    with PeakMemory() as after:
+        pass
+    assert memory.bytes - after.bytes > 40 * 10**6

@@ -322,7 +322,7 @@ def test_where_tokens_are_estimated_a_margin_is_kept_back(table: Path) -> None:
     """The toy server counts words, of which there is one in five bytes or so."""
     estimate = {"tokens_per_byte": 0.19, "overhead": 0.0}
     how = access("top-tokens", preset="generic", **estimate)
-    chosen = {**TOP_TOKENS.settings, "recipe": "search"}
+    chosen = {**TOP_TOKENS.settings, "recipe": "search", "max_queries_per_example": None}
     scene = replace(TOP_TOKENS, access=how, settings=chosen, data=NO_TEST)
     with FaultyServer() as server:
         with closing(scene.backend(server, table)) as backend:
