@@ -300,7 +300,7 @@ def test_a_start_that_nothing_reads_is_refused(
     # Braces that the model is to read are no slot.
     for template in ("{text} It is {label}", "{text} {{soft}} It is {label}"):
         with pytest.raises(ConfigError, match=said):
-            build(backend, template=template, delta=delta, soft_init=init)
+            build(backend, template=template, delta=delta, soft_init=init, soft_tokens=None)
 
 
 def test_a_prefix_starts_from_words_without_a_slot() -> None:
