@@ -12,7 +12,7 @@ from blackbox_delta.errors import ConfigError
 from blackbox_delta.forecast import Cost, Forecast, StartForecast
 from blackbox_delta.probing import PROBED, PROBES
 from blackbox_delta.problem import Problem
-from blackbox_delta.report import ASKED_AGAIN
+from blackbox_delta.report import asked_again
 from blackbox_delta.types import Backend, Head, Prompt, Usage, Vector
 
 #: Generations between two looks at the optimizer's mean; a look costs two calls.
@@ -213,9 +213,8 @@ class Plan:
             return Cost.of(0, Usage(), budget.prices)
         passes = passes_over_test(problem, kept)
         needs = [self._call(problem, problem.test.prompts, z) for z in passes]
-        if self._backend.address:
-            # A server is asked a few of the baseline's questions twice: is it steady?
-            again = problem.test.prompts[:ASKED_AGAIN]
+        # A server is asked a few of the baseline's questions twice: is it steady?
+        if again := problem.test.prompts[: asked_again(self._backend)]:
             needs.append(self._call(problem, again, problem.start))
         usage = sum((need.usage for need in needs), Usage())
         return Cost.of(len(passes), usage, budget.prices)

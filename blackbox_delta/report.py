@@ -116,13 +116,18 @@ def _asked_all(
     return {source: Evidence.joined(parts) for source, parts in pieces.items()}, usage
 
 
+def asked_again(backend: Backend) -> int:
+    """How many of the test's questions are put again: none to a model on this machine."""
+    return ASKED_AGAIN if backend.address else 0
+
+
 def _is_unsteady(
     backend: Backend, member: Member, examples: Sequence[Example], first: Evidence
 ) -> tuple[bool, Usage]:
     """Whether a server answers the same few questions differently when they are put again."""
-    if not backend.address:
-        return False, Usage()  # a model on this machine
-    some = examples[:ASKED_AGAIN]
+    some = examples[: asked_again(backend)]
+    if not some:
+        return False, Usage()
     request = member.request(member.reader.prompts(some), first.top_ids.shape[1], "test")
     again = ask(backend, replace(request, repeat=1))
     moved = np.abs(again.label_logprobs[0] - first.label_logprobs[: len(some)])

@@ -14,7 +14,7 @@ from blackbox_delta.budget import Budget, Need
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.forecast import Cost, Forecast, StartForecast
 from blackbox_delta.problem import Problem
-from blackbox_delta.report import ASKED_AGAIN
+from blackbox_delta.report import asked_again
 from blackbox_delta.types import Usage
 
 
@@ -141,6 +141,5 @@ def _test(asker: Asker, view: View, problem: Problem) -> Need:
 
 def _once(asker: Asker, first: View, baseline: Need, problem: Problem) -> Usage:
     """The baseline's answers, and a few questions put to a server twice: is it steady?"""
-    again = ASKED_AGAIN if asker.backend.address else 0
-    prompts = first.reader.prompts(problem.test.examples[:again])
+    prompts = first.reader.prompts(problem.test.examples[: asked_again(asker.backend)])
     return baseline.usage + asker.need_of(first, prompts, "questions put again").usage
