@@ -122,7 +122,7 @@ class LocalBackend:
         )
         self._limit = MemoryLimit.sensible(footprint, self._device)
         self._fingerprint = fingerprint(self._model, loaded.tokenizer)
-        self._factors = Factors()
+        self._factors = Factors(self._dtype)
         self._encoded: dict[tuple[Any, ...], EncodedPrompt] = {}
         self._engine = choose_engine(loaded, self._limit)
         self._geometry: Geometry | None = None

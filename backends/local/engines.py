@@ -24,7 +24,7 @@ from blackbox_delta.backends.local.fronts import Fronts
 from blackbox_delta.backends.local.layout import SoftTokens
 from blackbox_delta.backends.local.loading import LoadedModel
 from blackbox_delta.backends.local.plain import PlainEngine
-from blackbox_delta.backends.local.proving import AGREEMENT, Trial
+from blackbox_delta.backends.local.proving import Trial, advice, agreement
 from blackbox_delta.backends.local.reading import trunk_of
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt, Ids
 from blackbox_delta.errors import ModelError
@@ -138,8 +138,8 @@ def _told(error: Exception) -> str:
 def _unusable(loaded: LoadedModel, reasons: Sequence[str]) -> ModelError:
     return ModelError(
         f"{loaded.name!r} cannot be used: its answers are not those that it gives to the same "
-        f"words as token ids, one text at a time ({'; '.join(dict.fromkeys(reasons))}); choose "
-        "another model"
+        f"words as token ids, one text at a time ({'; '.join(dict.fromkeys(reasons))}); "
+        f"{advice(loaded.model)}"
     )
 
 
@@ -175,7 +175,7 @@ def _with_fronts(
         difference, reason = np.inf, _told(error)
     fronted.release()
     fronted.computed_tokens = 0
-    if difference <= AGREEMENT.get(engine.embeddings.weight.dtype, 5e-3):
+    if difference <= agreement(loaded.model):
         return fronted
     logger.info("%s takes no prefixes (%s)", loaded.name, reason)
     return engine
@@ -201,7 +201,7 @@ def _stays(loaded: LoadedModel, engine: Engine, untouched: int) -> bool:
     except Exception as error:  # an unknown architecture may fail in any way
         difference, reason = np.inf, _told(error)
     engine.computed_tokens = computed
-    if difference <= AGREEMENT.get(weight.dtype, 5e-3):
+    if difference <= agreement(loaded.model):
         return True
     logger.info("%s passes all its layers for every candidate (%s)", loaded.name, reason)
     return False

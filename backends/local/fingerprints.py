@@ -9,6 +9,13 @@ from typing import Any, TypeAlias
 
 import torch
 
+from blackbox_delta.backends.local.matrices import (
+    answer_to_nothing,
+    holds_matrix,
+    is_linear,
+    matrix_of,
+)
+
 #: Numbers of a tensor that are summed up together, and how many such rows are worked on at a time:
 #: 2 MB of float64.
 _ROW, _ROWS = 2**12, 2**6
@@ -45,17 +52,47 @@ def fingerprint(model: Any, tokenizer: Any) -> str:
     In fp16 its numbers may be rounded twice, and then it is another one.
     """
     state = hashlib.sha256()
-    known: dict[Any, bytes] = {}
-    for name, value in sorted(model.state_dict().items()):
-        # Tied weights are the same numbers under several names.
-        place = (value.device, value.data_ptr(), value.shape, value.stride(), value.dtype)
-        if place not in known:
-            known[place] = b"".join(_sums(value))
-        state.update(f"{name}{tuple(value.shape)}".encode())
-        state.update(known[place])
+    # Tied weights are the same numbers under several names.
+    known: dict[int, bytes] = {}
+    dtype = model.get_input_embeddings().weight.dtype
+    for name, held in sorted(_held(model).items()):
+        if id(held) not in known:
+            known[id(held)] = b"".join(_told_by(held, dtype))
+        state.update(name.encode())
+        state.update(known[id(held)])
     state.update(_canonical([type(model).__name__, _told(model.config)]))
     state.update(_canonical(_habits(tokenizer)))
     return state.hexdigest()[:32]
+
+
+def _held(model: torch.nn.Module) -> dict[str, torch.Tensor | torch.nn.Module]:
+    """What a model would be saved with, by name: tensors, and whole modules that are quantised.
+
+    Its state dict is not asked for: libraries pack codes anew when a module is first used, and some
+    do not find back from that without changing what it says.
+    """
+    found: dict[str, torch.Tensor | torch.nn.Module] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if is_linear(module) and not holds_matrix(module):
+            found[path] = module
+            continue
+        passing = module._non_persistent_buffers_set
+        saved = {name: each for name, each in module._buffers.items() if name not in passing}
+        for name, value in {**module._parameters, **saved}.items():
+            if value is not None:
+                found[f"{path}.{name}" if path else name] = value
+    return found
+
+
+def _told_by(held: torch.Tensor | torch.nn.Module, dtype: torch.dtype) -> Iterator[bytes]:
+    """Shapes and sums; of a quantised module those of what it does, whatever it keeps."""
+    if isinstance(held, torch.nn.Module):
+        values = [matrix_of(held, dtype), answer_to_nothing(held, dtype)]
+    else:
+        values = [held]
+    for value in values:
+        yield str(tuple(value.shape)).encode()
+        yield from _sums(value)
 
 
 def _sums(value: torch.Tensor) -> Iterator[bytes]:

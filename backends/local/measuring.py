@@ -21,7 +21,7 @@ from blackbox_delta.backends.local.causal import CausalEngine
 from blackbox_delta.backends.local.engines import Engine
 from blackbox_delta.backends.local.layout import SoftTokens
 from blackbox_delta.backends.local.lower_layers import layers_of
-from blackbox_delta.backends.local.terms import oriented
+from blackbox_delta.backends.local.matrices import is_linear, matrix_of
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt
 from blackbox_delta.geometry import Geometry, Module, Salient
 
@@ -74,8 +74,10 @@ def measure(model: Any, engine: Engine, context: int) -> Geometry:
     entering = [size for _, size in sorted(sizes.items())]
     modules = tuple(_module(model, name, each) for name, each in seen.items() if each.sound)
 
+    @torch.inference_mode()
     def salient(name: str, count: int) -> Salient:
-        return _salient(model.get_submodule(name), seen[name].columns, count)
+        matrix = matrix_of(model.get_submodule(name), weights.dtype)
+        return _salient(matrix, seen[name].columns, count)
 
     if kept is None:
         return Geometry(modules, context=context, layer_spread=entering, salient=salient)
@@ -99,12 +101,8 @@ def _watching(model: Any, seen: dict[str, _Seen]) -> Iterator[None]:
     handles = []
     try:
         for name, module in model.named_modules():
-            weight = getattr(module, "weight", None)
-            if module is head or not isinstance(weight, torch.nn.Parameter) or weight.ndim > 2:
-                continue
-            if isinstance(module, torch.nn.Embedding):
-                continue
-            handles.append(module.register_forward_hook(_watch(name, seen)))
+            if module is not head and (is_linear(module) or _is_norm(module)):
+                handles.append(module.register_forward_hook(_watch(name, seen)))
         yield
     finally:
         for handle in handles:
@@ -149,6 +147,11 @@ def _watch(name: str, seen: dict[str, _Seen]) -> Any:
     return look
 
 
+def _is_norm(module: torch.nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, torch.nn.Parameter) and weight.ndim == 1
+
+
 def _by_row(value: Any) -> bool:
     """Whether rows are outermost and no token is missing."""
     if not isinstance(value, torch.Tensor) or value.ndim < 2:
@@ -161,20 +164,18 @@ def _by_row(value: Any) -> bool:
 
 def _by_channel(module: Any, output: torch.Tensor) -> bool:
     """Whether a norm's channels are innermost, as they are not everywhere."""
-    return module.weight.ndim != 1 or len(module.weight) == output.shape[-1]
+    return is_linear(module) or len(module.weight) == output.shape[-1]
 
 
 def _module(model: Any, name: str, seen: _Seen) -> Module:
-    linear = model.get_submodule(name).weight.ndim == 2
+    linear = is_linear(model.get_submodule(name))
     # A module that puts out nothing now may do so under a delta.
     level, spread = _rounded(seen.level) or 1.0, _rounded(seen.spread) or 1.0
     return Module(name, seen.inputs, seen.outputs, linear, level, spread)
 
 
-@torch.inference_mode()
-def _salient(module: Any, columns: torch.Tensor, count: int) -> Salient:
+def _salient(matrix: torch.Tensor, columns: torch.Tensor, count: int) -> Salient:
     """The ``count`` entries with the largest |w_ij|·‖x_j‖; all where there are fewer."""
-    matrix = oriented(module)
     # A column that is never used says nothing of what its entries would do.
     levels = columns.clamp(min=float(columns.max()) * 1e-3 or 1.0)
     weights = matrix.float().abs() * levels

@@ -19,12 +19,34 @@ from blackbox_delta.backends.local.candidates import Candidates
 from blackbox_delta.backends.local.feeding import Entrance
 from blackbox_delta.backends.local.layout import SoftTokens
 from blackbox_delta.backends.local.loading import LoadedModel
+from blackbox_delta.backends.local.matrices import is_quantized
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt, Ids, Piece
 from blackbox_delta.errors import ModelError
 from blackbox_delta.types import FloatArray, SoftSlot
 
 #: Largest difference in log-probability between two ways of evaluating that rounding explains.
 AGREEMENT = {torch.float32: 5e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
+
+
+def agreement(model: Any) -> float:
+    """Largest difference between two ways of evaluating a model that rounding explains.
+
+    Quantised layers round what goes into them, or what they compute, more than the model's own
+    precision says.
+    """
+    own = AGREEMENT.get(model.get_input_embeddings().weight.dtype, AGREEMENT[torch.float32])
+    return max(own, AGREEMENT[torch.bfloat16]) if is_quantized(model) else own
+
+
+def advice(model: Any) -> str:
+    """What to do about a model that answers in no two ways alike."""
+    if not is_quantized(model):
+        return "choose another model"
+    return (
+        "its quantisation may let the texts of a batch change each other's answers: load it with "
+        "another (for bitsandbytes' 8 bits with llm_int8_threshold=0.0), or without"
+    )
+
 
 #: One slot each for what an encoder and a decoder read: their tables may differ.
 _FIRST, _OWN = SoftSlot("first"), SoftSlot("own")
@@ -69,7 +91,7 @@ class Trial:
     @property
     def tolerance(self) -> float:
         """The most that rounding explains."""
-        return AGREEMENT.get(self._loaded.model.get_input_embeddings().weight.dtype, 5e-3)
+        return agreement(self._loaded.model)
 
     def _draw(self, count: int) -> Ids:
         return tuple(int(token) for token in self._rng.choice(self._pool, count))
@@ -143,12 +165,19 @@ class Trial:
     def _check_reads_forward(self, heads: Sequence[FloatArray]) -> None:
         """Whether what the model says of a prompt is the same whatever is written behind it."""
         gap = max((np.nanmax(np.abs(each - heads[0]), initial=0) for each in heads), default=0)
-        if gap > self.tolerance:
+        if gap <= self.tolerance:
+            return
+        model, name = self._loaded.model, self._loaded.name
+        if is_quantized(model):
             raise ModelError(
-                f"{self._loaded.name!r} is no causal model, though its class is called one: what "
-                "comes later changes what it says of a text. Choose one that reads from left to "
-                "right, or a masked or sequence-to-sequence model"
+                f"what comes later changes what {name!r} says of a text by {gap:.2g}, in "
+                f"log-probability; {advice(model)}"
             )
+        raise ModelError(
+            f"{name!r} is no causal model, though its class is called one: what comes later "
+            "changes what it says of a text. Choose one that reads from left to right, or a "
+            "masked or sequence-to-sequence model"
+        )
 
     def _rows(self, pieces: Sequence[Piece]) -> torch.Tensor:
         """Token ids (2, m), of either candidate."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
+
+from blackbox_delta.backends.local.matrices import matrix_of
 
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
 Term: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Tensors], torch.Tensor]
@@ -68,9 +70,13 @@ class Factors:
 
     They are right for as long as the weights are not changed, so whoever keeps them knows that
     these are not: an open backend does, and forgets them when it hands its model back.
+
+    Args:
+        dtype: The model's precision, which they are given in.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
         self._found: dict[tuple[torch.nn.Module, int], Tensors] = {}
 
     def of(self, module: torch.nn.Module, rank: int) -> Tensors:
@@ -81,7 +87,7 @@ class Factors:
         """
         key = (module, rank)
         if key not in self._found:
-            self._found[key] = _factors(module, rank)
+            self._found[key] = _factors(module, rank, self._dtype)
         return self._found[key]
 
     def clear(self) -> None:
@@ -89,17 +95,10 @@ class Factors:
         self._found.clear()
 
 
-def _factors(module: torch.nn.Module, rank: int) -> Tensors:
-    weight: Any = module.weight
-    matrix = oriented(module).double()
+def _factors(module: torch.nn.Module, rank: int, dtype: torch.dtype) -> Tensors:
+    matrix = matrix_of(module, dtype).double()
     u, sizes, v = torch.linalg.svd(matrix, full_matrices=False)
     u, sizes, v = u[:, :rank], sizes[:rank], v[:rank]
     signs = torch.sign(torch.gather(u, 0, u.abs().argmax(dim=0, keepdim=True)))
-    left = (u * signs * sizes).T.contiguous().to(weight.dtype)
-    return {"left": left, "right": (v * signs.T).T.contiguous().to(weight.dtype)}
-
-
-def oriented(module: Any) -> torch.Tensor:
-    """A linear module's matrix (outputs, inputs); GPT-2's Conv1D keeps it the other way round."""
-    weight: torch.Tensor = module.weight
-    return weight.T if type(module).__name__ == "Conv1D" else weight
+    left = (u * signs * sizes).T.contiguous().to(dtype)
+    return {"left": left, "right": (v * signs.T).T.contiguous().to(dtype)}

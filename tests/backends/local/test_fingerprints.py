@@ -148,7 +148,7 @@ def test_every_number_counts(tiny: Any) -> None:
 def test_a_sparse_delta_in_the_weights_makes_another_model(tiny: Any, tiny_backend: Any) -> None:
     model, tokenizer = copy.deepcopy(tiny("llama").model), tiny("llama").tokenizer
     delta = batch("sparse", tiny_backend("llama"), 1)
-    model.load_state_dict({**model.state_dict(), **merged(model, [delta], Factors())})
+    model.load_state_dict({**model.state_dict(), **merged(model, [delta], Factors(torch.float32))})
 
     assert fingerprint(model, tokenizer) != fingerprint(tiny("llama").model, tokenizer)
 

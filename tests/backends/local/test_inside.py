@@ -354,7 +354,7 @@ def test_small_scales_are_not_lost_in_half_precision(part: str) -> None:
     """bf16 has 1 and 1.0078 and nothing between; what is beyond one it can hold."""
     model = torch.nn.Sequential(torch.nn.Linear(64, 64)).to(torch.bfloat16)
     scales = DeltaBatch("ia3", {f"0.{part}": np.full((1, 64), 1.003, np.float32)})
-    [own] = Inside.of(model, [scales], model[0].weight, 1, Factors()).steps
+    [own] = Inside.of(model, [scales], model[0].weight, 1, Factors(torch.float32)).steps
     values = torch.randn(1, 256, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
 
     taken = values.clone()

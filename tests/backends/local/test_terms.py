@@ -53,8 +53,8 @@ def test_they_are_found_once_and_forgotten_when_the_backend_is_closed(
     found: list[weakref.ref[torch.Tensor]] = []
     find = terms._factors
 
-    def noted(module: torch.nn.Module, rank: int) -> Any:
-        made = find(module, rank)
+    def noted(*asked: Any) -> Any:
+        made = find(*asked)
         found.extend(weakref.ref(value) for value in made.values())
         return made
 
