@@ -69,10 +69,15 @@ class _Commands(TyperGroup):
         except BlackBoxDeltaError as error:
             self._fail(error, str(error))
         except OSError as error:
-            # Any option may name a file; everything else about files is said where it is used.
-            if error.errno != errno.ENAMETOOLONG:
+            # Any option may name a file, and anything be printed onto a full disk; everything else
+            # about files is said where it is used.
+            if error.errno == errno.ENAMETOOLONG:
+                todo = "name another file or folder"
+            elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+                todo = "free space and repeat the command"
+            else:
                 raise
-            self._fail(error, f"{error.filename}: {error.strerror}; name another file or folder")
+            self._fail(error, f"{error.filename or 'stdout'}: {error.strerror}; {todo}")
 
     def _fail(self, error: Exception, message: str) -> NoReturn:
         from blackbox_delta.display import say

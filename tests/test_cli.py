@@ -639,6 +639,26 @@ def test_a_reader_that_leaves_early_is_no_error(finished: Path, tmp_path: Path) 
         assert process.stderr.read() == ""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("command", ["predict", "journal"])
+def test_a_full_disk_under_stdout_is_told_in_one_line(
+    command: str, finished: Path, many: Path
+) -> None:
+    arguments = [command, str(finished), *([str(many)] if command == "predict" else [])]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*PROGRAM, *arguments],
+            check=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    message = "Error: stdout: No space left on device; free space and repeat the command"
+    assert done.stderr.strip().splitlines()[-1] == message
+    assert "Traceback" not in done.stderr
+
+
 def test_verbose_says_more(data: Path) -> None:
     script = (
         "import logging; from blackbox_delta.cli import app; from typer.testing import CliRunner;"
