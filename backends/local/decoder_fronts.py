@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import MoEModelOutput
 
 from blackbox_delta.backends.local.attention import PrefixCache
 from blackbox_delta.backends.local.feeding import Entrance
@@ -51,7 +51,7 @@ class DecoderFronts:
             encoded = self._model.get_encoder()(**given, attention_mask=mask)
         with self._own.fed(rows, self._own.table(tokens)) as given:
             self._model(
-                encoder_outputs=BaseModelOutput(last_hidden_state=encoded.last_hidden_state),
+                encoder_outputs=MoEModelOutput(last_hidden_state=encoded.last_hidden_state),
                 attention_mask=mask,
                 **given,
                 past_key_values=cache,

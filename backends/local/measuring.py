@@ -137,7 +137,9 @@ def _watch(name: str, seen: dict[str, _Seen]) -> Any:
     def look(module: torch.nn.Module, inputs: Any, output: Any) -> None:
         noted = seen.setdefault(name, _Seen())
         x: Any = inputs[0] if inputs else None
-        if not (_by_row(x) and _by_row(output) and _by_channel(module, output)):
+        if _is_routed(name, x) or not (
+            _by_row(x) and _by_row(output) and _by_channel(module, output)
+        ):
             noted.sound = False
             return
         noted.inputs, noted.outputs = x.shape[-1], output.shape[-1]
@@ -150,6 +152,15 @@ def _watch(name: str, seen: dict[str, _Seen]) -> Any:
 def _is_norm(module: torch.nn.Module) -> bool:
     weight = getattr(module, "weight", None)
     return isinstance(weight, torch.nn.Parameter) and weight.ndim == 1
+
+
+def _is_routed(name: str, value: Any) -> bool:
+    """Whether a module sees the tokens that a router sends it, in an order of the router's.
+
+    Those may be all the tokens there are, by chance or because there are no more experts than each
+    token goes to; so their number does not tell.
+    """
+    return "experts" in name.split(".") and not (isinstance(value, torch.Tensor) and value.ndim > 2)
 
 
 def _by_row(value: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import MoEModelOutput
 
 from blackbox_delta.backends.local.answer_forms import AnswerForm, Rows, continuations, maskings
 from blackbox_delta.backends.local.attention import PrefixCache
@@ -206,7 +206,7 @@ class PlainEngine:
         if self._kind == "seq2seq":
             states, states_mask = self._encode(rows.encoder, some)
             inputs = {
-                "encoder_outputs": BaseModelOutput(last_hidden_state=states),
+                "encoder_outputs": MoEModelOutput(last_hidden_state=states),
                 "attention_mask": states_mask,
                 "decoder_attention_mask": mask,
             }

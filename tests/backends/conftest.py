@@ -205,6 +205,18 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], Callable[[], Any]]] = {
         "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
         "max_position_embeddings": 256, "scale_embedding": True, "decoder_start_token_id": 2,
     }, lambda: byte_level("<s> $A </s>")),
+    # Encoder-decoders with experts. All tokens of the second go to both, in an order of its own.
+    "switch": ("SwitchTransformersForConditionalGeneration", {
+        "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 2,
+        "num_heads": 4, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1,
+        "num_experts": 2, "decoder_start_token_id": 0,
+    }, sentence_piece),
+    "nllb_moe": ("NllbMoeForConditionalGeneration", {
+        "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
+        "max_position_embeddings": 256, "num_experts": 2, "encoder_sparse_step": 2,
+        "decoder_sparse_step": 2, "scale_embedding": True, "decoder_start_token_id": 2,
+    }, lambda: byte_level("<s> $A </s>")),
     # Its decoder goes on from a cache by one token at a time.
     "prophetnet": ("ProphetNetForConditionalGeneration", {
         "hidden_size": 32, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "num_encoder_layers": 2,
@@ -231,7 +243,7 @@ def build(architecture: str, seed: int = 0) -> Tiny:
     tokenizer = make_tokenizer()
     model_class = getattr(transformers, class_name)
     special = dict(_SPECIAL) if "[CLS]" not in tokenizer.get_vocab() else {"pad_token_id": 0}
-    if architecture == "t5":
+    if architecture in ("t5", "switch"):
         special["eos_token_id"] = 1
     config = model_class.config_class(vocab_size=len(tokenizer), **special, **settings)
     model = model_class(config).eval()

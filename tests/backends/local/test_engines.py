@@ -32,7 +32,9 @@ def test_prefixes_are_shared_where_the_attention_can_be_exchanged(
     assert tiny_backend(model).identity["engine"] == "CausalEngine"
 
 
-@pytest.mark.parametrize("model", ["bert", "roberta", "distilbert", "t5", "bart"])
+@pytest.mark.parametrize(
+    "model", ["bert", "roberta", "distilbert", "t5", "bart", "switch", "nllb_moe"]
+)
 def test_other_kinds_are_evaluated_whole(
     model: str, tiny: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

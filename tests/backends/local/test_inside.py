@@ -33,9 +33,23 @@ from blackbox_delta.errors import UnsupportedError
 from blackbox_delta.exports import write_adapter
 from blackbox_delta.types import AnswerSlot, DeltaBatch, ScoreRequest, Words
 
-ARCHITECTURES = (
-    "llama gpt2 qwen3 mistral gemma3 opt gpt_neox bloom qwen2_moe bert distilbert t5 bart".split()  # noqa: SIM905
-)
+ARCHITECTURES = [
+    "llama",
+    "gpt2",
+    "qwen3",
+    "mistral",
+    "gemma3",
+    "opt",
+    "gpt_neox",
+    "bloom",
+    "qwen2_moe",
+    "bert",
+    "distilbert",
+    "t5",
+    "bart",
+    "switch",
+    "nllb_moe",
+]
 SHARING = "llama gpt2 qwen3 mistral gemma3 opt gpt_neox".split()  # noqa: SIM905
 
 

@@ -20,7 +20,7 @@ CAUSAL = (
     "llama gpt2 qwen2 qwen3 mistral gemma2 gemma3 opt gpt_neox bloom qwen2_moe".split()  # noqa: SIM905
 )
 MASKED = ["bert", "roberta", "distilbert"]
-SEQ2SEQ = ["t5", "bart"]
+SEQ2SEQ = ["t5", "bart", "switch", "nllb_moe"]
 
 ANY_MODEL: dict[str, Template] = {
     "after": lambda text: [Words(text, True), SoftSlot("a"), Words(" It was"), AnswerSlot()],
