@@ -11,8 +11,7 @@ import torch
 
 from blackbox_delta.backends.local.matrices import (
     answer_to_nothing,
-    holds_matrix,
-    is_linear,
+    is_coded,
     matrix_of,
 )
 
@@ -49,7 +48,8 @@ def fingerprint(model: Any, tokenizer: Any) -> str:
     """Identifies weights, configuration and tokenizer, the same on every device.
 
     Weights count with the bits that bfloat16 has: loaded in fp32 and in bf16, a model is the same.
-    In fp16 its numbers may be rounded twice, and then it is another one.
+    In fp16 its numbers may be rounded twice, and then it is another one; so it is where a device
+    computes its quantised modules otherwise.
     """
     state = hashlib.sha256()
     # Tied weights are the same numbers under several names.
@@ -73,7 +73,7 @@ def _held(model: torch.nn.Module) -> dict[str, torch.Tensor | torch.nn.Module]:
     """
     found: dict[str, torch.Tensor | torch.nn.Module] = {}
     for path, module in model.named_modules(remove_duplicate=False):
-        if is_linear(module) and not holds_matrix(module):
+        if is_coded(module):
             found[path] = module
             continue
         passing = module._non_persistent_buffers_set

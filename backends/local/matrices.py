@@ -25,21 +25,23 @@ def is_linear(module: torch.nn.Module) -> bool:
         return False
     if isinstance(weight, torch.nn.Parameter):
         return weight.ndim == 2
-    sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
+    sizes = (_inputs(module), getattr(module, "out_features", None))
     return all(isinstance(size, int) for size in sizes) and not any(
         is_linear(part) for part in module.children()
     )
 
 
-def holds_matrix(module: torch.nn.Module) -> bool:
-    """Whether a linear module's ``weight`` is its matrix, number by number."""
+def is_coded(module: torch.nn.Module) -> bool:
+    """Whether a linear module keeps something else than its matrix, number by number."""
     weight = getattr(module, "weight", None)
-    return type(weight) is torch.nn.Parameter and weight.ndim == 2 and weight.dtype in _PLAIN
+    plain = type(weight) is torch.nn.Parameter and weight.dtype in _PLAIN
+    # Without its size nobody could ask it.
+    return not plain and is_linear(module) and isinstance(_inputs(module), int)
 
 
 def is_quantized(model: torch.nn.Module) -> bool:
-    """Whether a model has a linear module that keeps its matrix in some other form."""
-    return any(is_linear(module) and not holds_matrix(module) for module in model.modules())
+    """Whether a model has a linear module that is coded."""
+    return any(is_coded(module) for module in model.modules())
 
 
 def matrix_of(module: Any, dtype: torch.dtype) -> torch.Tensor:
@@ -47,10 +49,9 @@ def matrix_of(module: Any, dtype: torch.dtype) -> torch.Tensor:
 
     Args:
         module: The module.
-        dtype: The model's precision, in which quantised modules are asked; others answer in their
-            own.
+        dtype: The model's precision, in which coded modules are asked; others answer in their own.
     """
-    if not holds_matrix(module):
+    if is_coded(module):
         return _by_unit_vectors(module, dtype)
     weight: torch.Tensor = module.weight
     # GPT-2's Conv1D keeps it the other way round.
@@ -58,8 +59,12 @@ def matrix_of(module: Any, dtype: torch.dtype) -> torch.Tensor:
 
 
 def answer_to_nothing(module: Any, dtype: torch.dtype) -> torch.Tensor:
-    """What a quantised module makes of zeros (1, outputs), which is its bias; in float32."""
+    """What a coded module makes of zeros (1, outputs), which is its bias; in float32."""
     return _asked(module, torch.zeros(1, module.in_features), dtype)
+
+
+def _inputs(module: torch.nn.Module) -> Any:
+    return getattr(module, "in_features", None)
 
 
 def _by_unit_vectors(module: Any, dtype: torch.dtype) -> torch.Tensor:

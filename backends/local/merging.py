@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from blackbox_delta.backends.local.matrices import holds_matrix, is_linear
+from blackbox_delta.backends.local.matrices import is_coded
 from blackbox_delta.backends.local.steps import AtModule, at_modules
 from blackbox_delta.backends.local.terms import Factors, Tensors
 from blackbox_delta.errors import ExportError
@@ -72,7 +72,7 @@ class _Layer:
     """
 
     def __init__(self, name: str, module: torch.nn.Module) -> None:
-        if is_linear(module) and not holds_matrix(module):
+        if is_coded(module):
             raise ExportError(
                 f"{name} is quantised: its weights have no room for a delta's small changes. "
                 "Merge the delta into the model that it was quantised from, or export it by itself"

@@ -34,21 +34,8 @@ from blackbox_delta.exports import write_adapter
 from blackbox_delta.types import AnswerSlot, DeltaBatch, ScoreRequest, Words
 
 ARCHITECTURES = [
-    "llama",
-    "gpt2",
-    "qwen3",
-    "mistral",
-    "gemma3",
-    "opt",
-    "gpt_neox",
-    "bloom",
-    "qwen2_moe",
-    "bert",
-    "distilbert",
-    "t5",
-    "bart",
-    "switch",
-    "nllb_moe",
+    *"llama gpt2 qwen3 mistral gemma3 opt gpt_neox bloom qwen2_moe bert distilbert".split(),  # noqa: SIM905
+    *"t5 bart switch nllb_moe".split(),  # noqa: SIM905
 ]
 SHARING = "llama gpt2 qwen3 mistral gemma3 opt gpt_neox".split()  # noqa: SIM905
 

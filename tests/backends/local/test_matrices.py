@@ -11,7 +11,7 @@ from coded_models import Coded
 from transformers.pytorch_utils import Conv1D
 
 from blackbox_delta.backends.local.matrices import (
-    holds_matrix,
+    is_coded,
     is_linear,
     is_quantized,
     matrix_of,
@@ -62,7 +62,9 @@ def test_models_with_other_forms_are_quantised() -> None:
     assert is_quantized(torch.nn.Sequential(*plain, Coded(linear(3, 3))))
     eight = torch.nn.Linear(4, 3)
     eight.weight = torch.nn.Parameter(eight.weight.to(torch.float8_e4m3fn), requires_grad=False)
-    assert not holds_matrix(eight)  # there are scales beside it
+    assert is_coded(eight)  # there are scales beside it
+    del eight.in_features
+    assert not is_coded(eight)  # nobody could ask it
 
 
 @pytest.mark.parametrize("make", [linear, lambda inputs, outputs: Conv1D(outputs, inputs)])
