@@ -247,16 +247,10 @@ class LocalBackend:
             UnsupportedError: The model does not take such a delta.
             ExportError: The delta cannot be merged, or the model not be written.
         """
-        self._check(ScoreRequest((), (), delta))
-        changed = merged(self._model, delta.parts, self._factors)
-        try:
-            with loading.quiet():
-                self._model.save_pretrained(
-                    folder, state_dict={**self._model.state_dict(), **changed}
-                )
-                self._loaded.tokenizer.save_pretrained(folder)
-        except Exception as error:  # what models refuse, and what disks do
-            raise ExportError(f"{self.name} cannot be written into {folder}: {error}") from error
+        with self._turn:
+            self._check(ScoreRequest((), (), delta))
+            changed = merged(self._model, delta.parts, self._factors)
+            self._save(changed, folder)
 
     def close(self) -> None:
         """Hands a wrapped model back as it was; the backend answers no further request."""
@@ -270,6 +264,17 @@ class LocalBackend:
             self._factors.clear()
 
     # ------------------------------------------------------------------ parts
+
+    def _save(self, changed: Mapping[str, torch.Tensor], folder: Path) -> None:
+        """Writes the model with some of its parameters changed."""
+        try:
+            with loading.quiet():
+                self._model.save_pretrained(
+                    folder, state_dict={**self._model.state_dict(), **changed}
+                )
+                self._loaded.tokenizer.save_pretrained(folder)
+        except Exception as error:  # what models refuse, and what disks do
+            raise ExportError(f"{self.name} cannot be written into {folder}: {error}") from error
 
     def _candidates(self, delta: DeltaBatch | None) -> Candidates:
         hidden = self._table.hidden_size

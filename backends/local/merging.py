@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from blackbox_delta.backends.local.matrices import is_coded
+from blackbox_delta.backends.local.matrices import is_quantized
 from blackbox_delta.backends.local.steps import AtModule, at_modules
 from blackbox_delta.backends.local.terms import Factors, Tensors
 from blackbox_delta.errors import ExportError
@@ -42,6 +42,11 @@ def merged(model: Any, parts: Sequence[DeltaBatch], factors: Factors) -> dict[st
                 f"no weights of a model can say what its {part.kind} does; these kinds can be "
                 f"merged, also several together: {', '.join(sorted(MERGEABLE))}"
             )
+    if is_quantized(model):
+        raise ExportError(
+            "the model is quantised: its weights have no room for a delta's small changes. Merge "
+            "the delta into the model that it was quantised from, or export it by itself"
+        )
     by_name: dict[str, list[AtModule]] = {}
     for part in parts:
         for own in at_modules(model, part, factors):
@@ -72,11 +77,6 @@ class _Layer:
     """
 
     def __init__(self, name: str, module: torch.nn.Module) -> None:
-        if is_coded(module):
-            raise ExportError(
-                f"{name} is quantised: its weights have no room for a delta's small changes. "
-                "Merge the delta into the model that it was quantised from, or export it by itself"
-            )
         if type(module) not in (torch.nn.Linear, Conv1D, torch.nn.LayerNorm):
             raise ExportError(
                 f"{name} is a {type(module).__name__}, into which nothing can be merged; leave it "
