@@ -9,11 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from blackbox_delta.backends.local.matrices import (
-    answer_to_nothing,
-    is_coded,
-    matrix_of,
-)
+from blackbox_delta.backends.local.matrices import answer_to_nothing, is_coded, matrix_of
 
 #: Numbers of a tensor that are summed up together, and how many such rows are worked on at a time:
 #: 2 MB of float64.

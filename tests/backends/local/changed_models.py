@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from by_the_book import Reference
 
 from blackbox_delta.deltas import Prefix
@@ -160,6 +163,15 @@ def prefixed_scores(tiny: Any, request: ScoreRequest) -> np.ndarray:
                 for place, choice in enumerate(request.choices):
                     scores[row, column, place] = score(row, prompt, choice)
     return scores
+
+
+def with_peft(base: Any, folder: Path) -> Any:
+    """A copy of a model with an adapter that was exported, as PEFT loads it."""
+    peft = pytest.importorskip("peft")
+    with warnings.catch_warnings():
+        # PEFT asks transformers by a name that it has given up.
+        warnings.filterwarnings("ignore", r".*is_gradient_checkpointing", FutureWarning)
+        return peft.PeftModel.from_pretrained(copy.deepcopy(base), folder).eval()
 
 
 def encoder_rows(backend: Any) -> list[int]:

@@ -6,7 +6,6 @@ import base64
 import copy
 import io
 import json
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from by_the_book import TEXTS, Reference
+from changed_models import with_peft
 from kept import WORDS, kept
 from typer.testing import CliRunner
 
@@ -38,14 +38,6 @@ def said(model: TunedModel, *, untuned: bool = False) -> np.ndarray:
     if untuned:
         request = type(request)(request.prompts, request.choices)
     return model.backend.score(request).label_logprobs[0]
-
-
-def with_peft(base: Any, folder: Path) -> Any:
-    peft = pytest.importorskip("peft")
-    with warnings.catch_warnings():
-        # PEFT asks transformers by a name that it has given up.
-        warnings.filterwarnings("ignore", r".*is_gradient_checkpointing", FutureWarning)
-        return peft.PeftModel.from_pretrained(copy.deepcopy(base), folder).eval()
 
 
 def scored(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +18,7 @@ from changed_models import (
     expected,
     prefix_batch,
     prefixed_scores,
+    with_peft,
 )
 
 from blackbox_delta.backends.local import LocalBackend
@@ -327,7 +326,6 @@ def test_peft_answers_the_same_with_the_exported_adapter(
 ) -> None:
     import torch
 
-    peft = pytest.importorskip("peft")
     backend = tiny_backend(model)
     made = MODULE_DELTAS[kind](select(backend.geometry, MODULE_DELTAS[kind].targets))
     rng = np.random.default_rng(3)
@@ -336,12 +334,7 @@ def test_peft_answers_the_same_with_the_exported_adapter(
     write_adapter(adapter, "tiny", tmp_path)
     request = request_for(SLOT, delta)
 
-    with warnings.catch_warnings():
-        # PEFT asks transformers by a name that it has given up.
-        warnings.filterwarnings("ignore", r".*is_gradient_checkpointing", FutureWarning)
-        wrapped = peft.PeftModel.from_pretrained(copy.deepcopy(tiny(model).model), tmp_path)
-
-    base = wrapped.eval().get_base_model()
+    base = with_peft(tiny(model).model, tmp_path).get_base_model()
     reference = Reference(tiny(model).kind, base, tiny(model).tokenizer)
     with torch.no_grad():
         theirs = [[reference.score(p, c, {}) for c in CHOICES] for p in request.prompts]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import warnings
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 import torch
 import transformers
 from by_the_book import CHOICES, Reference, batch, request_for
-from changed_models import SLOT, expected, prefix_batch
+from changed_models import SLOT, expected, prefix_batch, with_peft
 from coded_models import Coded, Mixing, dequantized, quantized
 
 from blackbox_delta.backends.local import LocalBackend
@@ -229,7 +228,6 @@ def test_nothing_is_merged_into_them(library: str, saved: Any, tmp_path: Path) -
 def test_peft_puts_the_exported_adapter_on_the_quantised_model(
     library: str, kind: str, saved: Any, tmp_path: Path
 ) -> None:
-    peft = pytest.importorskip("peft")
     place = saved(library)
     backend = LocalBackend(str(place))
     made = MODULE_DELTAS[kind](select(backend.geometry, MODULE_DELTAS[kind].targets))
@@ -239,14 +237,9 @@ def test_peft_puts_the_exported_adapter_on_the_quantised_model(
     write_adapter(adapter, str(place), tmp_path)
     request = request_for(SLOT, delta)
 
-    with warnings.catch_warnings():
-        # PEFT asks transformers by a name that it has given up.
-        warnings.filterwarnings("ignore", r".*is_gradient_checkpointing", FutureWarning)
-        base = transformers.AutoModelForCausalLM.from_pretrained(place)
-        wrapped = peft.PeftModel.from_pretrained(base, tmp_path).eval()
-
+    plain = transformers.AutoModelForCausalLM.from_pretrained(place)
     tokenizer = transformers.AutoTokenizer.from_pretrained(place)
-    reference = Reference("causal", wrapped.get_base_model(), tokenizer)
+    reference = Reference("causal", with_peft(plain, tmp_path).get_base_model(), tokenizer)
     with torch.no_grad():
         theirs = [[reference.score(p, c, {}) for c in CHOICES] for p in request.prompts]
     ours = backend.score(request).label_logprobs[0]
