@@ -71,7 +71,8 @@ def show_spending(console: Console, summary: Summary) -> None:
     if total.usage.bounded:
         say(console, f"{total.usage.bounded:,} label log-probabilities are upper bounds.")
     if total.usage.unparsed:
-        say(console, f"{total.usage.unparsed:,} replies named no label.")
+        unparsed = f"{total.usage.unparsed:,} replies"
+        say(console, f"{unparsed} named no label, or were stopped by a filter.")
 
 
 def _row(spending: Spending) -> list[str]:

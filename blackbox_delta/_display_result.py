@@ -205,7 +205,7 @@ def _notes(result: Json) -> Iterator[str]:
         )
     unparsed = both("unparsed_replies")
     if unparsed:
-        yield f"{unparsed:,} of {replies:,} replies named no label."
+        yield f"{unparsed:,} of {replies:,} replies named no label, or were stopped by a filter."
     known = result.get("known_in_test", 0)
     if known:
         yield (

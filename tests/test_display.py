@@ -346,7 +346,7 @@ def test_a_result_says_what_is_wrong_with_replies() -> None:
     assert "1,234 more queries were lost" in text
     # 380 of 2 labels of each of 1,344 + 240 replies.
     assert "12 % of the labels' log-probabilities are upper bounds" in text
-    assert "7 of 1,584 replies named no label." in text
+    assert "7 of 1,584 replies named no label, or were stopped by a filter." in text
     few = pipe()
     show_result(few, result(labels=["a", "b"], bounded_labels=1))
     assert "Less than 1 % of" in shown(few)

@@ -123,7 +123,7 @@ def test_spending_is_shown_by_purpose_within_the_terminal() -> None:
     assert max(map(len, text.splitlines())) <= 80
     assert "3 replies came from a shared cache and cost nothing." in text
     assert "14 label log-probabilities are upper bounds." in text
-    assert "4 replies named no label." in text
+    assert "4 replies named no label, or were stopped by a filter." in text
 
 
 def test_spending_says_no_more_than_it_must() -> None:

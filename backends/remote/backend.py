@@ -33,6 +33,7 @@ from blackbox_delta.backends.remote.wires import open_wire
 from blackbox_delta.backends.remote.wires.offers import Offer
 from blackbox_delta.backends.remote.wires.presets import PRESETS
 from blackbox_delta.backends.remote.wires.server_tokenizer import ServerTokenizer
+from blackbox_delta.backends.remote.withheld import Withheld
 from blackbox_delta.errors import ConfigError, ModelError, UnsupportedError, VerbalizerError
 from blackbox_delta.types import (
     SOFT_PROMPT,
@@ -89,6 +90,7 @@ class RemoteBackend:
         self._wire = open_wire(self._offer)
         self._inputs = _inputs(access, self._offer, table)
         self._connection = Connection(endpoint, preset, saved=saved)
+        self._withheld = Withheld(self._connection)
         self._endpoint = endpoint if saved else with_key_source(endpoint, preset.name)
         self._tokenizer = preset.tokenizer if access.tokenizes else None
         self._encoder: PromptEncoder | None = None
@@ -180,8 +182,11 @@ class RemoteBackend:
             SpentError: Replies were lost, and sending again would exceed ``request.max_sent``.
         """
         todo = self.jobs(request)
-        collector = Collector(request, sink, time.perf_counter)
-        self._connection.send(todo, collector.take, request.max_sent)
+        collector = Collector(request, sink, time.perf_counter, self._withheld)
+        try:
+            self._connection.send(todo, collector.take, request.max_sent)
+        finally:
+            self._withheld.tell()
         return collector.scores()
 
     def jobs(self, request: ScoreRequest) -> Iterator[Job[PartReply]]:

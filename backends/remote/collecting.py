@@ -8,6 +8,7 @@ import numpy as np
 
 from blackbox_delta.backends.remote.http.exchange import Answered
 from blackbox_delta.backends.remote.jobs import PartReply
+from blackbox_delta.backends.remote.withheld import Withheld
 from blackbox_delta.types import Reply, ScoreRequest, Scores, Sink, Usage
 
 
@@ -18,11 +19,17 @@ class Collector:
         request: What was asked.
         sink: Takes replies as they come.
         clock: Seconds on a clock that never goes back.
+        withheld: Counts what a content filter stops.
     """
 
     def __init__(
-        self, request: ScoreRequest, sink: Sink | None, clock: Callable[[], float]
+        self,
+        request: ScoreRequest,
+        sink: Sink | None,
+        clock: Callable[[], float],
+        withheld: Withheld,
     ) -> None:
+        self._prompts, self._withheld = request.prompts, withheld
         pairs = (request.candidates, len(request.prompts))
         self._labels = np.full((*pairs, len(request.choices)), np.nan, np.float32)
         self._top_ids = np.zeros((*pairs, request.top_k), np.int64)
@@ -31,12 +38,13 @@ class Collector:
         self._sink, self._clock, self._last = sink, clock, clock()
 
     def take(self, answered: Answered[PartReply]) -> None:
-        """Takes in one HTTP reply.
+        """Takes in one HTTP reply; raises what :meth:`Withheld.take` does.
 
         Its pairs share the time since the reply before it, so that all times add up to the
         time that the request took, however many replies were under way at once.
         """
         part, now = answered.value, self._clock()
+        self._withheld.take(part, self._prompts)
         seconds = (now - self._last) / len(part.pairs)
         self._last = now
         lost = answered.lost // len(part.pairs)

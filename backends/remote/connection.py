@@ -70,6 +70,10 @@ class Connection:
         """``text`` in a form fit for a message, without the key."""
         return self._transport.tidy(text)
 
+    def excerpt(self, text: str) -> str:
+        """Both ends of ``text`` in a form fit for a message, without the key."""
+        return self._transport.excerpt(text)
+
     def get(self, path: str) -> Any:
         """The JSON that a GET answers; nothing is billed for it, so it is no job.
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from blackbox_delta.backends.remote.asking import Asking
 from blackbox_delta.backends.remote.http.exchange import Job
 from blackbox_delta.backends.remote.inputs import Inputs
-from blackbox_delta.backends.remote.wires.readings import Reading
+from blackbox_delta.backends.remote.wires.readings import Reading, nothing
 from blackbox_delta.backends.remote.wires.wire import Answer, Wire, WireReply
 from blackbox_delta.types import Prompt, ScoreRequest, Words
 
@@ -29,6 +30,8 @@ class PartReply:
         computed: Those of them that it did not take from its cache, where it tells.
         output_tokens: Tokens that it wrote for each pair; the most that it may have written where
             it does not tell.
+        withheld: For how many pairs a content filter stopped the text or the answer.
+        reason: What the server said of that.
     """
 
     pairs: tuple[Pair, ...]
@@ -36,6 +39,8 @@ class PartReply:
     tokens: tuple[int, ...]
     computed: tuple[int, ...]
     output_tokens: tuple[int, ...]
+    withheld: int = 0
+    reason: str = ""
 
 
 def jobs(
@@ -54,46 +59,76 @@ def jobs(
         batch: The most pairs in one HTTP request.
         written: The most tokens that an answer may have.
     """
+    counts = [inputs.count(request, prompt) for prompt in range(len(request.prompts))]
+    maker = _Maker(request, wire, asking, inputs, counts, written)
     pairs = [
         (candidate, prompt)
         for prompt in range(len(request.prompts))
         for candidate in range(request.candidates)
     ]
-    counts = [inputs.count(request, prompt) for prompt in range(len(request.prompts))]
     for first in range(0, len(pairs), batch):
-        part = tuple(pairs[first : first + batch])
-        part_counts = [counts[prompt] for _, prompt in part]
-        yield _job(request, wire, asking, inputs, part, part_counts, written)
+        yield maker.job(tuple(pairs[first : first + batch]))
 
 
-def _job(
-    request: ScoreRequest,
-    wire: Wire,
-    asking: Asking,
-    inputs: Inputs,
-    pairs: tuple[Pair, ...],
-    counts: list[int],
-    written: int,
-) -> Job[PartReply]:
-    def body() -> bytes:
-        prompts = [inputs.input(request, candidate, prompt) for candidate, prompt in pairs]
-        return json.dumps(wire.body(prompts, asking.ask, inputs.form)).encode()
+@dataclass(frozen=True)
+class _Maker:
+    """Makes jobs of one request's pairs; ``counts`` are its prompts' tokens."""
 
-    def read(payload: Any) -> PartReply:
-        reply = wire.read(payload, asking.ask, len(pairs))
-        readings = tuple(asking.rule(answer) for answer in reply.answers)
+    request: ScoreRequest
+    wire: Wire
+    asking: Asking
+    inputs: Inputs
+    counts: Sequence[int]
+    written: int
+
+    def job(self, pairs: tuple[Pair, ...]) -> Job[PartReply]:
+        """The HTTP request that asks about these pairs."""
+        tokens = sum(self._counts(pairs))
+        body, read = partial(self._body, pairs), partial(self._read, pairs)
+        if len(pairs) > 1:
+            apart = partial(self._apart, pairs)
+            return Job(self.wire.path, body, read, len(pairs), tokens, apart=apart)
+        words = partial(words_of, self.request.prompts[pairs[0][1]])
+        withheld = partial(self._withheld, pairs)
+        return Job(self.wire.path, body, read, 1, tokens, words, withheld)
+
+    def _apart(self, pairs: tuple[Pair, ...]) -> list[Job[PartReply]]:
+        return [self.job((pair,)) for pair in pairs]
+
+    def _counts(self, pairs: tuple[Pair, ...]) -> list[int]:
+        return [self.counts[prompt] for _, prompt in pairs]
+
+    def _body(self, pairs: tuple[Pair, ...]) -> bytes:
+        prompts = [
+            self.inputs.input(self.request, candidate, prompt) for candidate, prompt in pairs
+        ]
+        return json.dumps(self.wire.body(prompts, self.asking.ask, self.inputs.form)).encode()
+
+    def _read(self, pairs: tuple[Pair, ...], payload: Any) -> PartReply:
+        reply = self.wire.read(payload, self.asking.ask, len(pairs))
+        readings = tuple(map(self._reading, reply.answers))
+        counts = self._counts(pairs)
         # No prompt is empty: a server that counts none does not count.
         tokens = shares(counts, reply.prompt_tokens or sum(counts))
-        computed = _computed(reply, tokens)
-        return PartReply(pairs, readings, tokens, computed, _written(reply, len(pairs), written))
+        computed, written = _computed(reply, tokens), _written(reply, len(pairs), self.written)
+        withheld = sum(answer.withheld for answer in reply.answers)
+        said = "it gave no answer but the reason content_filter" if withheld else ""
+        return PartReply(pairs, readings, tokens, computed, written, withheld, said)
 
-    def words() -> str:
-        return _words(request.prompts[pairs[0][1]])
+    def _reading(self, answer: Answer) -> Reading:
+        return self._nothing() if answer.withheld else self.asking.rule(answer)
 
-    return Job(wire.path, body, read, len(pairs), sum(counts), words if len(pairs) == 1 else None)
+    def _withheld(self, pairs: tuple[Pair, ...], reason: str) -> PartReply:
+        """What a text leaves that was stopped: read in vain, perhaps, but billed as read."""
+        tokens = tuple(self._counts(pairs))
+        return PartReply(pairs, (self._nothing(),), tokens, (0,), (0,), 1, reason)
+
+    def _nothing(self) -> Reading:
+        return nothing(len(self.request.choices), self.request.top_k)
 
 
-def _words(prompt: Prompt) -> str:
+def words_of(prompt: Prompt) -> str:
+    """The words of a prompt, without what is soft, for messages."""
     return "".join(segment.text for segment in prompt.segments if isinstance(segment, Words))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -41,6 +41,10 @@ class Job(Generic[T]):
         queries: How many queries it would be billed as.
         tokens: Its prompt tokens, for the rate limit.
         words: The text that it asks about, where it is one, told where the server refuses it.
+        withheld: The value where the provider's content filter stops the text; takes what the
+            server said. Without it, that is an error.
+        apart: Jobs that ask the same in its place, each about one text, where it asks about several
+            and the filter stops them together.
     """
 
     path: str
@@ -49,6 +53,8 @@ class Job(Generic[T]):
     queries: int
     tokens: int
     words: Callable[[], str] | None = None
+    withheld: Callable[[str], T] | None = None
+    apart: Callable[[], Sequence[Job[T]]] | None = None
 
 
 @dataclass(frozen=True)

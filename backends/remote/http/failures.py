@@ -7,14 +7,15 @@
     └── Lost       it was sent and no usable reply came: may be billed
 
 They stay inside this package. What lasts is raised as
-:class:`blackbox_delta.errors.RemoteError` instead; :class:`FailedError` is one.
+:class:`blackbox_delta.errors.RemoteError` instead; :class:`FailedError` and :class:`WithheldError`
+are such.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from blackbox_delta.errors import RemoteError
+from blackbox_delta.errors import RejectedError, RemoteError
 
 
 class Transient(Exception):  # noqa: N818 - a passing state, not yet an error
@@ -68,6 +69,20 @@ class FailedError(RemoteError):
 
     Attributes:
         reason: What happened at last, as in :class:`Transient`.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class WithheldError(RejectedError):
+    """The provider's content filter stopped the text, or what the model said to it.
+
+    The server is well, and answers about other texts. The query may be billed: Azure bills it.
+
+    Attributes:
+        reason: What the server said, in a few words, free of secrets.
     """
 
     def __init__(self, message: str, reason: str) -> None:

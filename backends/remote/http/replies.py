@@ -9,7 +9,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 
-from blackbox_delta.backends.remote.http.failures import Lost, Refused
+from blackbox_delta.backends.remote.http.failures import Lost, Refused, WithheldError
 from blackbox_delta.backends.remote.http.secrets import Secret, redact
 from blackbox_delta.errors import AuthorisationError, RejectedError, RemoteError
 
@@ -19,13 +19,17 @@ _GAVE_UP = frozenset({408, 409})
 _OVERLOADED = frozenset({429, 503, 529})
 #: Replies that say: this is not done here. (501 is llama.cpp's, where it runs without something.)
 _REJECTED = frozenset({400, 404, 405, 413, 415, 422, 501})
-#: What is said where a text is refused, not a key.
-_MODERATED = re.compile(
-    r"content[ _-](management[ _-])?(policy|policies|filter)|moderat"
+#: Replies by which a content filter may stop a text.
+_WITHHELD = frozenset({400, 403, 422})
+#: What it says then.
+_FLAGGED = re.compile(
+    r"content[ _-](management[ _-])?(policy|policies|filter)"
     r"|(input|prompt|content|text|message|request)s? (is|was|were|has been|have been) flagged"
     r"|flagged[ _](input|prompt|content|text)",
     re.IGNORECASE,
 )
+#: Said with a 403, it is the text that is not accepted, and not the key. (A 400 may quote a text.)
+_MODERATED = re.compile("moderat", re.IGNORECASE)
 _HINTS = {
     402: "the account has no credit left",
     404: "check the model's name and the base URL",
@@ -86,7 +90,9 @@ def _reason(name: str, words: str, secret: Secret | None) -> str:
 def _stands_for(
     status: int, code: str, reason: str, headers: Mapping[str, str], where: str
 ) -> Exception:
-    if status == 401 or (status == 403 and not _MODERATED.search(f"{code} {reason}")):
+    if _is_withheld(status, f"{code} {reason}"):
+        return WithheldError(f"{where} refuses the request ({reason})", reason)
+    if status in (401, 403):
         return AuthorisationError(
             f"{where} does not accept the API key, or needs one ({reason}); "
             "check the key and what it may be used for"
@@ -96,8 +102,15 @@ def _stands_for(
     if status in _GAVE_UP or (status >= 500 and status not in _REJECTED):
         return Lost(reason, crowded=status == 504)
     hint = _HINTS.get(status)
-    kind = RejectedError if status in _REJECTED or status == 403 else RemoteError
+    kind = RejectedError if status in _REJECTED else RemoteError
     return kind(f"{where} refuses the request ({reason})" + (f"; {hint}" if hint else ""))
+
+
+def _is_withheld(status: int, said: str) -> bool:
+    """Whether it is the text that the provider does not want."""
+    if status not in _WITHHELD:
+        return False
+    return bool(_FLAGGED.search(said) or (status == 403 and _MODERATED.search(said)))
 
 
 def parse_json(body: bytes, secret: Secret | None) -> Any:

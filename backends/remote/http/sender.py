@@ -20,6 +20,7 @@ from blackbox_delta.backends.remote.http.failures import (
     Lost,
     Refused,
     Transient,
+    WithheldError,
 )
 from blackbox_delta.backends.remote.http.flow import AdaptiveLimit, Circuit, Outcome, Rates
 from blackbox_delta.backends.remote.http.replies import said_by
@@ -254,7 +255,7 @@ class _Batch(Generic[T]):
     async def _work(self) -> None:
         try:
             while self._error is None and (job := next(self._jobs, None)) is not None:
-                self._deliver(await self._see_through(job))
+                await self._see_to(job)
         except _Stopped:
             pass
         except (_SpentUp, RemoteError) as error:
@@ -263,6 +264,15 @@ class _Batch(Generic[T]):
         except Exception as error:
             # A mistake in somebody's iterator, body or read.
             self._stop(error, at_once=True)
+
+    async def _see_to(self, job: Job[T]) -> None:
+        try:
+            self._deliver(await self._see_through(job))
+        except WithheldError:
+            if job.apart is None:
+                raise
+            for one in job.apart():
+                await self._see_to(one)
 
     def _deliver(self, answered: Answered[T]) -> None:
         try:
@@ -338,6 +348,8 @@ class _Batch(Generic[T]):
             return value
         except (Refused, RemoteError) as error:
             lost = False
+            if isinstance(error, WithheldError) and job.withheld is not None:
+                return job.withheld(error.reason)
             self._sent -= job.queries
             if not isinstance(error, RejectedError) or job.words is None:
                 raise

@@ -17,6 +17,9 @@ from blackbox_delta.types import Json
 #: Takes a choice and the place it stands at; gives what the model wrote.
 TextOf: TypeAlias = Callable[[dict[str, Any], str], str]
 
+#: Why an answer ended that the provider's content filter stopped.
+_FILTERED = "content_filter"
+
 
 def check_request(offer: Offer, prompts: Sequence[Input], ask: Ask, form: Form) -> None:
     """Raises if one request cannot carry these prompts or ask this."""
@@ -68,22 +71,33 @@ def read_choices(
         index = strict.whole(strict.mapping(choice, "a choice").get("index"), "index", below=count)
         if index in answers:
             raise BrokenReply(f"there are two answers to prompt {index}")
-        where = f"choices[{index}]"
-        refuse_error(choice, where)
-        tokens = (
-            first_tokens(choice.get("logprobs"), ids_as_text, f"{where}.logprobs")
-            if ask.logprobs
-            else []
-        )
-        answer = strict.answer(text_of(choice, where), tokens, ask, offer.may_be_fewer, where)
-        ended = choice.get("finish_reason")
-        answers[index] = replace(answer, ended=ended) if isinstance(ended, str) else answer
+        answers[index] = _answer(choice, ask, offer, ids_as_text, text_of, f"choices[{index}]")
     if len(answers) < count:
         raise BrokenReply(f"there are {len(answers)} answers to {count} prompts")
     return WireReply(
         tuple(answers[index] for index in range(count)),
         *_usage(reply.get("usage"), one_prompt=count == 1),
     )
+
+
+def _answer(
+    choice: dict[str, Any], ask: Ask, offer: Offer, ids_as_text: bool, text_of: TextOf, where: str
+) -> Answer:
+    """One choice, checked; or that it was withheld, where a filter says so and it is not whole."""
+    ended = choice.get("finish_reason")
+    try:
+        refuse_error(choice, where)
+        tokens = []
+        if ask.logprobs:
+            tokens = first_tokens(choice.get("logprobs"), ids_as_text, f"{where}.logprobs")
+        answer = strict.answer(text_of(choice, where), tokens, ask, offer.may_be_fewer, where)
+    except BrokenReply:
+        if ended != _FILTERED:
+            raise
+        answer = Answer("")
+    empty = not (answer.text or answer.top or answer.labels)
+    answer = replace(answer, withheld=ended == _FILTERED and empty)
+    return replace(answer, ended=ended) if isinstance(ended, str) else answer
 
 
 def refuse_error(value: dict[str, Any], where: str) -> None:

@@ -6,7 +6,7 @@ read off the likeliest tokens, and a label that is not among them gets an upper 
 :class:`Written` (in :mod:`.written`): the answer's text is parsed.
 
 What is not exact is counted: ``bounded`` labels carry an upper bound, ``unparsed`` answers no
-label at all.
+label at all. Those are answers whose text names none, and those that a content filter withheld.
 """
 
 from __future__ import annotations
@@ -62,15 +62,20 @@ class Rule(Protocol):
         ...
 
 
-def reading(labels: Sequence[float], bounded: int = 0, unparsed: int = 0) -> Reading:
+def reading(labels: Sequence[float], bounded: int = 0) -> Reading:
     """A reading without top tokens."""
     return Reading(
         np.asarray(labels, np.float32),
         np.empty(0, np.int64),
         np.empty(0, np.float32),
         bounded,
-        unparsed,
     )
+
+
+def nothing(count: int, top_k: int = 0) -> Reading:
+    """What can be read of no answer: c labels alike, and k top tokens that stand for nothing."""
+    ids, logprobs = top_arrays((), top_k)
+    return Reading(np.full(count, -math.log(count), np.float32), ids, logprobs, unparsed=1)
 
 
 @dataclass(frozen=True)
@@ -208,6 +213,7 @@ def top_arrays(top: Sequence[Token], top_k: int) -> tuple[IntArray, FloatArray]:
     stand for nothing, and the log-probability of the last token that came: what is not there is
     known to be no likelier. A token without an id gets :func:`token_id` of its bytes.
     """
+    last = top[-1].logprob if top else FLOOR
     named: dict[int, float] = {}
     for token in top:
         name = token_id(token.text) if token.id is None else token.id
@@ -216,7 +222,7 @@ def top_arrays(top: Sequence[Token], top_k: int) -> tuple[IntArray, FloatArray]:
             break
     free = TOKEN_IDS - 1
     while len(named) < top_k:
-        named.setdefault(free, top[-1].logprob)
+        named.setdefault(free, last)
         free -= 1
     pairs = list(named.items())[:top_k]
     ids = np.asarray([name for name, _ in pairs], np.int64)

@@ -92,12 +92,14 @@ class Answer:
         top: The likeliest first tokens, likeliest first, distinct, at most ``Ask.top_k``.
         labels: Log-probabilities in the order of ``Ask.label_ids``; ``None`` if not asked.
         ended: Why it stopped writing, in the server's word; ``None`` where the wire does not tell.
+        withheld: Whether a content filter kept back what was asked for; then the rest is empty.
     """
 
     text: str
     top: tuple[Token, ...] = ()
     labels: tuple[float, ...] | None = None
     ended: str | None = None
+    withheld: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 
-from blackbox_delta.backends.remote.wires.readings import Reading, reading
+from blackbox_delta.backends.remote.wires.readings import Reading, nothing, reading
 from blackbox_delta.backends.remote.wires.wire import Answer
 from blackbox_delta.errors import VerbalizerError
 
@@ -58,7 +58,7 @@ class Written:
         count = len(self._words)
         at = self.label(answer.text)
         if at is None:
-            return reading([-math.log(count)] * count, unparsed=1)
+            return nothing(count)
         values = [math.log(DOUBT / (count - 1))] * count
         values[at] = math.log1p(-DOUBT)
         return reading(values)

@@ -44,14 +44,18 @@ class Fault(enum.Enum):
     FEWER = enum.auto()  # one choice is missing
     DUPLICATED = enum.auto()  # one choice stands in for another, or comes twice
     PERMUTED = enum.auto()  # choices in another order: legal, they carry their index
+    FILTERED = enum.auto()  # 400: a content filter stops the text
+    FILTERED_ANSWER = enum.auto()  # 200, but the filter stops what the model said
     REDIRECT = enum.auto()  # 307 to another host
     BOMB = enum.auto()  # a little gzip that unpacks to a lot
 
 
 #: Turned away unanswered; a retry is free.
 REFUSING = frozenset({Fault.TOO_MANY, Fault.TOO_MANY_WAIT, Fault.OVERLOADED})
+#: No attempt is answered: the text is not wanted.
+FILTERING = frozenset({Fault.FILTERED, Fault.FILTERED_ANSWER})
 #: Worth a retry, though the last attempt may be billed.
-LOSING = frozenset(Fault) - REFUSING - {Fault.PERMUTED, Fault.REDIRECT}
+LOSING = frozenset(Fault) - REFUSING - FILTERING - {Fault.PERMUTED, Fault.REDIRECT}
 
 #: The fault for a scoring request, by its number (from 0) and the prompts it holds.
 Plan = Callable[[int, list[str]], Fault | None]
@@ -83,6 +87,18 @@ def seeded(seed: int, rate: float, kinds: Collection[Fault], most_in_a_row: int 
         return ordered[int(rng.integers(len(ordered)))]
 
     return plan
+
+
+#: As Azure puts it.
+FILTER_ERROR: Json = {
+    "message": "The response was filtered due to the prompt triggering Azure OpenAI's content "
+    "management policy. Please modify your prompt and retry.",
+    "type": None,
+    "param": "prompt",
+    "code": "content_filter",
+    "status": 400,
+    "innererror": {"code": "ResponsibleAIPolicyViolation"},
+}
 
 
 @dataclass
@@ -242,6 +258,8 @@ class FaultyServer:
             waiting = {"Retry-After": self.retry_after} if fault is Fault.TOO_MANY_WAIT else {}
             status = 503 if fault is Fault.OVERLOADED else 429
             await peer.send(status, {"error": {"message": "too busy"}}, waiting)
+        elif fault is Fault.FILTERED:
+            await peer.send(400, {"error": FILTER_ERROR})
         elif fault is None or fault is Fault.PERMUTED:
             if fault is Fault.PERMUTED:
                 reply["choices"].reverse()
@@ -362,9 +380,16 @@ def _duplicated(reply: Json) -> None:
     reply["choices"].append(reply["choices"][0])
 
 
+def _filtered(reply: Json) -> None:
+    for choice in reply["choices"]:
+        choice |= {"logprobs": None, "finish_reason": "content_filter"}
+        choice |= {"text": ""} if "text" in choice else {"message": None}
+
+
 _SPOILERS: dict[Fault, Callable[[Json], None]] = {
     Fault.NO_LOGPROBS: _without_logprobs,
     Fault.NAN: _with_nan,
     Fault.FEWER: _one_fewer,
     Fault.DUPLICATED: _duplicated,
+    Fault.FILTERED_ANSWER: _filtered,
 }

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from blackbox_delta.backends.remote.collecting import Collector
 from blackbox_delta.backends.remote.http.exchange import Answered, Job
 from blackbox_delta.backends.remote.jobs import Pair, PartReply
-from blackbox_delta.backends.remote.wires.readings import Reading
-from blackbox_delta.types import AnswerSlot, DeltaBatch, Prompt, Reply, ScoreRequest, Words
+from blackbox_delta.backends.remote.wires.readings import Reading, nothing
+from blackbox_delta.backends.remote.withheld import Withheld
+from blackbox_delta.errors import RejectedError
+from blackbox_delta.types import AnswerSlot, DeltaBatch, Prompt, Reply, ScoreRequest, Sink, Words
 
 C, K = 2, 3
 
@@ -46,6 +48,22 @@ def answered(pairs: list[Pair], lost: int = 0) -> Answered[PartReply]:
     return Answered(job, part, lost * len(pairs), 0.1)
 
 
+class Server:
+    base_url = "https://toy.example/v1"
+
+    def excerpt(self, text: str) -> str:
+        return text
+
+
+def collecting(
+    asked: ScoreRequest,
+    sink: Sink | None,
+    clock: Callable[[], float],
+    filtered: Withheld | None = None,
+) -> Collector:
+    return Collector(asked, sink, clock, filtered or Withheld(Server()))
+
+
 def ticking(step: float) -> Callable[[], float]:
     times = itertools.count()
     return lambda: 100.0 + step * next(times)
@@ -65,7 +83,7 @@ def test_neither_order_nor_batches_matter(
     lost = [data.draw(st.integers(0, 2)) for _ in parts]
 
     taken: list[Reply] = []
-    collector = Collector(asked, taken.extend, ticking(0.5))
+    collector = collecting(asked, taken.extend, ticking(0.5))
     for part, times in zip(parts, lost, strict=True):
         collector.take(answered(part, times))
     scores = collector.scores()
@@ -91,7 +109,7 @@ def test_neither_order_nor_batches_matter(
 
 
 def test_types_are_those_of_the_contract() -> None:
-    collector = Collector(request(2, 1), None, ticking(1))
+    collector = collecting(request(2, 1), None, ticking(1))
     collector.take(answered([(0, 0), (1, 0)]))
     scores = collector.scores()
     assert scores.label_logprobs.shape == (2, 1, C)
@@ -104,12 +122,36 @@ def test_a_sink_that_raises_ends_it_before_anything_is_counted() -> None:
     def full(replies: object) -> None:
         raise OSError("no space left")
 
-    collector = Collector(request(1, 1), full, ticking(1))
+    collector = collecting(request(1, 1), full, ticking(1))
     with pytest.raises(OSError, match="no space"):
         collector.take(answered([(0, 0)]))
     assert collector.scores().usage.queries == 0
 
 
 def test_what_never_came_is_not_a_number() -> None:
-    scores = Collector(request(1, 2), None, ticking(1)).scores()
+    scores = collecting(request(1, 2), None, ticking(1)).scores()
     assert np.isnan(scores.label_logprobs).all()
+
+
+def test_what_is_withheld_is_a_reply_like_others_unless_there_is_nothing_else() -> None:
+    def stopped(pair: Pair) -> Answered[PartReply]:
+        part = PartReply((pair,), (nothing(C, K),), (7,), (0,), (0,), 1, "HTTP 400")
+        return Answered(Job("", bytes, lambda _: part, 1, 0), part, 0, 0.1)
+
+    taken: list[Reply] = []
+    collector = collecting(request(1, 40), taken.extend, ticking(1))
+    collector.take(answered([(0, 0)]))
+    for prompt in range(1, 40):
+        collector.take(stopped((0, prompt)))
+    usage = collector.scores().usage
+    assert (usage.queries, usage.unparsed) == (40, 39)
+    assert usage.tokens == 10 + 39 * 7
+
+    taken.clear()
+    collector = collecting(request(1, 40), taken.extend, ticking(1))
+    for prompt in range(19):
+        collector.take(stopped((0, prompt)))
+    with pytest.raises(RejectedError, match="stopped all of 20 questions"):
+        collector.take(stopped((0, 19)))
+    # What is not handed on is not kept: once the filter is off, it is asked again.
+    assert len(taken) == 19

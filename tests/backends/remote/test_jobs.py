@@ -51,6 +51,7 @@ class EchoWire:
     def read(self, payload: Any, ask: Ask, count: int) -> WireReply:
         answers = tuple(Answer("", labels=tuple(one)) for one in payload.get("answers", ()))
         answers += tuple(map(Answer, payload.get("texts", ())))
+        answers += (Answer("", withheld=True),) * payload.get("withheld", 0)
         if len(answers) != count:
             raise BrokenReply("too few")
         return WireReply(answers, payload.get("in"), payload.get("out"), payload.get("cached"))
@@ -114,6 +115,44 @@ def test_an_answer_of_no_tokens_is_free() -> None:
     assert job.read({"texts": [""], "out": 0}).output_tokens == (0,)
     assert job.read({"texts": ["a"], "out": 0}).output_tokens == (16,)
     assert job.read({"texts": ["a"], "out": 3}).output_tokens == (3,)
+
+
+def test_a_text_that_is_stopped_may_be_billed_as_read() -> None:
+    [_, job] = jobs(request(1, 2), EchoWire(), ASKING, EchoInputs(), 1, 2)
+    assert job.withheld is not None
+    part = job.withheld("HTTP 400: filtered")
+    assert (part.pairs, part.withheld, part.reason) == (((0, 1),), 1, "HTTP 400: filtered")
+    assert (part.tokens, part.computed, part.output_tokens) == ((2,), (0,), (0,))
+    [reading] = part.readings
+    np.testing.assert_allclose(np.exp(reading.label_logprobs), 0.5, rtol=1e-6)
+    assert reading.unparsed == 1
+
+
+def test_texts_that_are_stopped_together_can_be_asked_about_one_by_one() -> None:
+    [whole] = jobs(request(2, 2), EchoWire(), ASKING, EchoInputs(), 4, 2)
+    assert whole.withheld is None
+    assert whole.apart is not None
+    apart = whole.apart()
+    assert [json.loads(job.body())["prompts"] for job in apart] == [
+        ["0/0"],
+        ["1/0"],
+        ["0/1"],
+        ["1/1"],
+    ]
+    assert [job.tokens for job in apart] == [1, 1, 2, 2]
+    part = apart[2].read({"answers": [[-1.0, -2.0]], "in": 9})
+    assert (part.pairs, part.tokens) == (((0, 1),), (9,))
+    assert all(job.apart is None and job.words is not None for job in apart)
+
+
+def test_withheld_answers_of_a_reply_are_counted_and_the_others_read() -> None:
+    [job] = jobs(request(1, 2), EchoWire(), ASKING, EchoInputs(), 2, 2)
+    part = job.read({"answers": [[-1.0, -2.0]], "withheld": 1, "in": 9, "out": 1})
+    first, second = part.readings
+    assert list(first.label_logprobs) == [-1.0, -2.0]
+    assert (first.unparsed, second.unparsed, part.withheld) == (0, 1, 1)
+    assert "content_filter" in part.reason
+    assert part.tokens == (3, 6)
 
 
 def test_more_cached_than_sent_is_all_cached() -> None:

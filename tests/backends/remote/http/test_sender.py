@@ -15,7 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blackbox_delta.backends.remote.http.exchange import Answered, Job
-from blackbox_delta.backends.remote.http.failures import BrokenReply, Lost, Refused
+from blackbox_delta.backends.remote.http.failures import (
+    BrokenReply,
+    Lost,
+    Refused,
+    WithheldError,
+)
 from blackbox_delta.backends.remote.http.sender import Sender
 from blackbox_delta.backends.remote.http.transport import Transport
 from blackbox_delta.errors import (
@@ -342,6 +347,42 @@ def test_a_refusal_tells_which_text_is_refused(send: Any) -> None:
     assert (run.names, run.unanswered) == ([0, 1], [0])
     # One of several texts is not told apart.
     assert send(server, jobs(4), concurrency=1).error is error
+
+
+STOPPED = WithheldError("toy refuses the request (HTTP 400: filtered)", "HTTP 400: filtered")
+
+
+def test_a_text_that_a_filter_stops_has_its_value_and_may_be_billed(send: Any) -> None:
+    server = Server(lambda name, _attempt: STOPPED if name == 2 else "ok")
+    asked = [replace(job(name), withheld=len) for name in range(4)]
+    run = send(server, asked, concurrency=1, max_sent=4)
+    assert (run.error, run.lost, run.unanswered) == (None, 0, [0])
+    assert run.names == [0, 1, len(STOPPED.reason), 3]
+    assert server.attempts[2] == 1
+    # So it counts in what may be sent.
+    assert isinstance(send(server, asked, concurrency=1, max_sent=3).error, SpentError)
+
+
+def test_without_a_value_it_is_refused_like_any_other(send: Any) -> None:
+    asked = [replace(job(0), words=lambda: "a text of some length")]
+    run = send(Server(sequence(STOPPED)), asked)
+    assert isinstance(run.error, RejectedError)
+    assert "it was asked about 'a tex … ength'" in str(run.error)
+    assert run.unanswered == [0]
+
+
+def test_texts_that_are_stopped_together_are_asked_about_one_by_one(send: Any) -> None:
+    """One of several was meant, and nobody says which."""
+    server = Server(lambda name, _attempt: STOPPED if name in (1, 11) else "ok")
+
+    def each() -> list[Job[int]]:
+        return [replace(job(name), withheld=lambda _: -1) for name in (10, 11, 12)]
+
+    asked = [job(0, 3), replace(job(1, 3), apart=each), job(2, 3)]
+    run = send(server, asked, concurrency=1)
+    assert (run.error, run.unanswered) == (None, [0])
+    assert run.names == [0, 10, -1, 12, 2]
+    assert server.billable == 3 + 2 + 3
 
 
 def test_other_errors_are_not_about_a_text(send: Any) -> None:

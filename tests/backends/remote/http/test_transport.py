@@ -14,9 +14,14 @@ from typing import Any
 
 import httpx
 import pytest
-from faulty_server import LOSING, REFUSING, Fault, FaultyServer, scripted
+from faulty_server import FILTER_ERROR, LOSING, REFUSING, Fault, FaultyServer, scripted
 
-from blackbox_delta.backends.remote.http.failures import Lost, Refused, Transient
+from blackbox_delta.backends.remote.http.failures import (
+    Lost,
+    Refused,
+    Transient,
+    WithheldError,
+)
 from blackbox_delta.backends.remote.http.secrets import Secret
 from blackbox_delta.backends.remote.http.transport import Transport, _KeyAuth
 from blackbox_delta.errors import AuthorisationError, ConfigError, RejectedError, RemoteError
@@ -214,6 +219,49 @@ def test_a_text_that_a_provider_does_not_want_is_no_matter_of_the_key(
     with pytest.raises(RejectedError, match=f"refuses the request .HTTP 403: {words}") as caught:
         ask(**replying(403, json={"error": error}))
     assert "key" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, FILTER_ERROR),  # Azure's
+        (
+            400,  # OpenAI's
+            {
+                "message": "Invalid prompt: your prompt was flagged as potentially violating our "
+                "usage policy. Please try again with a different prompt: https://a.example/b",
+                "type": "invalid_request_error",
+                "param": None,
+                "code": "invalid_prompt",
+            },
+        ),
+        (  # OpenRouter's
+            403,
+            {
+                "code": 403,
+                "message": "Your chosen model requires moderation and your input was flagged",
+                "metadata": {"reasons": ["violence"], "flagged_input": "a dull mess"},
+            },
+        ),
+    ],
+)
+def test_what_a_content_filter_stops_is_told_apart(ask: Any, status: int, error: Any) -> None:
+    with pytest.raises(WithheldError, match="refuses the request") as caught:
+        ask(**replying(status, json={"error": error}))
+    assert caught.value.reason.startswith(f"HTTP {status}: {error['message'][:30]}")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "This model's maximum context length is 32 tokens",
+        "'a moderately dull film' is no list of ids",
+    ],
+)
+def test_other_requests_are_refused_for_what_they_ask(ask: Any, words: str) -> None:
+    with pytest.raises(RejectedError) as caught:
+        ask(**replying(400, json={"error": {"message": words, "code": 400}}))
+    assert not isinstance(caught.value, WithheldError)
 
 
 @pytest.mark.parametrize("words", ["Your key was flagged", "content is not for this key", "policy"])

@@ -12,7 +12,7 @@ from blackbox_delta.backends.remote.http.failures import BrokenReply
 from blackbox_delta.backends.remote.wires.chat import Chat
 from blackbox_delta.backends.remote.wires.offers import Offer
 from blackbox_delta.backends.remote.wires.presets import PRESETS
-from blackbox_delta.backends.remote.wires.wire import Ask, Token
+from blackbox_delta.backends.remote.wires.wire import Answer, Ask, Token
 
 REPLIES = Path(__file__).with_name("replies")
 
@@ -115,6 +115,34 @@ def test_of_two_tokens_that_look_the_same_the_likelier_counts() -> None:
 def test_a_model_that_wrote_nothing_is_not_a_broken_reply() -> None:
     """Reasoning may use up all tokens; that is counted as unparsed, not sent again."""
     assert chat("openai").read(with_tokens(content=None), Ask("m"), 1).answers[0].text == ""
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"message": {"role": "assistant", "content": None}, "logprobs": None},
+        {"message": None},
+        {"message": {"role": "assistant", "content": ""}, "logprobs": {"content": []}},
+    ],
+)
+@pytest.mark.parametrize("ask", [Ask("m"), Ask("m", top_k=2), Ask("m", label_ids=(1, 2))])
+def test_an_answer_that_a_filter_stopped_is_not_a_broken_reply(ask: Ask, choice: Any) -> None:
+    payload = {"choices": [{"index": 0, **choice, "finish_reason": "content_filter"}]}
+    assert chat("vllm").read(payload, ask, 1).answers[0] == Answer(
+        "", ended="content_filter", withheld=True
+    )
+    payload["choices"][0]["finish_reason"] = "stop"
+    if ask.logprobs:
+        with pytest.raises(BrokenReply):
+            chat("vllm").read(payload, ask, 1)
+
+
+def test_what_came_before_the_filter_counts() -> None:
+    payload = with_tokens(token("a", -1), token("b", -2))
+    payload["choices"][0]["finish_reason"] = "content_filter"
+    answer = chat("vllm").read(payload, Ask("m", top_k=2), 1).answers[0]
+    assert len(answer.top) == 2
+    assert not answer.withheld
 
 
 @pytest.mark.parametrize(

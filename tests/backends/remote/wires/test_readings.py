@@ -17,6 +17,7 @@ from blackbox_delta.backends.remote.wires.readings import (
     Labels,
     TopTokens,
     Unbiased,
+    nothing,
     top_arrays,
     unseen_bound,
 )
@@ -144,6 +145,18 @@ def test_fewer_tokens_are_filled_up_to_k() -> None:
     ids, logprobs = top_arrays(top, 1)
     np.testing.assert_array_equal((ids, logprobs), [[2**31 - 1], [-0.5]])
     assert top_arrays(top, 0)[0].shape == (0,)
+
+
+def test_of_no_answer_nothing_is_read() -> None:
+    found = nothing(4, 3)
+    np.testing.assert_allclose(np.exp(found.label_logprobs), 0.25, rtol=1e-6)
+    assert sorted(found.top_ids) == [2**31 - 3, 2**31 - 2, 2**31 - 1]  # ids that stand for nothing
+    assert len(set(found.top_logprobs)) == 1
+    assert np.isfinite(found.top_logprobs).all()
+    assert (found.bounded, found.unparsed) == (0, 1)
+    dtypes = found.label_logprobs.dtype, found.top_ids.dtype, found.top_logprobs.dtype
+    assert dtypes == (np.float32, np.int64, np.float32)
+    assert nothing(2).top_ids.shape == (0,)
 
 
 def biased(truth: Vector, ids: list[int], bias: float) -> Vector:
