@@ -101,6 +101,7 @@ class LocalBackend:
         self._turn = threading.RLock()
         self._model.eval()
         try:
+            loading.wake(loaded)
             self._open(loaded, max_length)
         except BaseException:
             self._hand_back()

@@ -21,6 +21,7 @@ import platformdirs
 import torch
 import transformers
 
+from blackbox_delta.backends.local.matrices import is_quantized
 from blackbox_delta.backends.packaged import packaged_file
 from blackbox_delta.errors import ConfigError, ModelError
 
@@ -124,6 +125,28 @@ def check_unadapted(loaded: LoadedModel) -> None:
             f"{loaded.name!r} holds an adapter of PEFT's; merge it into the weights first, with "
             "PeftModel's merge_and_unload(), and open what that gives"
         )
+
+
+@torch.no_grad()
+def wake(loaded: LoadedModel) -> None:
+    """Calls a quantised model once, for some libraries unpack its weights only then.
+
+    compressed-tensors does so when the whole model is called, not a part of it.
+
+    Raises:
+        ModelError: It cannot be called.
+    """
+    model = loaded.model
+    if not is_quantized(model):
+        return
+    ids = torch.zeros((1, 1), dtype=torch.int64, device=model.get_input_embeddings().weight.device)
+    own = {"decoder_input_ids": ids} if loaded.kind == "seq2seq" else {}
+    try:
+        model(input_ids=ids, **own)
+    except Exception as error:  # of whatever library quantised it
+        raise ModelError(
+            f"{loaded.name!r} cannot be called as it is quantised: {type(error).__name__}: {error}"
+        ) from error
 
 
 @contextmanager

@@ -46,6 +46,27 @@ class Mixing(Coded):
         return super().forward((x / step).round() * step)
 
 
+class Packed(Coded):
+    """Cannot be used before the whole model was called, which unpacks it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("these codes are packed")
+
+
+def packed(tiny: Any) -> Any:
+    """Like ``quantized``, but unpacked into plain modules when it is called for the first time."""
+    model = quantized(tiny, Packed).model
+
+    def unpack(model: Any, _given: Any) -> None:
+        handle.remove()
+        for name, module in list(model.named_modules()):
+            if isinstance(module, Packed):
+                _put(model, name, module.dequantized())
+
+    handle = model.register_forward_pre_hook(unpack)
+    return replace(tiny, model=model)
+
+
 def quantized(tiny: Any, kind: type[Coded] = Coded) -> Any:
     """A tiny model with all its linear modules but the head quantised."""
     model = copy.deepcopy(tiny.model)

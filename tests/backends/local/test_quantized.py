@@ -14,7 +14,7 @@ import torch
 import transformers
 from by_the_book import CHOICES, Reference, batch, request_for
 from changed_models import SLOT, expected, prefix_batch, with_peft
-from coded_models import Coded, Mixing, dequantized, quantized
+from coded_models import Coded, Mixing, Packed, dequantized, packed, quantized
 
 from blackbox_delta.backends.local import LocalBackend
 from blackbox_delta.backends.local.fingerprints import fingerprint
@@ -74,6 +74,30 @@ def test_they_have_the_geometry_of_the_plain_model(architecture: str, coded: Any
 def test_one_whose_texts_change_each_other_is_refused(tiny: Any) -> None:
     with pytest.raises(ModelError, match=r"quantisation may let the texts .* llm_int8_threshold"):
         quantized(tiny("llama"), Mixing).wrap()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_what_is_unpacked_at_the_first_call_is_unpacked_when_it_is_opened(
+    architecture: str, tiny: Any, coded: Any
+) -> None:
+    model = packed(tiny(architecture))
+    backend = model.wrap()
+    plain = dequantized(coded(architecture)[0]).wrap()
+    assert backend.fingerprint == plain.fingerprint
+    request = request_for(SLOT, batch("lora", backend, 2))
+    np.testing.assert_allclose(
+        backend.score(request).label_logprobs,
+        plain.score(request).label_logprobs,
+        rtol=0,
+        atol=1e-4,
+    )
+    # Whoever gets the model back may train it.
+    assert not any(weight.is_inference() for weight in model.model.parameters())
+
+
+def test_one_that_cannot_be_called_is_refused(tiny: Any) -> None:
+    with pytest.raises(ModelError, match=r"cannot be called .*: these codes are packed"):
+        quantized(tiny("llama"), Packed).wrap()
 
 
 def test_nothing_is_merged_into_codes(coded: Any, tmp_path: Path) -> None:
