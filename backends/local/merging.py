@@ -42,7 +42,8 @@ def merged(model: Any, parts: Sequence[DeltaBatch], factors: Factors) -> dict[st
                 f"no weights of a model can say what its {part.kind} does; these kinds can be "
                 f"merged, also several together: {', '.join(sorted(MERGEABLE))}"
             )
-    if is_quantized(model):
+    # One that is unpacked by now is still packed again, or said to be packed, when it is saved.
+    if is_quantized(model) or getattr(model.config, "quantization_config", None) is not None:
         raise ExportError(
             "the model is quantised: its weights have no room for a delta's small changes. Merge "
             "the delta into the model that it was quantised from, or export it by itself"

@@ -107,6 +107,15 @@ def test_nothing_is_merged_into_codes(coded: Any, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_nothing_is_merged_into_what_was_unpacked(tiny: Any, tmp_path: Path) -> None:
+    """Its configuration says that it is quantised: whoever loads it would look for codes."""
+    model = packed(tiny("llama"))
+    model.model.config.quantization_config = {"quant_method": "compressed-tensors"}
+    backend = model.wrap()
+    with pytest.raises(ExportError, match="is quantised"):
+        backend.save_merged(batch("lora", backend, 1), tmp_path)
+
+
 @pytest.mark.parametrize("part", ["codes", "scales"])
 def test_the_fingerprint_goes_by_codes_and_scales(part: str, coded: Any) -> None:
     model, backend = coded("llama")
