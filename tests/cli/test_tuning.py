@@ -1,0 +1,204 @@
+"""``tune`` on the toy model: its settings, its report, and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from command_line import failed, result_of, run, tune
+from sklearn.metrics import accuracy_score
+
+from blackbox_delta.settings import Settings
+from blackbox_delta.types import Json
+
+
+def test_tune_reports_what_it_wrote_down(data: Path, tmp_path: Path) -> None:
+    done = tune(data, "--out", tmp_path / "run", "--max-test", 30)
+    report = result_of(tmp_path / "run")
+    assert report["test_n"] == 30
+    for name, key in (("untuned", "untuned"), ("calibrated", "baseline"), ("tuned", "test")):
+        accuracy, f1 = report[f"{key}_accuracy"], report[f"{key}_macro_f1"]
+        assert re.search(rf"^\s*{name}\s+{accuracy:.3f}\s+{f1:.3f}\s*$", done.stdout, re.MULTILINE)
+    assert report["verdict"] in done.stdout
+    assert f"Next: blackbox-delta predict {tmp_path / 'run'} FILE" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"recipe": "auto", "without": "search, anchors", "max_queries_per_example": 3},
+        {"recipe": "search", "population": 6, "objective": "hinge"},
+    ],
+    ids=lambda own: own["recipe"],
+)
+def test_tune_passes_every_setting_on(own: Json, data: Path, tmp_path: Path) -> None:
+    given = {
+        **own,
+        "shots": 5,
+        "seed": 7,
+        "budget": "40 calls",
+        "template": "{text} {soft:4} It was {label}",
+        "soft_tokens": 3,
+        "soft_init": "zero",
+        "dimension": 12,
+        "subspace": "uniform",
+        "scale": 0.5,
+        "optimizer": "random",
+        "head": "plain",
+        "max_test": 9,
+        "price_in": 0.25,
+        "price_out": 1.5,
+        "delta": "soft-prompt",
+    }
+    options = [part for name, it in given.items() for part in ("--" + name.replace("_", "-"), it)]
+    done = tune(data, *options, "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    written = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    words = {"positive": "great", "negative": "terrible"}
+    told = {**given, "label_words": words, "delta_settings": None, "subspace_from": None}
+    assert written == {**Settings().model_dump(), **told}
+    others = {"without", "max_queries_per_example", "population", "objective"} - set(own)
+    assert set(told) | others == set(Settings.model_fields)
+
+
+def test_settings_come_from_a_file_and_options_win(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(
+        """
+        recipe = "search"
+        delta = ["soft-prompt"]
+        shots = 5
+        population = 6
+        budget = "40 calls"
+        label_words = {positive = "good", negative = "bad"}
+        """
+    )
+    options = ["--settings", file, "--shots", 4, "--seed", 0]
+    done = run("tune", "--model", "fake", "--data", data, *options, "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    words = {"positive": "good", "negative": "bad"}
+    expected = Settings(
+        recipe="search", shots=4, population=6, budget="40 calls", label_words=words
+    )
+    assert settings == expected.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("shots = 0", "settings.toml: shots = 0"),
+        ("shot = 4", "settings.toml: there is no setting 'shot'"),
+        ("shots =", "are no TOML"),
+        ('delta = "lora"\ndelta_settings = {depth = 2}', "lora has no setting 'depth'"),
+        (None, "settings.toml cannot be read"),
+    ],
+)
+def test_a_settings_file_that_makes_no_sense_is_refused(
+    data: Path, tmp_path: Path, written: str | None, said: str
+) -> None:
+    file = tmp_path / "settings.toml"
+    if written is not None:
+        file.write_text(written)
+    assert said in failed(tune(data, "--settings", file))
+
+
+def test_set_adds_to_what_a_settings_file_says_of_the_delta(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('delta = "lora"\ndelta_settings = {rank = 2}\n')
+    done = tune(data, "--settings", file, "--set", "delta.depth=3")
+    assert "lora has no setting 'depth'" in failed(done)
+    assert "fake takes no lora" in failed(tune(data, "--settings", file, "--set", "lora.rank=0"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--delta", "lora", "--set", "delta.rank=2"], "fake takes no lora; it takes soft-prompt"),
+        (["--set", "delta.rank=2"], "soft-prompt has no setting 'rank'; it has none"),
+        (["--delta", "lora", "--set", "rank"], "write it as in --set delta.rank=4"),
+        (["--delta", "lora", "--set", "lora.depth=2"], "lora has no setting 'depth'"),
+        (["--delta", "lora", "--set", "ia3.targets=k"], "about ia3, but the delta is 'lora'"),
+        (
+            ["--delta", "hat"],
+            "there is no delta 'hat'; choose among soft-prompt, deep-prompt, prefix, lora",
+        ),
+        (["--delta", "lora+lora"], "names a kind twice"),
+        (["--delta", "lora", "--delta", "lora"], "names a kind twice"),
+        (
+            ["--delta", "soft-prompt", "--delta", "deep-prompt", "--set", "soft-prompt.x=1"],
+            "soft-prompt has no setting 'x'",
+        ),
+        (["--delta", "lora,bitfit", "--recipe", "auto"], "stages are for the recipe 'search'"),
+    ],
+)
+def test_deltas_that_make_no_sense_are_refused(data: Path, options: list[str], said: str) -> None:
+    done = tune(data, "--recipe", "search", *options)
+    assert done.exit_code == 1
+    assert said in " ".join(done.output.split())
+
+
+def test_without_a_folder_nothing_is_kept(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sorted(data.iterdir())
+    monkeypatch.chdir(data)
+    done = tune(data)
+    assert done.exit_code == 0, done.output
+    assert "Nothing was kept; add --out RUN" in done.stdout
+    assert sorted(data.iterdir()) == before
+
+
+def test_auto_is_the_default_and_says_what_each_part_gave(data: Path, finished: Path) -> None:
+    report = result_of(finished)
+    assert report["recipe"] == "auto"
+    assert report["chosen"] == "views"
+    done = tune(data, "--out", finished, "--resume")
+    shown = done.stdout.split("Cost: ")[0]
+    assert re.search(
+        rf"Kept: {len(report['views'])} views? behind an anchored head; an answer takes "
+        rf"{report['queries_per_answer']} quer(y|ies)\.",
+        shown,
+    )
+    for part in report["parts"]:
+        assert part["part"] in shown
+    queries = [int(number) for number in re.findall(r" (\d+) +[\d,]+ +[01]\.\d+ +\d", shown)]
+    assert sum(queries) == report["queries"]
+    assert "what each further query of an answer buys".lower() in shown.lower()
+
+
+def test_an_answer_takes_no_more_queries_than_allowed(data: Path, tmp_path: Path) -> None:
+    done = tune(data, "--out", tmp_path / "run", "--max-queries-per-example", 1)
+    assert done.exit_code == 0, done.output
+    assert "Kept: 1 view behind an anchored head; an answer takes 1 query." in done.stdout
+    assert "further query" not in done.stdout
+    rows = [json.loads(line) for line in (data / "test.jsonl").read_text().splitlines()]
+    said = run("predict", tmp_path / "run", stdin="".join(f"{row['text']}\n" for row in rows))
+    truth = [row["label"] for row in rows]
+    found = [json.loads(line)["label"] for line in said.stdout.splitlines()]
+    assert accuracy_score(truth, found) == result_of(tmp_path / "run")["test_accuracy"]
+
+
+def test_the_former_recipe_is_there_by_name(data: Path, tmp_path: Path) -> None:
+    done = tune(data, "--recipe", "search", "--budget", 65, "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    report = result_of(tmp_path / "run")
+    assert report["recipe"] == "search"
+    assert report["generations"] == 3
+    assert "λ = 20, d = 20, cma-diagonal" in done.stderr
+    assert "generation 3: best loss" in done.stderr
+    assert "views" not in done.output
+
+
+def test_a_dry_run_bounds_what_auto_spends(data: Path, finished: Path) -> None:
+    done = tune(data, "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "the run costs at most:" in done.stdout
+    found, bound = result_of(finished), re.search(r"tuning +\d+ +(\d+) ", done.stdout)
+    assert bound is not None
+    assert found["queries"] <= int(bound[1]) <= 6 * 8
+    together = re.search(r"together +\d+ +([\d,]+) ", done.stdout)
+    assert together is not None
+    most = int(together[1].replace(",", ""))
+    assert found["queries"] + found["test_queries"] <= most
+    assert "Nothing was sent." in done.stdout
