@@ -229,7 +229,7 @@ def broken(
 
 
 @pytest.mark.parametrize(
-    "fault", [fault for fault in Fault if fault not in (Fault.PERMUTED, Fault.BOMB)]
+    "fault", [each for each in Fault if each not in FILTERING | {Fault.PERMUTED, Fault.BOMB}]
 )
 def test_a_fault_that_stays_ends_in_one_clear_error_and_the_run_can_go_on(
     fault: Fault, broken: Broken, table: Path, tmp_path: Path
