@@ -92,7 +92,7 @@ def test_a_filter_that_stops_everything_ends_the_run_early(table: Path, tmp_path
         with pytest.raises(RejectedError, match="stopped all of 20 questions"):
             run(server, TOP_TOKENS, table, tmp_path / "run")
         assert server.received.total() < 120
-        # Once the filter is off, the same run goes on.
+        # Once the filter is off, the run can go on, though what was stopped stays so in it.
         server.plan = lambda _number, _prompts: None
         assert run(server, TOP_TOKENS, table, tmp_path / "run", resume=True)["test_n"] == 80
 
