@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Protocol
 
+from blackbox_delta.backends.remote.connection import Connection
 from blackbox_delta.backends.remote.jobs import PartReply, words_of
 from blackbox_delta.errors import RejectedError
 from blackbox_delta.types import Prompt
@@ -19,19 +19,6 @@ logger = logging.getLogger(__name__)
 
 #: So many, and not one answer: the filter stops the template, not some texts.
 _TOO_MANY = 20
-
-
-class Names(Protocol):
-    """What messages need of a connection."""
-
-    @property
-    def base_url(self) -> str:
-        """Where requests go."""
-        ...
-
-    def excerpt(self, text: str) -> str:
-        """Both ends of ``text`` in a form fit for a message, without the key."""
-        ...
 
 
 class Withheld:
@@ -45,7 +32,7 @@ class Withheld:
         answered: All others.
     """
 
-    def __init__(self, connection: Names) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.count = self.answered = 0
         self._connection = connection
         self._first = ""

@@ -96,8 +96,8 @@ def _answer(
             raise
         answer = Answer("")
     empty = not (answer.text or answer.top or answer.labels)
-    answer = replace(answer, withheld=ended == _FILTERED and empty)
-    return replace(answer, ended=ended) if isinstance(ended, str) else answer
+    told = ended if isinstance(ended, str) else None
+    return replace(answer, ended=told, withheld=ended == _FILTERED and empty)
 
 
 def refuse_error(value: dict[str, Any], where: str) -> None:
