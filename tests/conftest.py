@@ -45,6 +45,13 @@ def toy_server() -> Iterator[FaultyServer]:
         yield server
 
 
+@pytest.fixture
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unsets what makes every stream look like a terminal, and a key that would be sent."""
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "BLACKBOX_DELTA_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Iterator[LocalBackend]:
     """The packaged SmolLM2-135M in fp32 on the CPU, shared by all tests; leave it open.

@@ -9,12 +9,12 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command_line import BAD, GREAT, OTHER, PROGRAM, WORDS, failed, result_of, run, write_lines
 from faulty_server import Fault, FaultyServer, healthy, scripted
 from rich.console import Console
 from typer.testing import CliRunner, Result
@@ -28,13 +28,7 @@ from blackbox_delta.report import ASKED_AGAIN
 from blackbox_delta.runs import JOURNAL_NAME
 from blackbox_delta.types import Json
 
-PROGRAM = [sys.executable, "-c", "from blackbox_delta.cli import main; main()"]
-MOODS = {
-    "positive": ["great", "good", "wonderful", "love", "best", "fun"],
-    "negative": ["terrible", "awful", "boring", "worst", "hate", "poor"],
-}
-OTHER = ["the", "a", "is", "was", "it", "this", "movie", "film", "story", "and", "with", "you"]
-WORDS = "positive=great,negative=terrible"
+MOODS = {"positive": GREAT, "negative": BAD}
 #: Two starts on 8 training examples, the better one on 8 development examples; then 20 test
 #: examples, some of them twice.
 SEARCHED, TESTED = 24, 20 + ASKED_AGAIN
@@ -54,44 +48,16 @@ def sentences(count: int, rng: random.Random) -> list[Json]:
     ]
 
 
-@pytest.fixture(autouse=True)
-def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unsets what makes every stream look like a terminal."""
-    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "BLACKBOX_DELTA_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, rng = tmp_path_factory.mktemp("data"), random.Random(0)
     for part, count in (("train", 8), ("test", 10)):
-        lines = "".join(json.dumps(row) + "\n" for row in sentences(count, rng))
-        (folder / f"{part}.jsonl").write_text(lines)
+        write_lines(folder / f"{part}.jsonl", sentences(count, rng))
     return folder
-
-
-def run(*arguments: object, stdin: str | None = None) -> Result:
-    return CliRunner().invoke(app, [str(each) for each in arguments], input=stdin)
 
 
 def tune(url: str, data: Path, *more: object) -> Result:
     return run("tune", "--base-url", url, "--data", data, *SMALL, *more)
-
-
-def failed(done: Result) -> str:
-    """The one block that an error leaves: a sentence, no traceback, nothing on stdout."""
-    assert done.exit_code == 1, done.output
-    assert isinstance(done.exception, SystemExit)
-    assert not done.stdout
-    assert "Traceback" not in done.stderr
-    assert done.stderr.count("Error: ") == 1
-    return done.stderr.split("Error: ")[1].strip()
-
-
-def report(folder: Path) -> Json:
-    """A run's report without its times."""
-    found = json.loads((folder / "result.json").read_text())
-    return {name: value for name, value in found.items() if not name.endswith("seconds")}
 
 
 def asked(server: FaultyServer) -> int:
@@ -156,7 +122,7 @@ def test_tune_shows_the_access_the_plan_and_the_money(
     finished: tuple[Path, Result], server: FaultyServer
 ) -> None:
     folder, done = finished
-    lines, found = done.stderr.splitlines(), report(folder)
+    lines, found = done.stderr.splitlines(), result_of(folder)
     assert lines[0] == (
         f"{server.url}: completions API, tier top-tokens "
         "(text in, the likeliest tokens' log-probabilities out)"
@@ -187,14 +153,14 @@ def test_auto_works_through_a_server(data: Path, toy_server: FaultyServer, tmp_p
     done = tune(toy_server.url, data, *more)
     assert done.exit_code == 0, done.output
     assert "; several views of each, an answer takes at most 16 queries" in done.stderr
-    found = report(folder)
+    found = result_of(folder)
     assert 8 < found["queries"] <= int(bound[1]) <= 40
     assert asked(toy_server) == 2 * probing + found["queries"] + found["test_queries"]
     assert f"an answer takes {found['queries_per_answer']} quer" in done.stdout
     before = len(toy_server.requests)
     again = tune(toy_server.url, data, *more, "--resume")
     assert again.exit_code == 0, again.output
-    assert report(folder) == found
+    assert result_of(folder) == found
     assert len(toy_server.requests) == before
     queries = asked(toy_server)
     assert run("predict", folder, stdin="a great film\n").exit_code == 0
@@ -239,7 +205,7 @@ def test_the_other_faces_find_what_the_run_found(
     folder, _ = finished
     before = asked(server)
     done = run("eval", folder, "--data", data)
-    assert re.search(rf"accuracy\s+{report(folder)['test_accuracy']:.3f}\s", done.stdout)
+    assert re.search(rf"accuracy\s+{result_of(folder)['test_accuracy']:.3f}\s", done.stdout)
     said = run("predict", folder, stdin="a great film\n")
     assert json.loads(said.stdout)["label"] in MOODS
     assert asked(server) == before + 20 + 1, "a saved run probes nothing"
@@ -263,11 +229,11 @@ def test_resuming_a_finished_run_asks_nothing(
     data: Path, finished: tuple[Path, Result], server: FaultyServer
 ) -> None:
     folder, first = finished
-    before, requests = report(folder), len(server.requests)
+    before, requests = result_of(folder), len(server.requests)
     again = tune(server.url, data, "--out", folder, "--resume", *PRICED)
     assert again.exit_code == 0, again.output
     assert len(server.requests) == requests, "not even for its models"
-    assert report(folder) == before
+    assert result_of(folder) == before
     assert "Verdict: " in again.stdout
     assert again.stdout.splitlines()[:8] == first.stdout.splitlines()[:8]
 
@@ -301,7 +267,7 @@ def test_a_lost_reply_is_asked_again_and_mentioned(
         done = tune(spoilt.url, data, "--out", folder, *PRICED)
     assert done.exit_code == 0, done.output
     assert "2 more queries were lost and sent again" in done.stdout
-    found, sound = report(folder), report(finished[0])
+    found, sound = result_of(folder), result_of(finished[0])
     assert found["lost_queries"] == 2
     assert found["tokens"] > sound["tokens"], "they may be billed"
     billed = {"lost_queries", "tokens", "output_tokens", "cost_usd"}
@@ -315,7 +281,7 @@ def test_runs_share_what_they_paid(data: Path, toy_server: FaultyServer, tmp_pat
         probed = asked(toy_server)
         done = tune(toy_server.url, data, "--out", tmp_path / name, "--cache", cache)
         assert done.exit_code == 0, done.output
-        reports.append((report(tmp_path / name), asked(toy_server) - probed))
+        reports.append((result_of(tmp_path / name), asked(toy_server) - probed))
     (first, paid), (second, probe_alone) = reports
     assert second == first
     assert paid - probe_alone == first["queries"] + first["test_queries"] == ALL
@@ -427,7 +393,7 @@ def test_a_dry_run_sends_nothing(
     assert not folder.exists()
     assert "Nothing was sent." in done.stdout
     assert f"Assumed: {toy_server.url}: completions API, tier top-tokens" in done.stdout
-    found = report(finished[0])
+    found = result_of(finished[0])
     assert re.search(rf"search\s+{found['calls']}\s+{found['queries']}\s", done.stdout)
     assert found["test_queries"] == TESTED
     assert re.search(rf"test\s+1\s+{TESTED}\s", done.stdout)
@@ -451,7 +417,7 @@ def test_prices_come_from_a_table(data: Path, server: FaultyServer, tmp_path: Pa
     done = tune(server.url, data, *more)
     assert done.exit_code == 0, done.output
     assert "toy: $0.01 at most" in done.stderr
-    found = report(tmp_path / "run")
+    found = result_of(tmp_path / "run")
     assert found["budget"] == "$0.01"
     assert 0 < found["cost_usd"] <= 0.01
     settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
@@ -463,7 +429,7 @@ def test_prices_come_from_a_table(data: Path, server: FaultyServer, tmp_path: Pa
 
 def test_the_journal_shows_what_was_spent_on_what(finished: tuple[Path, Result]) -> None:
     folder, _ = finished
-    shown, found = run("journal", folder).stdout, report(folder)
+    shown, found = run("journal", folder).stdout, result_of(folder)
     assert re.search(r"start\s+16\s+0\s+0\s", shown)
     assert re.search(r"development\s+8\s+0\s+0\s", shown)
     assert re.search(rf"test\s+{TESTED}\s+0\s+0\s", shown)
@@ -556,7 +522,7 @@ def test_ctrl_c_ends_with_one_sentence_and_pays_nothing_twice(
         assert asked(slow) - before == ALL - kept, "answered queries are not repeated"
     # What was under way at the interruption may be billed, and is in the books.
     spent = {"lost_queries", "tokens", "output_tokens", "cost_usd", "calls"}
-    after, whole = report(folder), report(finished[0])
+    after, whole = result_of(folder), result_of(finished[0])
     assert 0 <= after["lost_queries"] <= 2
     assert (after["cost_usd"] > whole["cost_usd"]) == (after["lost_queries"] > 0)
     # The server is another one, but it says the same.

@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 
 import pytest
+from command_line import failed, run
 from comparing import films
 from faulty_server import Fault, FaultyServer, healthy
 from typer.testing import CliRunner, Result
@@ -16,14 +17,9 @@ from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.cli import app
 from blackbox_delta.types import ScoreRequest, Scores, Sink
 
+pytestmark = pytest.mark.usefixtures("no_terminal")
+
 QUICK = "untuned,in-context,dect"
-
-
-@pytest.fixture(autouse=True)
-def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unsets what makes every stream look like a terminal."""
-    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def compare(data: Path, out: Path, *more: object) -> Result:
     small = ["--shots", 4, "--seeds", "13,21", "--max-test", 20, "--out", out]
-    arguments = ["compare", "--model", "fake", "--data", data, *small, *more]
-    return CliRunner().invoke(app, [str(each) for each in arguments])
-
-
-def failed(done: Result) -> str:
-    assert done.exit_code == 1, done.output
-    assert not done.stdout
-    assert "Traceback" not in done.stderr
-    return done.stderr.split("Error: ")[1].strip()
+    return run("compare", "--model", "fake", "--data", data, *small, *more)
 
 
 def cells(out: Path) -> list[dict[str, str]]:
@@ -120,7 +108,7 @@ def test_a_server_that_fails_ends_the_comparison(data: Path, tmp_path: Path) -> 
         command = ["compare", "--data", data, *arguments, "--methods", QUICK, "--out", tmp_path]
 
         def start() -> Result:
-            return CliRunner().invoke(app, [str(each) for each in command])
+            return run(*command)
 
         # It answers the first cell, and nothing afterwards.
         server.plan = lambda *_: Fault.REDIRECT if [*tmp_path.glob("cells/*.json")] else None

@@ -36,13 +36,7 @@ main()
 LIMITED = [sys.executable, "-c", _LIMIT]
 WORDS = "a=great,b=terrible"
 
-pytestmark = pytest.mark.usefixtures("no_waiting")
-
-
-@pytest.fixture(autouse=True)
-def plain_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "BLACKBOX_DELTA_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("no_waiting", "no_terminal")
 
 
 @pytest.fixture(scope="module")

@@ -55,13 +55,8 @@ class Server:
         return text
 
 
-def collecting(
-    asked: ScoreRequest,
-    sink: Sink | None,
-    clock: Callable[[], float],
-    filtered: Withheld | None = None,
-) -> Collector:
-    return Collector(asked, sink, clock, filtered or Withheld(Server()))
+def collecting(asked: ScoreRequest, sink: Sink | None, clock: Callable[[], float]) -> Collector:
+    return Collector(asked, sink, clock, Withheld(Server()))
 
 
 def ticking(step: float) -> Callable[[], float]:
