@@ -6,10 +6,13 @@ import re
 import subprocess
 import sys
 
+import pytest
 from command_line import run
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from blackbox_delta import __version__
+from blackbox_delta.backends.remote import Endpoint
 from blackbox_delta.cli import app
 from blackbox_delta.settings import PARTS, Settings
 
@@ -56,3 +59,23 @@ def test_a_line_that_cannot_be_read_is_a_usage_error() -> None:
     assert run("tune", "--model", "fake").exit_code == 2
     assert run("tune", "--model", "fake", "--data", ".", "--shots", "many").exit_code == 2
     assert run("tune", "--model", "fake", "--data", ".", "--seeds", 0).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "command", ["tune", "compare", "probe", "journal", "eval", "predict", "demo"]
+)
+def test_every_option_is_explained_on_an_ordinary_terminal(command: str) -> None:
+    done = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "80"})
+    assert done.exit_code == 0, done.output
+    lines = ESCAPES.sub("", done.output).splitlines()
+    assert max(map(len, lines)) <= 80
+    parameters = get_command(app).commands[command].params  # type: ignore[attr-defined]
+    for parameter in parameters:
+        assert getattr(parameter, "help", None), parameter.name
+
+
+def test_the_server_s_options_are_the_endpoint_s_fields() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    for command, missing in (("tune", set()), ("probe", {"base_url"})):
+        names = {parameter.name for parameter in commands[command].params}
+        assert set(Endpoint.model_fields) - names == missing
