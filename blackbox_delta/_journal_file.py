@@ -283,6 +283,7 @@ def refusal(path: Path, error: Exception) -> JournalError:
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
         return JournalError(
             f"the journal {path} could not be read or written ({error}); nothing that it held "
-            "was lost: free space or mend the disk, then resume the run"
+            "was lost: free space or mend the disk, then resume the run, or repeat the command "
+            "where this is a cache"
         )
     return damaged(path, str(error))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -73,15 +75,8 @@ def export_merged(tuned: TunedModel, folder: str | Path) -> Path:
             f"the weights of {backend.name!r} are not at hand; load the run with the model itself, "
             "on this machine"
         )
-    try:
-        into.mkdir(parents=True, exist_ok=True)
-        # Else the folder of another model, or of this one, would be overwritten in part.
-        occupied = any(into.iterdir())
-    except OSError as error:
-        raise ExportError(f"no model can be written into {into}: {error.strerror}") from error
-    if occupied:
-        raise ExportError(f"the folder {into} is not empty; name a new one for the merged model")
-    backend.save_merged(found.batch, into)
+    with _new_folder(into):
+        backend.save_merged(found.batch, into)
     return into
 
 
@@ -165,6 +160,28 @@ def write_adapter(adapter: PeftAdapter, model: str, into: Path) -> None:
         write_json(into / CONFIG_NAME, config)
     except OSError as error:
         raise ExportError(f"the adapter cannot be written into {into}: {error.strerror}") from error
+
+
+@contextmanager
+def _new_folder(into: Path) -> Iterator[None]:
+    """An empty folder to be filled; what fails leaves neither half a model nor a new folder."""
+    new = not into.exists()
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+        # Else the folder of another model, or of this one, would be overwritten in part.
+        occupied = any(into.iterdir())
+    except OSError as error:
+        raise ExportError(f"no model can be written into {into}: {error.strerror}") from error
+    if occupied:
+        raise ExportError(f"the folder {into} is not empty; name a new one for the merged model")
+    try:
+        yield
+    except BaseException:
+        for path in into.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if new:
+            into.rmdir()
+        raise
 
 
 class _Tuned(NamedTuple):

@@ -281,7 +281,23 @@ def test_what_weights_cannot_say_is_refused(
 ) -> None:
     template = FRONT if delta.startswith("soft") else AFTER
     with pytest.raises(ExportError, match=message):
-        export_merged(kept(tiny(model).wrap(), delta, template, **told), tmp_path)
+        export_merged(kept(tiny(model).wrap(), delta, template, **told), tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_a_model_is_not_left_behind(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full when the weights are there, but not the tokenizer."""
+    backend = tiny("llama").wrap()
+
+    def full(folder: Path) -> None:
+        assert (folder / "model.safetensors").exists()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(backend._loaded.tokenizer, "save_pretrained", full)
+    with pytest.raises(ExportError, match="No space left on device"):
+        export_merged(kept(backend, "lora", AFTER), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
