@@ -116,7 +116,7 @@ class _Maker:
         return PartReply(pairs, readings, tokens, computed, written, withheld, said)
 
     def _reading(self, answer: Answer) -> Reading:
-        return self._nothing() if answer.withheld else self.asking.rule(answer)
+        return self._nothing() if answer.withheld or answer.silent else self.asking.rule(answer)
 
     def _withheld(self, pairs: tuple[Pair, ...], reason: str) -> PartReply:
         """What a text leaves that was stopped: read in vain, perhaps, but billed as read."""

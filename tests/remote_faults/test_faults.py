@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_server import FILTERING, REFUSING, Fault, FaultyServer, healthy
+from faulty_server import LASTING, REFUSING, Fault, FaultyServer, healthy
 from scenes import EMBEDDINGS, TEXT, TOP_TOKENS, AskedBackend, Dealer, Scene, check_journal, split
 
 from blackbox_delta import tune
@@ -25,7 +25,7 @@ from blackbox_delta.runs import HISTORY_NAME, JOURNAL_NAME, RESULT_NAME
 from blackbox_delta.types import Json
 
 #: What a server may do that a later attempt can mend.
-MENDED = [each for each in Fault if each not in FILTERING | {Fault.REDIRECT, Fault.BOMB}]
+MENDED = [each for each in Fault if each not in LASTING | {Fault.REDIRECT, Fault.BOMB}]
 #: These cost a time-out each, so they are dealt to many requests at once.
 SLOW = [Fault.SILENCE, Fault.DRIP]
 QUICK = [fault for fault in MENDED if fault not in SLOW]
@@ -229,7 +229,7 @@ def broken(
 
 
 @pytest.mark.parametrize(
-    "fault", [each for each in Fault if each not in FILTERING | {Fault.PERMUTED, Fault.BOMB}]
+    "fault", [each for each in Fault if each not in LASTING | {Fault.PERMUTED, Fault.BOMB}]
 )
 def test_a_fault_that_stays_ends_in_one_clear_error_and_the_run_can_go_on(
     fault: Fault, broken: Broken, table: Path, tmp_path: Path

@@ -41,9 +41,12 @@ class Question:
 
         def read(payload: Any) -> WireReply | str:
             try:
-                return wire.read(payload, self.ask, len(self.prompts))
+                reply = wire.read(payload, self.ask, len(self.prompts))
             except BrokenReply as problem:
                 return f"silently dropped: {problem}"
+            if any(answer.silent for answer in reply.answers):
+                return "silently dropped: the model ended its answer at once, and nothing is shown"
+            return reply
 
         return Job(wire.path, body, read, len(self.prompts), 0)
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from blackbox_delta.backends.remote.http.failures import BrokenReply
 from blackbox_delta.backends.remote.wires import strict
-from blackbox_delta.backends.remote.wires.logprob_forms import first_tokens
+from blackbox_delta.backends.remote.wires.logprob_forms import first_tokens, shows_nothing
 from blackbox_delta.backends.remote.wires.offers import Offer
 from blackbox_delta.backends.remote.wires.wire import Answer, Ask, Form, Input, WireReply
 from blackbox_delta.errors import UnsupportedError
@@ -17,8 +17,8 @@ from blackbox_delta.types import Json
 #: Takes a choice and the place it stands at; gives what the model wrote.
 TextOf: TypeAlias = Callable[[dict[str, Any], str], str]
 
-#: Why an answer ended that the provider's content filter stopped.
-_FILTERED = "content_filter"
+#: Why an answer ended that the provider's content filter stopped, and one that the model ended.
+_FILTERED, _DONE = "content_filter", "stop"
 
 
 def check_request(offer: Offer, prompts: Sequence[Input], ask: Ask, form: Form) -> None:
@@ -84,13 +84,15 @@ def _answer(
     choice: dict[str, Any], ask: Ask, offer: Offer, ids_as_text: bool, text_of: TextOf, where: str
 ) -> Answer:
     """One choice, checked; or that it was withheld, where a filter says so and it is not whole."""
-    ended = choice.get("finish_reason")
+    ended, logprobs = choice.get("finish_reason"), choice.get("logprobs")
     try:
         refuse_error(choice, where)
-        tokens = []
+        text, tokens = text_of(choice, where), []
+        if ask.logprobs and ended == _DONE and not text and shows_nothing(logprobs):
+            return Answer("", ended=_DONE, silent=True)
         if ask.logprobs:
-            tokens = first_tokens(choice.get("logprobs"), ids_as_text, f"{where}.logprobs")
-        answer = strict.answer(text_of(choice, where), tokens, ask, offer.may_be_fewer, where)
+            tokens = first_tokens(logprobs, ids_as_text, f"{where}.logprobs")
+        answer = strict.answer(text, tokens, ask, offer.may_be_fewer, where)
     except BrokenReply:
         if ended != _FILTERED:
             raise

@@ -37,6 +37,11 @@ def first_tokens(logprobs: Any, ids_as_text: bool, where: str) -> list[Token]:
     return _legacy_form(found, ids_as_text, where)
 
 
+def shows_nothing(logprobs: Any) -> bool:
+    """Whether there is not one position, in either form."""
+    return logprobs is None or (isinstance(logprobs, dict) and not any(logprobs.values()))
+
+
 def _chat_form(content: Any, ids_as_text: bool, where: str) -> list[Token]:
     first = strict.mapping(strict.items(content, where, least=1)[0], f"{where}[0]")
     where = f"{where}[0].top_logprobs"

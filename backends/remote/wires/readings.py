@@ -6,7 +6,8 @@ read off the likeliest tokens, and a label that is not among them gets an upper 
 :class:`Written` (in :mod:`.written`): the answer's text is parsed.
 
 What is not exact is counted: ``bounded`` labels carry an upper bound, ``unparsed`` answers no
-label at all. Those are answers whose text names none, and those that a content filter withheld.
+label at all. Those are answers whose text names none, those that a content filter withheld, and
+those that ended at once on servers that show nothing then.
 """
 
 from __future__ import annotations

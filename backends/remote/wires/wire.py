@@ -93,6 +93,9 @@ class Answer:
         labels: Log-probabilities in the order of ``Ask.label_ids``; ``None`` if not asked.
         ended: Why it stopped writing, in the server's word; ``None`` where the wire does not tell.
         withheld: Whether a content filter kept back what was asked for; then the rest is empty.
+        silent: Whether the model ended its answer at once, and the server shows no
+            log-probabilities of that; then the rest is empty. Ollama and llama-cpp-python compute
+            none of the token that ends an answer, however often they are asked.
     """
 
     text: str
@@ -100,6 +103,7 @@ class Answer:
     labels: tuple[float, ...] | None = None
     ended: str | None = None
     withheld: bool = False
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

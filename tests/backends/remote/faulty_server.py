@@ -46,6 +46,7 @@ class Fault(enum.Enum):
     PERMUTED = enum.auto()  # choices in another order: legal, they carry their index
     FILTERED = enum.auto()  # 400: a content filter stops the text
     FILTERED_ANSWER = enum.auto()  # 200, but the filter stops what the model said
+    ENDED_AT_ONCE = enum.auto()  # 200, but the model said nothing, and no token is shown
     REDIRECT = enum.auto()  # 307 to another host
     BOMB = enum.auto()  # a little gzip that unpacks to a lot
 
@@ -54,8 +55,10 @@ class Fault(enum.Enum):
 REFUSING = frozenset({Fault.TOO_MANY, Fault.TOO_MANY_WAIT, Fault.OVERLOADED})
 #: No attempt is answered: the text is not wanted.
 FILTERING = frozenset({Fault.FILTERED, Fault.FILTERED_ANSWER})
+#: Another attempt would be the same.
+LASTING = FILTERING | {Fault.ENDED_AT_ONCE}
 #: Worth a retry, though the last attempt may be billed.
-LOSING = frozenset(Fault) - REFUSING - FILTERING - {Fault.PERMUTED, Fault.REDIRECT}
+LOSING = frozenset(Fault) - REFUSING - LASTING - {Fault.PERMUTED, Fault.REDIRECT}
 
 #: The fault for a scoring request, by its number (from 0) and the prompts it holds.
 Plan = Callable[[int, list[str]], Fault | None]
@@ -386,10 +389,18 @@ def _filtered(reply: Json) -> None:
         choice |= {"text": ""} if "text" in choice else {"message": None}
 
 
+def _ended_at_once(reply: Json) -> None:
+    for choice in reply["choices"]:
+        del choice["logprobs"]
+        choice["finish_reason"] = "stop"
+        choice |= {"text": ""} if "text" in choice else {"message": {"content": ""}}
+
+
 _SPOILERS: dict[Fault, Callable[[Json], None]] = {
     Fault.NO_LOGPROBS: _without_logprobs,
     Fault.NAN: _with_nan,
     Fault.FEWER: _one_fewer,
     Fault.DUPLICATED: _duplicated,
     Fault.FILTERED_ANSWER: _filtered,
+    Fault.ENDED_AT_ONCE: _ended_at_once,
 }

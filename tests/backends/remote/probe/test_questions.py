@@ -59,11 +59,12 @@ def test_a_refusal_is_an_answer_and_costs_nothing(asker: Questioner) -> None:
 def test_what_is_missing_is_an_answer_and_was_paid_for(
     server: FaultyServer, asker: Questioner
 ) -> None:
-    server.plan = scripted([Fault.NO_LOGPROBS])
-    reply = asker.ask(question(top_k=3))
-    assert isinstance(reply, str)
-    assert reply.startswith("silently dropped: ")
-    assert (asker.queries, len(server.requests)) == (1, 1)
+    server.plan = scripted([Fault.NO_LOGPROBS, Fault.ENDED_AT_ONCE])
+    for asked in (1, 2):
+        reply = asker.ask(question(top_k=3))
+        assert isinstance(reply, str)
+        assert reply.startswith("silently dropped: ")
+        assert (asker.queries, len(server.requests)) == (asked, asked)
 
 
 def test_what_was_lost_was_spent(server: FaultyServer, asker: Questioner) -> None:

@@ -131,10 +131,22 @@ def test_an_answer_that_a_filter_stopped_is_not_a_broken_reply(ask: Ask, choice:
     assert chat("vllm").read(payload, ask, 1).answers[0] == Answer(
         "", ended="content_filter", withheld=True
     )
-    payload["choices"][0]["finish_reason"] = "stop"
+    payload["choices"][0]["finish_reason"] = "length"
     if ask.logprobs:
         with pytest.raises(BrokenReply):
             chat("vllm").read(payload, ask, 1)
+
+
+@pytest.mark.parametrize("shown", [{}, {"logprobs": None}, {"logprobs": {"content": []}}])
+def test_an_answer_that_ended_at_once_is_not_a_broken_reply(shown: Any) -> None:
+    """Some servers show no log-probabilities of the token that ends an answer."""
+    choice = {"index": 0, "message": {"content": ""}, "finish_reason": "stop", **shown}
+    ask = Ask("m", top_k=2)
+    silent = Answer("", ended="stop", silent=True)
+    assert chat("ollama").read({"choices": [choice]}, ask, 1).answers == (silent,)
+    for change in ({"finish_reason": "length"}, {"message": {"content": "a"}}, {"message": None}):
+        with pytest.raises(BrokenReply):
+            chat("ollama").read({"choices": [choice | change]}, ask, 1)
 
 
 def test_what_came_before_the_filter_counts() -> None:

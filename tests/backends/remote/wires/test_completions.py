@@ -14,7 +14,7 @@ from blackbox_delta.backends.remote.http.failures import BrokenReply
 from blackbox_delta.backends.remote.wires.completions import Completions
 from blackbox_delta.backends.remote.wires.offers import Offer
 from blackbox_delta.backends.remote.wires.presets import PRESETS
-from blackbox_delta.backends.remote.wires.wire import Ask, Token, token_id
+from blackbox_delta.backends.remote.wires.wire import Answer, Ask, Token, token_id
 from blackbox_delta.errors import UnsupportedError
 
 REPLIES = Path(__file__).with_name("replies")
@@ -207,6 +207,21 @@ def test_refuses_everything_else(payload: Any) -> None:
     assert wire.read(one(), Ask("m", top_k=2), 1).answers[0].top[1].logprob == -1.5
     with pytest.raises(BrokenReply):
         wire.read(payload, Ask("m", top_k=2), 1)
+
+
+@pytest.mark.parametrize(
+    "shown", [None, {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}]
+)
+def test_an_answer_that_ended_at_once_is_not_a_broken_reply(shown: Any) -> None:
+    wire, ask = Completions(Offer("completions", "completions", batch=2)), Ask("m", top_k=2)
+    choice = {"index": 1, "text": "", "finish_reason": "stop", "logprobs": shown}
+    both = {"choices": [*one()["choices"], choice]}
+    said, silent = wire.read(both, ask, 2).answers
+    assert len(said.top) == 2
+    assert silent == Answer("", ended="stop", silent=True)
+    choice["logprobs"] = {"tokens": [], "top_logprobs": [{"a": -0.5, "b": -1.5}]}
+    with pytest.raises(BrokenReply):
+        wire.read(both, ask, 2)
 
 
 def test_rounding_above_zero_is_zero_and_stand_ins_for_nothing_are_dropped() -> None:
