@@ -29,6 +29,7 @@ from blackbox_delta.backends.remote.inputs import EmbeddedInputs, IdInputs, Inpu
 from blackbox_delta.backends.remote.jobs import PartReply, jobs
 from blackbox_delta.backends.remote.keys import with_key_source
 from blackbox_delta.backends.remote.neighbours import neighbours
+from blackbox_delta.backends.remote.shortening import Shortening
 from blackbox_delta.backends.remote.wires import open_wire
 from blackbox_delta.backends.remote.wires.offers import Offer
 from blackbox_delta.backends.remote.wires.presets import PRESETS
@@ -91,6 +92,7 @@ class RemoteBackend:
         self._inputs = _inputs(access, self._offer, table)
         self._connection = Connection(endpoint, preset, saved=saved)
         self._withheld = Withheld(self._connection)
+        self._shorten = Shortening(self._connection)
         self._endpoint = endpoint if saved else with_key_source(endpoint, preset.name)
         self._tokenizer = preset.tokenizer if access.tokenizes else None
         self._encoder: PromptEncoder | None = None
@@ -198,7 +200,7 @@ class RemoteBackend:
         self._check(request)
         question = self._asking(request.choices, request.top_k)
         batch, written = self._access.batch, self.capabilities.output_tokens
-        return jobs(request, self._wire, question, self._inputs, batch, written)
+        return jobs(request, self._wire, question, self._inputs, self._shorten, batch, written)
 
     def count_tokens(self, request: ScoreRequest) -> IntArray:
         """Prompt tokens (n,), soft tokens included; an estimate where only text can be sent.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -44,7 +44,13 @@ class PartReply:
 
 
 def jobs(
-    request: ScoreRequest, wire: Wire, asking: Asking, inputs: Inputs, batch: int, written: int
+    request: ScoreRequest,
+    wire: Wire,
+    asking: Asking,
+    inputs: Inputs,
+    shorten: Callable[[Prompt], Prompt | None],
+    batch: int,
+    written: int,
 ) -> Iterator[Job[PartReply]]:
     """One job for every ``batch`` pairs.
 
@@ -56,11 +62,12 @@ def jobs(
         wire: Makes bodies and reads replies.
         asking: The question about the answer position.
         inputs: Makes what goes out of prompts.
+        shorten: Cuts the texts of a prompt that the server finds too long, where there are any.
         batch: The most pairs in one HTTP request.
         written: The most tokens that an answer may have.
     """
     counts = [inputs.count(request, prompt) for prompt in range(len(request.prompts))]
-    maker = _Maker(request, wire, asking, inputs, counts, written)
+    maker = _Maker(request, wire, asking, inputs, shorten, counts, written)
     pairs = [
         (candidate, prompt)
         for prompt in range(len(request.prompts))
@@ -78,6 +85,7 @@ class _Maker:
     wire: Wire
     asking: Asking
     inputs: Inputs
+    shorten: Callable[[Prompt], Prompt | None]
     counts: Sequence[int]
     written: int
 
@@ -89,11 +97,22 @@ class _Maker:
             apart = partial(self._apart, pairs)
             return Job(self.wire.path, body, read, len(pairs), tokens, apart=apart)
         words = partial(words_of, self.request.prompts[pairs[0][1]])
-        withheld = partial(self._withheld, pairs)
-        return Job(self.wire.path, body, read, 1, tokens, words, withheld)
+        withheld, shorter = partial(self._withheld, pairs), partial(self._shorter, pairs[0])
+        return Job(self.wire.path, body, read, 1, tokens, words, withheld, shorter=shorter)
 
     def _apart(self, pairs: tuple[Pair, ...]) -> list[Job[PartReply]]:
         return [self.job((pair,)) for pair in pairs]
+
+    def _shorter(self, pair: Pair) -> Job[PartReply] | None:
+        """The same about the beginning of its text; ``None`` where there is nothing to cut."""
+        prompts, at = list(self.request.prompts), pair[1]
+        shorter = self.shorten(prompts[at])
+        if shorter is None:
+            return None
+        prompts[at] = shorter
+        request, counts = replace(self.request, prompts=tuple(prompts)), list(self.counts)
+        counts[at] = self.inputs.count(request, at)
+        return replace(self, request=request, counts=counts).job((pair,))
 
     def _counts(self, pairs: tuple[Pair, ...]) -> list[int]:
         return [self.counts[prompt] for _, prompt in pairs]

@@ -196,6 +196,23 @@ def test_exact_labels_of_a_text_score_as_they_do_here(
     assert there.usage.bounded == 0
 
 
+def test_a_text_longer_than_the_context_is_cut_until_it_fits(
+    opened: Callable[..., RemoteBackend], smollm2: LocalBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody but the server knows how long its words are."""
+    backend, text = opened(), "never again " * 800
+    assert not backend.capabilities.exact_tokens
+    there = backend.score(ScoreRequest([behind("dull"), behind(text)], WORDS))
+    assert "longer than the model's context are cut" in caplog.text
+    while (count := smollm2.count_tokens(ScoreRequest([behind(text)], WORDS))[0]) > 1023:
+        text = text[: len(text) * 3 // 4]
+    here = smollm2.score(ScoreRequest([behind("dull"), behind(text)], WORDS))
+    np.testing.assert_allclose(there.label_logprobs, here.label_logprobs, rtol=0, atol=CLOSE)
+    assert there.usage.tokens == here.usage.tokens
+    assert there.usage.queries == 2
+    assert count > 512
+
+
 def test_top_tokens_score_as_they_do_here_or_are_bounds(
     opened: Callable[..., RemoteBackend], smollm2: LocalBackend
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_server import LASTING, Fault, FaultyServer, Plan
+from faulty_server import FILTERING, Fault, FaultyServer, Plan
 from scenes import TEXT, TOP_TOKENS, Scene, access
 from typer.testing import CliRunner
 
@@ -24,6 +24,7 @@ from blackbox_delta.types import Json
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
+UNANSWERED = [*sorted(FILTERING, key=lambda fault: fault.value), Fault.ENDED_AT_ONCE]
 #: One text a request, so that what is stopped is stopped alone.
 ALONE = replace(TOP_TOKENS, access=access("top-tokens", preset="generic", batch=1))
 
@@ -43,7 +44,9 @@ def run(server: FaultyServer, scene: Scene, table: Path, out: Path, **more: Any)
     return time_free(tuned.result)
 
 
-@pytest.mark.parametrize("fault", sorted(LASTING, key=lambda fault: fault.value))
+@pytest.mark.parametrize(
+    "fault", [*sorted(FILTERING, key=lambda fault: fault.value), Fault.ENDED_AT_ONCE]
+)
 @pytest.mark.parametrize("scene", [ALONE, TEXT], ids=lambda scene: scene.name)
 def test_a_run_goes_on_without_them(
     scene: Scene, fault: Fault, table: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -44,7 +44,9 @@ class Job(Generic[T]):
         withheld: The value where the provider's content filter stops the text; takes what the
             server said. Without it, that is an error.
         apart: Jobs that ask the same in its place, each about one text, where it asks about several
-            and the filter stops them together.
+            and the filter stops them together, or one of them is too long.
+        shorter: A job that asks about less of the text in its place, where the server says that it
+            is too long; it may find that nothing is left.
     """
 
     path: str
@@ -55,6 +57,7 @@ class Job(Generic[T]):
     words: Callable[[], str] | None = None
     withheld: Callable[[str], T] | None = None
     apart: Callable[[], Sequence[Job[T]]] | None = None
+    shorter: Callable[[], Job[T] | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@
     └── Lost       it was sent and no usable reply came: may be billed
 
 They stay inside this package. What lasts is raised as
-:class:`blackbox_delta.errors.RemoteError` instead; :class:`FailedError` and :class:`WithheldError`
-are such.
+:class:`blackbox_delta.errors.RemoteError` instead; :class:`FailedError`, :class:`TooLongError` and
+:class:`WithheldError` are such.
 """
 
 from __future__ import annotations
@@ -74,6 +74,10 @@ class FailedError(RemoteError):
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class TooLongError(RejectedError):
+    """The text does not fit the model's context, so that the server did nothing with it."""
 
 
 class WithheldError(RejectedError):

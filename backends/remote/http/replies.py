@@ -9,7 +9,12 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 
-from blackbox_delta.backends.remote.http.failures import Lost, Refused, WithheldError
+from blackbox_delta.backends.remote.http.failures import (
+    Lost,
+    Refused,
+    TooLongError,
+    WithheldError,
+)
 from blackbox_delta.backends.remote.http.secrets import Secret, redact
 from blackbox_delta.errors import AuthorisationError, RejectedError, RemoteError
 
@@ -30,6 +35,13 @@ _FLAGGED = re.compile(
 )
 #: Said with a 403, it is the text that is not accepted, and not the key. (A 400 may quote a text.)
 _MODERATED = re.compile("moderat", re.IGNORECASE)
+#: What servers say of a text that does not fit, with a status by which they reject it.
+_TOO_LONG = re.compile(
+    r"context[ _-](length|size|window)|maximum (model|input) length|(prompt|input) is too long"
+    r"|input token count|exceeds the maximum (allowed length|number of tokens)"
+    r"|`inputs` (tokens \+|must have less than)",
+    re.IGNORECASE,
+)
 _HINTS = {
     402: "the account has no credit left",
     404: "check the model's name and the base URL",
@@ -103,6 +115,8 @@ def _stands_for(
         return Lost(reason, crowded=status == 504)
     hint = _HINTS.get(status)
     kind = RejectedError if status in _REJECTED else RemoteError
+    if kind is RejectedError and _TOO_LONG.search(f"{code} {reason}"):
+        kind = TooLongError
     return kind(f"{where} refuses the request ({reason})" + (f"; {hint}" if hint else ""))
 
 

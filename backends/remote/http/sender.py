@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -19,6 +19,7 @@ from blackbox_delta.backends.remote.http.failures import (
     FailedError,
     Lost,
     Refused,
+    TooLongError,
     Transient,
     WithheldError,
 )
@@ -268,10 +269,11 @@ class _Batch(Generic[T]):
     async def _see_to(self, job: Job[T]) -> None:
         try:
             self._deliver(await self._see_through(job))
-        except WithheldError:
-            if job.apart is None:
+        except (TooLongError, WithheldError) as error:
+            instead = _instead(job, error)
+            if not instead:
                 raise
-            for one in job.apart():
+            for one in instead:
                 await self._see_to(one)
 
     def _deliver(self, answered: Answered[T]) -> None:
@@ -354,7 +356,8 @@ class _Batch(Generic[T]):
             if not isinstance(error, RejectedError) or job.words is None:
                 raise
             text = self._sender._transport.excerpt(job.words())
-            raise RejectedError(f"{error}; it was asked about {text!r}") from None
+            kind = TooLongError if isinstance(error, TooLongError) else RejectedError
+            raise kind(f"{error}; it was asked about {text!r}") from None
         except BrokenReply as error:
             words, _ = said_by(error.error)
             story = self._sender._transport.tidy(f"{error}: {words}" if words else str(error))
@@ -364,3 +367,13 @@ class _Batch(Generic[T]):
                 self._lost += job.queries
                 self._sender.lost += job.queries
                 tally.lost += job.queries
+
+
+def _instead(job: Job[T], error: TooLongError | WithheldError) -> Sequence[Job[T]]:
+    """What is asked in place of a job that the server will not take; nothing if that is all."""
+    if job.apart is not None:
+        return job.apart()
+    if isinstance(error, WithheldError) or job.shorter is None:
+        return ()
+    shorter = job.shorter()
+    return () if shorter is None else (shorter,)

@@ -46,6 +46,7 @@ class Fault(enum.Enum):
     PERMUTED = enum.auto()  # choices in another order: legal, they carry their index
     FILTERED = enum.auto()  # 400: a content filter stops the text
     FILTERED_ANSWER = enum.auto()  # 200, but the filter stops what the model said
+    TOO_LONG = enum.auto()  # 400: the text does not fit the model's context
     ENDED_AT_ONCE = enum.auto()  # 200, but the model said nothing, and no token is shown
     REDIRECT = enum.auto()  # 307 to another host
     BOMB = enum.auto()  # a little gzip that unpacks to a lot
@@ -56,7 +57,7 @@ REFUSING = frozenset({Fault.TOO_MANY, Fault.TOO_MANY_WAIT, Fault.OVERLOADED})
 #: No attempt is answered: the text is not wanted.
 FILTERING = frozenset({Fault.FILTERED, Fault.FILTERED_ANSWER})
 #: Another attempt would be the same.
-LASTING = FILTERING | {Fault.ENDED_AT_ONCE}
+LASTING = FILTERING | {Fault.ENDED_AT_ONCE, Fault.TOO_LONG}
 #: Worth a retry, though the last attempt may be billed.
 LOSING = frozenset(Fault) - REFUSING - LASTING - {Fault.PERMUTED, Fault.REDIRECT}
 
@@ -101,6 +102,14 @@ FILTER_ERROR: Json = {
     "code": "content_filter",
     "status": 400,
     "innererror": {"code": "ResponsibleAIPolicyViolation"},
+}
+#: OpenAI's.
+TOO_LONG_ERROR: Json = {
+    "message": "This model's maximum context length is 12 tokens. However, your messages resulted "
+    "in 17 tokens. Please reduce the length of the messages.",
+    "type": "invalid_request_error",
+    "param": "messages",
+    "code": "context_length_exceeded",
 }
 
 
@@ -263,6 +272,9 @@ class FaultyServer:
             await peer.send(status, {"error": {"message": "too busy"}}, waiting)
         elif fault is Fault.FILTERED:
             await peer.send(400, {"error": FILTER_ERROR})
+        elif fault is Fault.TOO_LONG:
+            self.refused.update(prompts)
+            await peer.send(400, {"error": TOO_LONG_ERROR})
         elif fault is None or fault is Fault.PERMUTED:
             if fault is Fault.PERMUTED:
                 reply["choices"].reverse()

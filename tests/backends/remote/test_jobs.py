@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from blackbox_delta.backends.remote.asking import Asking
 from blackbox_delta.backends.remote.http.failures import BrokenReply
+from blackbox_delta.backends.remote.inputs import TextInputs
 from blackbox_delta.backends.remote.jobs import jobs, shares
+from blackbox_delta.backends.remote.shortening import shortened
 from blackbox_delta.backends.remote.wires.readings import Exact
 from blackbox_delta.backends.remote.wires.wire import Answer, Ask, Form, Input, WireReply
 from blackbox_delta.backends.remote.wires.written import Written
@@ -68,7 +70,9 @@ def request(candidates: int, prompts: int) -> ScoreRequest:
 def test_every_pair_goes_out_once_and_the_candidates_of_a_prompt_together(
     candidates: int, prompts: int, batch: int
 ) -> None:
-    made = list(jobs(request(candidates, prompts), EchoWire(), ASKING, EchoInputs(), batch, 2))
+    made = list(
+        jobs(request(candidates, prompts), EchoWire(), ASKING, EchoInputs(), shortened, batch, 2)
+    )
     bodies = [json.loads(job.body()) for job in made]
     assert all(body["form"] == "text" and body["ids"] == [1, 2] for body in bodies)
     sent = [prompt for body in bodies for prompt in body["prompts"]]
@@ -82,7 +86,7 @@ def test_every_pair_goes_out_once_and_the_candidates_of_a_prompt_together(
 
 
 def test_a_reply_is_told_apart_by_its_pairs() -> None:
-    first, second = jobs(request(2, 2), EchoWire(), ASKING, EchoInputs(), 3, 2)
+    first, second = jobs(request(2, 2), EchoWire(), ASKING, EchoInputs(), shortened, 3, 2)
     values = [[-1.0, -2.0], [-3.0, -4.0], [-5.0, -6.0]]
     part = first.read({"answers": values, "in": 80, "out": 4, "cached": 20})
     assert part.pairs == ((0, 0), (1, 0), (0, 1))
@@ -96,7 +100,7 @@ def test_a_reply_is_told_apart_by_its_pairs() -> None:
 
 
 def test_what_a_server_does_not_tell_is_estimated_or_the_most_that_it_may_be() -> None:
-    [job] = jobs(request(2, 2), EchoWire(), ASKING, EchoInputs(), 4, 2)
+    [job] = jobs(request(2, 2), EchoWire(), ASKING, EchoInputs(), shortened, 4, 2)
     part = job.read({"answers": [[-1.0, -1.0]] * 4})
     assert part.tokens == part.computed == (1, 1, 2, 2)
     assert part.output_tokens == (2, 2, 2, 2)
@@ -104,21 +108,21 @@ def test_what_a_server_does_not_tell_is_estimated_or_the_most_that_it_may_be() -
 
 def test_zeros_are_no_count_where_something_was_read_and_written() -> None:
     """Gateways fill the usage that they are not told with zeros; budgets would never end."""
-    [job] = jobs(request(2, 2), EchoWire(), ASKING, EchoInputs(), 4, 2)
+    [job] = jobs(request(2, 2), EchoWire(), ASKING, EchoInputs(), shortened, 4, 2)
     part = job.read({"answers": [[-1.0, -1.0]] * 4, "in": 0, "out": 0, "cached": 0})
     assert part.tokens == part.computed == (1, 1, 2, 2)
     assert part.output_tokens == (2, 2, 2, 2)
 
 
 def test_an_answer_of_no_tokens_is_free() -> None:
-    [job] = jobs(request(1, 1), EchoWire(), ASKING_WORDS, EchoInputs(), 4, 16)
+    [job] = jobs(request(1, 1), EchoWire(), ASKING_WORDS, EchoInputs(), shortened, 4, 16)
     assert job.read({"texts": [""], "out": 0}).output_tokens == (0,)
     assert job.read({"texts": ["a"], "out": 0}).output_tokens == (16,)
     assert job.read({"texts": ["a"], "out": 3}).output_tokens == (3,)
 
 
 def test_a_text_that_is_stopped_may_be_billed_as_read() -> None:
-    [_, job] = jobs(request(1, 2), EchoWire(), ASKING, EchoInputs(), 1, 2)
+    [_, job] = jobs(request(1, 2), EchoWire(), ASKING, EchoInputs(), shortened, 1, 2)
     assert job.withheld is not None
     part = job.withheld("HTTP 400: filtered")
     assert (part.pairs, part.withheld, part.reason) == (((0, 1),), 1, "HTTP 400: filtered")
@@ -128,8 +132,25 @@ def test_a_text_that_is_stopped_may_be_billed_as_read() -> None:
     assert reading.unparsed == 1
 
 
+def test_a_text_that_is_too_long_is_asked_about_in_part() -> None:
+    words, answer = Words("a dull film", truncatable=True), AnswerSlot()
+    whole = ScoreRequest([Prompt((Words("x"), answer)), Prompt((words, answer))], (" a", " b"))
+    inputs = TextInputs(1.0, 0.0)
+    [first, job] = jobs(whole, EchoWire(), ASKING, inputs, shortened, 1, 2)
+    assert first.shorter is not None
+    assert first.shorter() is None
+    for text in ("a dull f", "a dull", "a du"):
+        assert job.shorter is not None
+        job = job.shorter()
+        assert json.loads(job.body())["prompts"] == [text]
+        assert (job.queries, job.tokens) == (1, len(text))
+        assert job.words is not None
+        assert job.words() == text
+        assert job.read({"answers": [[-1.0, -2.0]]}).pairs == ((0, 1),)
+
+
 def test_texts_that_are_stopped_together_can_be_asked_about_one_by_one() -> None:
-    [whole] = jobs(request(2, 2), EchoWire(), ASKING, EchoInputs(), 4, 2)
+    [whole] = jobs(request(2, 2), EchoWire(), ASKING, EchoInputs(), shortened, 4, 2)
     assert whole.withheld is None
     assert whole.apart is not None
     apart = whole.apart()
@@ -146,7 +167,7 @@ def test_texts_that_are_stopped_together_can_be_asked_about_one_by_one() -> None
 
 
 def test_withheld_answers_of_a_reply_are_counted_and_the_others_read() -> None:
-    [job] = jobs(request(1, 2), EchoWire(), ASKING, EchoInputs(), 2, 2)
+    [job] = jobs(request(1, 2), EchoWire(), ASKING, EchoInputs(), shortened, 2, 2)
     part = job.read({"answers": [[-1.0, -2.0]], "withheld": 1, "in": 9, "out": 1})
     first, second = part.readings
     assert list(first.label_logprobs) == [-1.0, -2.0]
@@ -156,7 +177,7 @@ def test_withheld_answers_of_a_reply_are_counted_and_the_others_read() -> None:
 
 
 def test_more_cached_than_sent_is_all_cached() -> None:
-    [job] = jobs(request(1, 1), EchoWire(), ASKING, EchoInputs(), 4, 2)
+    [job] = jobs(request(1, 1), EchoWire(), ASKING, EchoInputs(), shortened, 4, 2)
     part = job.read({"answers": [[-1.0, -1.0]], "in": 5, "cached": 9})
     assert (part.tokens, part.computed) == ((5,), (0,))
 

@@ -19,6 +19,7 @@ from blackbox_delta.backends.remote.http.failures import (
     BrokenReply,
     Lost,
     Refused,
+    TooLongError,
     WithheldError,
 )
 from blackbox_delta.backends.remote.http.sender import Sender
@@ -383,6 +384,32 @@ def test_texts_that_are_stopped_together_are_asked_about_one_by_one(send: Any) -
     assert (run.error, run.unanswered) == (None, [0])
     assert run.names == [0, 10, -1, 12, 2]
     assert server.billable == 3 + 2 + 3
+
+
+TOO_LONG = TooLongError("toy refuses the request (HTTP 400: maximum context length)")
+
+
+def test_less_is_asked_about_until_it_fits(send: Any) -> None:
+    """Jobs 12, 11 and 10 stand for ever less of one text."""
+    server = Server(lambda name, _attempt: TOO_LONG if name in (1, 11, 12) else "ok")
+
+    def text(name: int) -> Job[int]:
+        shorter = (lambda: text(name - 1)) if name > 10 else (lambda: None)
+        return replace(job(name), words=lambda: f"text {name} of those", shorter=shorter)
+
+    asked = [job(0), replace(job(1, 2), apart=lambda: [text(12), job(20)]), job(2)]
+    run = send(server, asked, concurrency=1, max_sent=4)
+    assert (run.error, run.lost, run.unanswered) == (None, 0, [0])
+    assert run.names == [0, 10, 20, 2]
+    # What is refused costs nothing.
+    assert server.billable == 4
+
+
+def test_where_nothing_is_left_to_cut_the_refusal_stands(send: Any) -> None:
+    asked = [replace(job(0), words=lambda: "a text of some length", shorter=lambda: None)]
+    run = send(Server(lambda _name, _attempt: TOO_LONG), asked)
+    assert type(run.error) is TooLongError
+    assert str(run.error) == f"{TOO_LONG}; it was asked about 'a tex … ength'"
 
 
 def test_other_errors_are_not_about_a_text(send: Any) -> None:

@@ -19,6 +19,7 @@ from faulty_server import FILTER_ERROR, LOSING, REFUSING, Fault, FaultyServer, s
 from blackbox_delta.backends.remote.http.failures import (
     Lost,
     Refused,
+    TooLongError,
     Transient,
     WithheldError,
 )
@@ -254,14 +255,39 @@ def test_what_a_content_filter_stops_is_told_apart(ask: Any, status: int, error:
 @pytest.mark.parametrize(
     "words",
     [
-        "This model's maximum context length is 32 tokens",
+        "Your key was not flagged",
         "'a moderately dull film' is no list of ids",
     ],
 )
 def test_other_requests_are_refused_for_what_they_ask(ask: Any, words: str) -> None:
     with pytest.raises(RejectedError) as caught:
         ask(**replying(400, json={"error": {"message": words, "code": 400}}))
-    assert not isinstance(caught.value, WithheldError)
+    assert type(caught.value) is RejectedError
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        # OpenAI's and Azure's, DeepSeek's, OpenRouter's, vLLM's two, SGLang's, llama.cpp's,
+        # Anthropic's, Gemini's, TGI's and Together's.
+        (400, {"message": "too many tokens", "code": "context_length_exceeded"}),
+        (400, {"message": "This model's maximum context length is 131072 tokens."}),
+        (400, {"message": "This endpoint's maximum context length is 32768 tokens."}),
+        (400, {"message": "The decoder prompt is longer than the maximum model length of 64."}),
+        (400, {"message": "The input (9 tokens) is longer than the model's context length (8)."}),
+        (400, {"message": "request (9 tokens) exceeds the available context size (8 tokens)"}),
+        (400, {"message": "no room", "type": "exceed_context_size_error", "code": 400}),
+        (400, {"message": "prompt is too long: 9 tokens > 8 maximum"}),
+        (400, {"message": "The input token count (9) exceeds the maximum number of tokens (8)."}),
+        (422, {"message": "Input validation error: `inputs` must have less than 8 tokens"}),
+        (422, {"message": "`inputs` tokens + `max_new_tokens` must be <= 8. Given: 9"}),
+    ],
+)
+def test_what_does_not_fit_the_context_is_told_apart(ask: Any, status: int, error: Any) -> None:
+    with pytest.raises(TooLongError, match=rf"refuses the request \(HTTP {status}: "):
+        ask(**replying(status, json={"error": error}))
+    with pytest.raises(Lost):
+        ask(**replying(500, json={"error": error}))
 
 
 @pytest.mark.parametrize("words", ["Your key was flagged", "content is not for this key", "policy"])
