@@ -42,9 +42,10 @@ def compare(
     methods: Annotated[
         list[str] | None,
         typer.Option(
-            help="untuned, calibrated, in-context, dect, head-NAME, auto:CALLS, bbt:CALLS, "
-            "search-DELTA:CALLS; with the model's weights bbtv2-style:CALLS; with gradients full, "
-            "lora, prefix, prompt, bitfit. search-lora+bitfit tunes both at the same time, "
+            help="untuned, calibrated, in-context, dect, head-NAME, start-NAME, auto:CALLS, "
+            "bbt:CALLS, search-DELTA:CALLS; with the model's weights bbtv2-style:CALLS; with "
+            "gradients full, lora, prefix, prompt, bitfit. start-ridge is a ridge head behind the "
+            "words that a search begins with; search-lora+bitfit tunes both at the same time, "
             "search-soft-prompt-then-lora one after the other. auto:CALLS-PART leaves a part out, "
             "as in auto:16-demonstrations; METHOD@SHOTS trains on other shots. Repeatable, or "
             "with commas between them.",

@@ -23,15 +23,19 @@ def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
     return tuple(sorted({str(example.label) for example in examples}))
 
 
-def reader_of(trial: Trial) -> Reader:
+def reader_of(trial: Trial, source: str | None = None) -> Reader:
     """How the trial's examples become prompts.
+
+    Args:
+        trial: The examples and the label words.
+        source: A template in place of the trial's.
 
     Raises:
         TemplateError: The template does not fit the examples.
         VerbalizerError: The label words do not fit the labels.
         UnsupportedError: The model cannot read the template.
     """
-    template = Template.parse(trial.template)
+    template = Template.parse(source or trial.template)
     template.check(trial.split.train[0].text_pair is not None)
     reader = Reader(template, Verbalizer.build(labels_of(trial.split.train), trial.label_words))
     reader.check(trial.backend)

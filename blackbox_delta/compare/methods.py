@@ -18,6 +18,8 @@ BASELINE = "calibrated"
 PLAIN = ("untuned", BASELINE, "in-context", "dect")
 #: What a head alone begins with, as in ``head-ridge``.
 HEAD = "head-"
+#: The same where the words before the answer are chosen too, as in ``start-ridge``.
+START = "start-"
 #: Those that take a budget in calls, which stands for the number of passes over the examples; the
 #: search of a delta takes one too.
 BUDGETED = ("auto", "bbt", "bbtv2-style")
@@ -60,8 +62,8 @@ class Contender:
             _check_parts(spec)
             own = spec.name == "bbtv2-style"
             return cls(spec, lambda _rates: _budgeted(spec), needs_weights=own)
-        if spec.name.startswith(HEAD):
-            make_head(spec.name.removeprefix(HEAD))
+        if spec.name.startswith((HEAD, START)):
+            make_head(_head_of(spec.name))
         elif spec.name not in (*PLAIN, *GRADIENTS):
             raise ConfigError(
                 f"there is no method called {spec.name!r}; the methods are "
@@ -82,6 +84,7 @@ def method_names() -> tuple[str, ...]:
     return (
         *PLAIN,
         f"{HEAD}NAME",
+        f"{START}NAME",
         *(f"{name}:CALLS" for name in (*BUDGETED, f"{SEARCH}DELTA")),
         *GRADIENTS,
     )
@@ -102,6 +105,10 @@ def _searched(spec: Spec) -> str:
     return spec.name.removeprefix(SEARCH).replace(THEN, ",")
 
 
+def _head_of(name: str) -> str:
+    return name.removeprefix(HEAD).removeprefix(START)
+
+
 def _plain(name: str) -> Method:
     from blackbox_delta.compare.in_context import InContext
     from blackbox_delta.compare.output_side import OutputSide, Untuned
@@ -110,8 +117,8 @@ def _plain(name: str) -> Method:
         return Untuned()
     if name == "in-context":
         return InContext()
-    if name.startswith(HEAD):
-        return OutputSide(name, name.removeprefix(HEAD))
+    if name.startswith((HEAD, START)):
+        return OutputSide(name, _head_of(name), starts=name.startswith(START))
     return OutputSide(name, "prototypes" if name == "dect" else BASELINE)
 
 

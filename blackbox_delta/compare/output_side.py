@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from blackbox_delta.compare.asking import Asker, head_bytes, reader_of
 from blackbox_delta.compare.contract import Measured, Step, Trial
 from blackbox_delta.heads import make_head
-from blackbox_delta.types import Json
+from blackbox_delta.objectives import make_objective
+from blackbox_delta.settings import Settings
+from blackbox_delta.tasks import DEFAULT_STARTS, default_template
+from blackbox_delta.tasks.templates import in_words
+from blackbox_delta.types import Evidence, Head, IntArray, Json, Usage
 
 
 @dataclass(frozen=True)
@@ -58,38 +65,65 @@ class OutputSide:
     Attributes:
         name: As the tables call it.
         head: The head's name.
+        starts: Whether the words before the answer are chosen too, as the recipe ``search`` does:
+            of its own, those behind which the held-out loss is the lowest. A search begins there,
+            so that is what its delta must be compared with.
     """
 
     name: str
     head: str
+    starts: bool = False
 
     @property
     def settings(self) -> Json:
-        """The head."""
-        return {"head": self.head}
+        """The head, and the words to choose among."""
+        return {"head": self.head} | ({"starts": list(DEFAULT_STARTS)} if self.starts else {})
 
     def run(self, trial: Trial, step: Step) -> Measured:
-        """Asks about every training example once and fits the head.
+        """Asks about every training example once, behind each of the words, and fits the head.
 
         Raises:
             BlackBoxDeltaError: The template or the label words do not fit, the model fails, or
                 the head cannot be fitted on these examples.
         """
         head = make_head(self.head, trial.backend.capabilities.max_top_k)
-        reader = reader_of(trial)
-        asker = Asker(trial.backend, reader, head.top_k, step)
-        train, usage = asker.evidence(trial.split.train, "training")
+        askers = [
+            Asker(trial.backend, reader_of(trial, source), head.top_k, step)
+            for source in self._templates(trial)
+        ]
+        asked = [asker.evidence(trial.split.train, "training") for asker in askers]
         began = time.perf_counter()
-        fitted = head.fit(train, reader.verbalizer.encode(trial.split.train), None)
+        labels = askers[0].reader.verbalizer.encode(trial.split.train)
+        best = _lowest_loss(head, [train for train, _ in asked], labels)
+        asker, (train, _) = askers[best], asked[best]
+        fitted = head.fit(train, labels, None)
         fitting = time.perf_counter() - began
         test, _ = asker.evidence(trial.split.test, "test")
+        usage = sum((usage for _, usage in asked), Usage())
         return Measured(
             log_proba=fitted.log_proba(test),
             train_log_proba=fitted.log_proba(train),
-            calls=1,
+            calls=len(asked),
             queries=usage.queries,
             tokens=usage.tokens,
             seconds=usage.seconds + fitting,
             test_queries=1,
-            artifact_bytes=head_bytes(trial, reader, fitted),
+            artifact_bytes=head_bytes(trial, asker.reader, fitted),
+            details={"template": asker.reader.template.source} if self.starts else {},
         )
+
+    def _templates(self, trial: Trial) -> list[str]:
+        if not self.starts:
+            return [trial.template]
+        pairs = trial.split.train[0].text_pair is not None
+        source = default_template(pairs, chat=trial.backend.capabilities.chat)
+        # Where the model answers turns of a chat there are no such words, and one template.
+        return list(dict.fromkeys(in_words(source, start) for start in DEFAULT_STARTS))
+
+
+def _lowest_loss(head: Head, asked: Sequence[Evidence], labels: IntArray) -> int:
+    """Which evidence leaves the head the lowest held-out loss."""
+    if len(asked) == 1:
+        return 0
+    loss = make_objective(Settings().objective)
+    return int(np.argmin([loss(head.held_out(each, labels, None), labels) for each in asked]))

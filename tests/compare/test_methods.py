@@ -15,7 +15,7 @@ def of(text: str) -> Contender:
 
 
 @pytest.mark.parametrize(
-    "name", [*DEFAULTS, "bbt", "bbt:500", "search-lora+bitfit:8", "head-ridge"]
+    "name", [*DEFAULTS, "bbt", "bbt:500", "search-lora+bitfit:8", "head-ridge", "start-ridge"]
 )
 def test_a_method_without_gradients_is_made_by_name(name: str) -> None:
     contender = of(name)
@@ -35,10 +35,13 @@ def test_the_budget_reaches_the_method() -> None:
 
 def test_a_head_of_one_s_choice_is_named() -> None:
     assert of("head-nearest").make(None).settings == {"head": "nearest"}
-    with pytest.raises(ConfigError, match="'neck'"):
-        of("head-neck")
-    with pytest.raises(ConfigError, match="budget in calls"):
-        of("head-ridge:5")
+    starts = ["\nIn one word, it is", "\nCategory:"]
+    assert of("start-ridge").make(None).settings == {"head": "ridge", "starts": starts}
+    for kind in ("head", "start"):
+        with pytest.raises(ConfigError, match="'neck'"):
+            of(f"{kind}-neck")
+        with pytest.raises(ConfigError, match="budget in calls"):
+            of(f"{kind}-ridge:5")
 
 
 def test_the_delta_of_a_search_is_in_its_name() -> None:
