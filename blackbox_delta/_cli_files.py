@@ -7,8 +7,9 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TextIO
+from typing import IO, TYPE_CHECKING, TextIO
 
+import numpy as np
 import typer
 
 from blackbox_delta.artifact import scratch_path
@@ -16,6 +17,9 @@ from blackbox_delta.errors import ConfigError, DataError
 from blackbox_delta.runs import is_part_of_run, side_files
 from blackbox_delta.tasks import Columns, load_task, read_texts
 from blackbox_delta.types import Example, Json, Vector
+
+if TYPE_CHECKING:
+    from blackbox_delta.tuned_model import Answers
 
 
 def labelled(data: str, columns: Columns) -> tuple[Example, ...]:
@@ -156,8 +160,18 @@ def _leave(scratch: Path, target: Path, keep: bool) -> None:
             scratch.unlink()
 
 
-def answer(example: Example, labels: Sequence[str], probabilities: Vector) -> Json:
-    """One line of predictions: the texts, the label and (c,) probabilities by label."""
+def lines_of(answers: Answers, labels: Sequence[str]) -> Iterator[Json]:
+    """Lines of predictions: the texts, the label and the probabilities by label.
+
+    Where the model named no label, the line says so: ``"unanswered": true``.
+    """
+    for example, row, unanswered in zip(
+        answers.examples, np.exp(answers.log_proba), answers.unanswered, strict=True
+    ):
+        yield _line(example, labels, row) | ({"unanswered": True} if unanswered else {})
+
+
+def _line(example: Example, labels: Sequence[str], probabilities: Vector) -> Json:
     pair = {} if example.text_pair is None else {"text_pair": example.text_pair}
     shares = [float(share) for share in probabilities]
     return {

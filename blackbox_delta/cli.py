@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
@@ -22,7 +21,7 @@ from typer.core import TyperGroup
 
 from blackbox_delta import __version__
 from blackbox_delta._cli_compare import compare
-from blackbox_delta._cli_files import answer, check_output, labelled, stdin, written
+from blackbox_delta._cli_files import check_output, labelled, lines_of, stdin, written
 from blackbox_delta._cli_groups import Place, with_option_groups
 from blackbox_delta._cli_models import Source, loaded, priced
 from blackbox_delta._cli_options import (
@@ -253,7 +252,7 @@ def predict(
 
     Example: echo "a text" | blackbox-delta predict RUN
     """
-    from blackbox_delta.display import answer_display
+    from blackbox_delta.display import answer_display, tell_unanswered
     from blackbox_delta.tasks import read_texts
 
     # The cache holds all that is answered, and more of it whenever the same command goes on.
@@ -267,12 +266,14 @@ def predict(
         # On the same terminal a bar would be drawn over the answers.
         answer_display(_err, len(examples), hidden=stream.isatty()) as tell,
     ):
-        for piece, rows in tuned.answers(examples):
-            for example, row in zip(piece, np.exp(rows), strict=True):
-                line = answer(example, tuned.labels, row)
+        unanswered = 0
+        for piece in tuned.answers(examples):
+            for line in lines_of(piece, tuned.labels):
                 stream.write(json.dumps(line, ensure_ascii=False) + "\n")
             stream.flush()
-            tell(len(piece))
+            tell(len(piece.examples))
+            unanswered += int(piece.unanswered.sum())
+    tell_unanswered(_err, unanswered, len(examples))
 
 
 @app.command()

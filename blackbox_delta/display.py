@@ -136,6 +136,16 @@ def answer_display(
         yield lambda answered: bar.advance(task, answered)
 
 
+def tell_unanswered(console: Console, unanswered: int, texts: int) -> None:
+    """Says how many predictions are not the model's, where there are any."""
+    if unanswered:
+        say(
+            console,
+            f"To {unanswered:,} of {texts:,} texts the model named no label; their lines say "
+            '"unanswered".',
+        )
+
+
 class LiveDisplay:
     """A bar with the time left, and the figures below it. The time runs between steps.
 

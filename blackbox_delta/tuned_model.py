@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blackbox_delta.artifact import Artifact
 from blackbox_delta.backends import open_backend
@@ -18,6 +20,21 @@ from blackbox_delta.types import Backend, Evidence, Example, Json, Vector
 
 #: Texts that all members answer before the next ones come.
 PIECE = 128
+
+
+class Answers(NamedTuple):
+    """To n texts.
+
+    Attributes:
+        examples: The texts.
+        log_proba: (n, c) log class probabilities.
+        unanswered: (n,) where the model named no label, whichever way it was asked: what stands
+            there is what the heads make of that.
+    """
+
+    examples: Sequence[Example]
+    log_proba: Vector
+    unanswered: NDArray[np.bool_]
 
 
 class TunedModel:
@@ -110,13 +127,13 @@ class TunedModel:
             DataError: A text is empty, or pairs are missing or too many.
             BackendError: No sound reply could be had.
         """
-        pieces = [rows for _, rows in self.answers(texts, text_pairs)]
+        pieces = [piece.log_proba for piece in self.answers(texts, text_pairs)]
         return np.concatenate([np.zeros((0, len(self.labels))), *pieces])
 
     def answers(
         self, texts: Sequence[str | Example], text_pairs: Sequence[str] | None = None
-    ) -> Iterator[tuple[Sequence[Example], Vector]]:
-        """A piece of the texts after another, with log class probabilities (n, c) for it.
+    ) -> Iterator[Answers]:
+        """A piece of the texts after another.
 
         All texts are checked before the first is asked about; a piece is asked about when it is
         wanted. Raises what :meth:`log_proba` does.
@@ -124,7 +141,7 @@ class TunedModel:
         examples = self.examples(texts, text_pairs)
         for start in range(0, len(examples), PIECE):
             piece = examples[start : start + PIECE]
-            yield piece, self._pooled(piece)
+            yield self._answers(piece)
 
     def examples(
         self, texts: Sequence[str | Example], text_pairs: Sequence[str] | None = None
@@ -204,11 +221,13 @@ class TunedModel:
         """Of each member; to find them, every delta is unpacked."""
         return [member.source for member in self.members]
 
-    def _pooled(self, examples: Sequence[Example]) -> Vector:
+    def _answers(self, examples: Sequence[Example]) -> Answers:
         """Members take turns on the same few texts, whose beginnings a local model then reuses."""
-        return self.answer(
-            {source: self._evidence(way, examples, self.top_k) for source, way in self.ways.items()}
-        )
+        seen = {
+            source: self._evidence(way, examples, self.top_k) for source, way in self.ways.items()
+        }
+        unanswered = np.all([evidence.unanswered for evidence in seen.values()], axis=0)
+        return Answers(examples, self.answer(seen), unanswered)
 
     def _evidence(self, member: Member, examples: Sequence[Example], top_k: int) -> Evidence:
         request = member.request(member.reader.prompts(examples), top_k, "prediction")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from blackbox_delta.backends.remote.wires.readings import nothing
 from blackbox_delta.types import DeltaBatch, Evidence
 
 
@@ -70,3 +71,16 @@ def test_structures_differ_in_kind_shape_words_and_parts() -> None:
         DeltaBatch(beside.kind, beside.tensors, (), (alone,)),
     ]
     assert len({each.structure for each in [batch, *others]}) == 6
+
+
+@pytest.mark.parametrize("c", [2, 3, 7, 20])
+def test_what_names_no_label_is_told_from_what_does(c: int) -> None:
+    """As servers' replies are read: each label has log 1/c where none could be."""
+    nowhere = nothing(c, 4).label_logprobs
+    # What is alike for another reason: all labels outside the top tokens have the same bound.
+    bounds = np.full(c, -9.5, np.float32)
+    nearly = nowhere.copy()
+    nearly[-1] = np.nextafter(nearly[-1], np.float32(0))
+    rows = np.stack([nowhere, bounds, nearly, nowhere])
+    found = Evidence(rows, np.zeros((4, 0), np.int64), np.zeros((4, 0), np.float32))
+    assert found.unanswered.tolist() == [True, False, False, True]

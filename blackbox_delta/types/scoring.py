@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blackbox_delta.geometry import Geometry
 from blackbox_delta.types.arrays import FloatArray, IntArray, Json
@@ -70,6 +72,13 @@ class Evidence:
 
     def __len__(self) -> int:
         return len(self.label_logprobs)
+
+    @property
+    def unanswered(self) -> NDArray[np.bool_]:
+        """(n,) Where no label could be read of the answer: then each of the c has log 1/c."""
+        alike = np.float32(-math.log(self.label_logprobs.shape[1]))
+        told: NDArray[np.bool_] = (self.label_logprobs == alike).all(axis=1)
+        return told
 
     def select(self, rows: Sequence[int] | slice | IntArray) -> Evidence:
         """The given examples, in the given order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Collection
 from contextlib import closing
@@ -130,7 +131,10 @@ def test_predict_answers_all_the_texts(
         server.plan = stopping([texts[4]], Fault.FILTERED)
         done = CliRunner().invoke(app, ["predict", str(tmp_path / "run"), str(file)])
     assert done.exit_code == 0, done.output
-    assert len(done.stdout.splitlines()) == 9
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["text"] for line in lines] == texts
+    assert [line.get("unanswered") for line in lines] == [None] * 4 + [True] + [None] * 4
+    assert "To 1 of 9 texts the model named no label; their lines say" in done.stderr
     [record] = caplog.records
     assert "a content filter stopped 1 of" in record.getMessage()
     assert texts[4] in record.getMessage()
