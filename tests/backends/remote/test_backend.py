@@ -260,8 +260,20 @@ def test_a_text_that_is_too_long_is_cut_where_tokens_are_known(
         opened("label-logprobs", table=True, exact_tokens=True, max_length=32),
     ):
         assert backend.score(request).usage.tokens == 31
+
+
+def test_a_text_that_is_too_long_is_cut_until_it_fits_where_they_are_not(
+    server: ModelServer, opened: Open
+) -> None:
+    server.context = 32
+    backend = opened("label-logprobs", max_length=32)
+    usage = backend.score(ScoreRequest([prompt("a film " * 50)], CHOICES)).usage
+    assert 32 * 3 // 4 - 1 <= usage.tokens <= 31
+    assert (usage.queries, usage.lost) == (1, 0)
+    # Of a template nothing is cut.
+    template = Prompt((Words("a film " * 50), Words(" It was"), AnswerSlot()))
     with pytest.raises(RejectedError, match="maximum context length is 32 tokens") as caught:
-        opened("label-logprobs", max_length=32).score(request)
+        backend.score(ScoreRequest([template], CHOICES))
     start = "a film a film a film a film a film a film a film a film a fi"
     end = "lm a film a film a film a film a film a film a film It was"
     assert f"; it was asked about '{start} … " in str(caught.value)
