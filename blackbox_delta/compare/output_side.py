@@ -8,14 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from blackbox_delta._problem_starts import find_starts
 from blackbox_delta.compare.asking import Asker, head_bytes, reader_of
 from blackbox_delta.compare.contract import Measured, Step, Trial
 from blackbox_delta.heads import make_head
 from blackbox_delta.objectives import make_objective
 from blackbox_delta.settings import Settings
-from blackbox_delta.tasks import DEFAULT_STARTS, default_template
-from blackbox_delta.tasks.templates import in_words
+from blackbox_delta.tasks import DEFAULT_STARTS
 from blackbox_delta.types import Evidence, Head, IntArray, Json, Usage
+
+#: A search whose delta fills no slot, so that plain words stand there.
+_SEARCH = Settings(recipe="search", delta="lora")
 
 
 @dataclass(frozen=True)
@@ -116,14 +119,13 @@ class OutputSide:
         if not self.starts:
             return [trial.template]
         pairs = trial.split.train[0].text_pair is not None
-        source = default_template(pairs, chat=trial.backend.capabilities.chat)
-        # Where the model answers turns of a chat there are no such words, and one template.
-        return list(dict.fromkeys(in_words(source, start) for start in DEFAULT_STARTS))
+        found = find_starts(trial.backend, _SEARCH, reader_of(trial).verbalizer, pairs)
+        return [start.source for start in found]
 
 
 def _lowest_loss(head: Head, asked: Sequence[Evidence], labels: IntArray) -> int:
     """Which evidence leaves the head the lowest held-out loss."""
     if len(asked) == 1:
         return 0
-    loss = make_objective(Settings().objective)
+    loss = make_objective(_SEARCH.objective)
     return int(np.argmin([loss(head.held_out(each, labels, None), labels) for each in asked]))
