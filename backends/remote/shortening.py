@@ -35,7 +35,7 @@ class Shortening:
         shorter = shortened(prompt)
         if shorter is not None and not self._told:
             self._told = True
-            text = max((each.text for each in _texts(prompt)), key=len)
+            text = max((words.text for words in _texts(prompt).values()), key=len)
             logger.warning(
                 "%s: texts that are longer than the model's context are cut, the first of them %r",
                 self._connection.base_url,
@@ -46,20 +46,20 @@ class Shortening:
 
 def shortened(prompt: Prompt) -> Prompt | None:
     """A prompt with the beginning of its texts alone, the longest cut most."""
-    lengths = [len(each.text) for each in _texts(prompt)]
+    segments, texts = list(prompt.segments), _texts(prompt)
+    lengths = [len(words.text) for words in texts.values()]
     room = int(_SHARE * sum(lengths))
     if not room:
         return None
-    kept = iter(fair_shares(lengths, room))
-    return Prompt(
-        tuple(
-            replace(each, text=each.text[: next(kept)])
-            if isinstance(each, Words) and each.truncatable
-            else each
-            for each in prompt.segments
-        )
-    )
+    for (place, words), keep in zip(texts.items(), fair_shares(lengths, room), strict=True):
+        segments[place] = replace(words, text=words.text[:keep])
+    return Prompt(tuple(segments))
 
 
-def _texts(prompt: Prompt) -> list[Words]:
-    return [each for each in prompt.segments if isinstance(each, Words) and each.truncatable]
+def _texts(prompt: Prompt) -> dict[int, Words]:
+    """What may be cut, by its place among the segments."""
+    return {
+        place: each
+        for place, each in enumerate(prompt.segments)
+        if isinstance(each, Words) and each.truncatable
+    }
