@@ -36,6 +36,7 @@ from blackbox_delta.types.scoring import (
     Scores,
     Sink,
     Usage,
+    no_label,
 )
 from blackbox_delta.types.search import FittedHead, Head, Optimizer
 
@@ -73,4 +74,5 @@ __all__ = [
     "Vector",
     "Words",
     "is_deferred",
+    "no_label",
 ]

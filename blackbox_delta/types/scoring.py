@@ -75,8 +75,8 @@ class Evidence:
 
     @property
     def unanswered(self) -> NDArray[np.bool_]:
-        """(n,) Where no label could be read of the answer: then each of the c has log 1/c."""
-        alike = np.float32(-math.log(self.label_logprobs.shape[1]))
+        """(n,) Where no label could be read of the answer; see :func:`no_label`."""
+        alike = no_label(self.label_logprobs.shape[1])
         told: NDArray[np.bool_] = (self.label_logprobs == alike).all(axis=1)
         return told
 
@@ -89,6 +89,11 @@ class Evidence:
         """The examples of all parts, one part after the other."""
         names = ("label_logprobs", "top_ids", "top_logprobs")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def no_label(count: int) -> FloatArray:
+    """The (c,) log-probabilities of an answer of which no label could be read: each has 1/c."""
+    return np.full(count, -math.log(count), np.float32)
 
 
 @dataclass(frozen=True, slots=True)

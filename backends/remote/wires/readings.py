@@ -22,7 +22,7 @@ import numpy as np
 from blackbox_delta.backends.remote.http.failures import BrokenReply
 from blackbox_delta.backends.remote.wires.wire import TOKEN_IDS, Answer, Token, token_id
 from blackbox_delta.errors import UnsupportedError, VerbalizerError
-from blackbox_delta.types import FloatArray, IntArray
+from blackbox_delta.types import FloatArray, IntArray, no_label
 
 #: No upper bound is given below this log-probability.
 FLOOR = -30.0
@@ -76,7 +76,7 @@ def reading(labels: Sequence[float], bounded: int = 0) -> Reading:
 def nothing(count: int, top_k: int = 0) -> Reading:
     """What can be read of no answer: c labels alike, and k top tokens that stand for nothing."""
     ids, logprobs = top_arrays((), top_k)
-    return Reading(np.full(count, -math.log(count), np.float32), ids, logprobs, unparsed=1)
+    return Reading(no_label(count), ids, logprobs, unparsed=1)
 
 
 @dataclass(frozen=True)
