@@ -100,7 +100,7 @@ class FakeBackend:
     @property
     def identity(self) -> Mapping[str, str]:
         """Everything besides the request that determines a reply."""
-        return {"backend": "fake", "weights": self.fingerprint, "precision": "float64"}
+        return {"backend": "fake", "weights": self.fingerprint, "dtype": "float64"}
 
     @property
     def fingerprint(self) -> str:

@@ -10,6 +10,8 @@ import argparse
 import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ COLUMNS = (
     "method",
     "seed",
     "shots",
+    "dtype",
     "test_n",
     "accuracy",
     "train_accuracy",
@@ -85,7 +88,7 @@ def read(paths: Iterable[Path]) -> list[dict[str, str]]:
     Raises:
         DataError: A file cannot be read, or has other columns.
     """
-    cells: dict[tuple[str, str, str], dict[str, str]] = {}
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
     for path in paths:
         file = path / CSV_NAME if path.is_dir() else path
         try:
@@ -97,14 +100,14 @@ def read(paths: Iterable[Path]) -> list[dict[str, str]]:
             if missing := sorted(set(COLUMNS) - set(line)):
                 raise DataError(f"{file} has no column {missing[0]!r}; is it a comparison's?")
             if line["accuracy"]:
-                key = (line["task"], line["method"], line["seed"])
+                key = tuple(line[name] for name in ("task", "dtype", "method", "seed"))
                 cells[key] = {name: line[name] for name in COLUMNS}
     if not cells:
         raise DataError("there are no finished cells")
     return [cells[key] for key in sorted(cells)]
 
 
-def table(task: str, lines: Sequence[dict[str, str]], seeds: Sequence[int]) -> Table:
+def table(title: str, lines: Sequence[dict[str, str]], seeds: Sequence[int]) -> Table:
     """A row for each delta and for each method that searches none."""
     found: dict[str, Cells] = {}
     for line in lines:
@@ -117,7 +120,7 @@ def table(task: str, lines: Sequence[dict[str, str]], seeds: Sequence[int]) -> T
     heads = [f"{budget} calls" if budget else "no search" for budget in budgets]
     order = sorted(found.values(), key=lambda each: (each.name.startswith(SEARCH), each.name))
     columns = ["method", "D", "d", "kept kB", "peak MB", *heads]
-    return Table(task, columns, [cells.row(budgets, seeds) for cells in order])
+    return Table(title, columns, [cells.row(budgets, seeds) for cells in order])
 
 
 def write_csv(lines: Sequence[dict[str, str]], path: Path) -> None:
@@ -137,8 +140,11 @@ def main() -> None:
     options = parser.parse_args()
     lines = read(options.paths)
     seeds = sorted({int(line["seed"]) for line in lines})
-    tasks = sorted({line["task"] for line in lines})
-    tables = [table(task, [li for li in lines if li["task"] == task], seeds) for task in tasks]
+    # Cells of different precision do not compare exactly: a table for each.
+    tables = [
+        table(", ".join(filter(None, kind)), list(group), seeds)
+        for kind, group in groupby(lines, key=itemgetter("task", "dtype"))
+    ]
     write_csv(lines, options.results / f"{NAME}.csv")
     note = LEGEND.format(seeds=", ".join(map(str, seeds)))
     publish(Console(), tables, [note], options.results / f"{NAME}.md")

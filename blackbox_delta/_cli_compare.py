@@ -128,13 +128,13 @@ def _advised() -> Iterator[None]:
 
 
 def _show(report: Report, heading: str, files: Sequence[Path]) -> None:
-    from blackbox_delta.compare.tables import NOTES, refusal_lines, tables
+    from blackbox_delta.compare.tables import NOTES, remarks, tables
 
     wide = not _out.is_terminal
     _out.print(Text(heading), soft_wrap=wide)
     for table in tables(report):
         # A file is as wide as it must be: no cell is broken.
         _out.print(table.rich(), width=_WIDE if wide else None)
-    for line in (*refusal_lines(report), *NOTES):
+    for line in (*remarks(report), *NOTES):
         _out.print(Text(line), soft_wrap=wide)
     _out.print(Text(f"Written: {', '.join(map(str, files))}"), soft_wrap=wide)

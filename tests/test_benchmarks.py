@@ -148,6 +148,23 @@ def test_deltas_of_two_comparisons_stand_in_one_table(data: Path, tmp_path: Path
     assert row.endswith(f"| – | {(first + second) / 2:.3f} ({first:.3f}, {second:.3f}) |")
 
 
+def test_cells_of_another_precision_are_a_table_of_their_own(data: Path, tmp_path: Path) -> None:
+    options = ["--data", data / "mood", "--shots", 2, "--methods", "dect", "--seeds", "13"]
+    options += ["--model", "fake", "--out", tmp_path]
+    made = CliRunner().invoke(app, ["compare", *map(str, options)])
+    assert made.exit_code == 0, made.output
+    text = (tmp_path / "cells.csv").read_text(encoding="utf-8")
+    (tmp_path / "half.csv").write_text(text.replace("float64", "bfloat16"), encoding="utf-8")
+
+    done = call("delta_quality.py", tmp_path, tmp_path / "half.csv", "--results", tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "delta_quality.md").read_text(encoding="utf-8")
+    first, second = table.split("**mood, float64**")
+    assert "**mood, bfloat16**" in first
+    assert first.count("| dect |") == second.count("| dect |") == 1
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -69,8 +70,13 @@ class Cell:
         readable = f"{self.task}-{self.seed}-{self.title}"
         return f"{re.sub(r'[^A-Za-z0-9.-]+', '_', readable)}-{digest}"
 
-    def found(self, measured: Measured, peak_bytes: int) -> Finding:
+    def found(self, measured: Measured, peak_bytes: int, identity: Mapping[str, str]) -> Finding:
         """What the method found.
+
+        Args:
+            measured: What it reached.
+            peak_bytes: Memory of the process at most.
+            identity: Of the backend that answered.
 
         Raises:
             DataError: Its answers have the wrong shape or are not numbers.
@@ -95,6 +101,7 @@ class Cell:
             train_truth=train_truth,
             measured=measured,
             peak_bytes=peak_bytes,
+            identity=dict(identity),
         )
 
     def refused(self, reason: str) -> Finding:
@@ -129,6 +136,7 @@ class Finding:
         measured: What the method reached; ``None`` if it refused.
         refusal: Why it did.
         peak_bytes: Memory of the process at most while the method ran, the open model included.
+        identity: Of the backend that answered; empty for a refusal.
     """
 
     task: str
@@ -141,11 +149,20 @@ class Finding:
     measured: Measured | None = None
     refusal: str | None = None
     peak_bytes: int = 0
+    identity: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def dtype(self) -> str:
+        """The precision that the model had, such as ``"bfloat16"``; empty where nobody says."""
+        return self.identity.get("dtype", "").removeprefix("torch.")
 
     def to_json(self) -> Json:
-        """Ready for JSON."""
+        """Ready for JSON, but for the identity."""
         measured = self.measured
-        described: Json = asdict(self) | {
+        described: Json = {
+            name: value for name, value in asdict(self).items() if name != "identity"
+        }
+        described |= {
             "labels": list(self.labels),
             "truth": self.truth.tolist(),
             "train_truth": self.train_truth.tolist(),
@@ -159,8 +176,8 @@ class Finding:
         return described
 
     @classmethod
-    def from_json(cls, described: Json) -> Finding:
-        """What :meth:`to_json` made.
+    def from_json(cls, described: Json, identity: Json) -> Finding:
+        """What :meth:`to_json` made, with the identity beside it.
 
         Raises:
             RunError: Something is missing or of a wrong kind.
@@ -171,7 +188,8 @@ class Finding:
             found["labels"] = tuple(found["labels"])
             for name in ("truth", "train_truth"):
                 found[name] = np.array(found[name], dtype=np.int64)
-            return cls(**found, measured=None if measured is None else _measured(measured))
+            found["measured"] = None if measured is None else _measured(measured)
+            return cls(**found, identity=dict(identity))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(f"the cell is incomplete: {error!r}") from error
 

@@ -259,7 +259,7 @@ class Comparison:
                 )
             with PeakMemory() as memory:
                 measured = cell.method.run(trial, step)
-            return cell.found(measured, memory.bytes)
+            return cell.found(measured, memory.bytes, trial.backend.identity)
         except BlackBoxDeltaError as error:
             if _ends_all(error):
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,6 +21,7 @@ COLUMNS = (
     "seed",
     "method",
     "shots",
+    "dtype",
     "accuracy",
     "macro_f1",
     "train_accuracy",
@@ -162,6 +164,12 @@ class Report:
                 reasons.setdefault(each.refusal, []).append(where)
         return reasons
 
+    @property
+    def dtypes(self) -> dict[str, int]:
+        """How many cells were measured in each precision, where the model's is known."""
+        counted = Counter(scored.finding.dtype for scored in self.scored.values())
+        return {dtype: count for dtype, count in counted.items() if dtype}
+
     def lines(self) -> list[Json]:
         """One unrounded line a cell, by :data:`COLUMNS`; costs of a refused cell are ``None``."""
         return [self._line(finding) for finding in self.findings]
@@ -173,7 +181,8 @@ class Report:
         return [summary for summary in found if summary is not None]
 
     def _line(self, finding: Finding) -> Json:
-        key = {name: getattr(finding, name) for name in ("task", "seed", "method", "shots")}
+        named = ("task", "seed", "method", "shots", "dtype")
+        key = {name: getattr(finding, name) for name in named}
         line = dict.fromkeys(COLUMNS) | key | {"refusal": finding.refusal}
         scored = self.scored.get((finding.task, finding.method, finding.seed))
         if scored is None:

@@ -76,7 +76,8 @@ class Store:
         if not path.exists():
             return None
         try:
-            finding = Finding.from_json(json.loads(path.read_text(encoding="utf-8"))["finding"])
+            content = json.loads(path.read_text(encoding="utf-8"))
+            finding = Finding.from_json(content["finding"], content["identity"])
         # Brackets without end are a RecursionError.
         except (OSError, ValueError, KeyError, TypeError, RecursionError, RunError) as error:
             raise RunError(
@@ -92,7 +93,7 @@ class Store:
         """
         content = {
             "description": cell.description(backend),
-            "identity": dict(backend.identity),
+            "identity": dict(finding.identity),
             "finding": finding.to_json(),
         }
         path = self._path(name)

@@ -111,17 +111,24 @@ def markdown(report: Report, heading: str, pictures: Iterable[str]) -> str:
     parts = ["# Comparison", "", heading, ""]
     parts += [f"![{name.partition('.')[0]}]({name})\n" for name in pictures]
     parts += [table.markdown() for table in tables(report)]
-    parts += [f"{line}\n" for line in refusal_lines(report)]
+    parts += [f"{line}\n" for line in remarks(report)]
     parts += [f"{note}\n" for note in NOTES]
     return "\n".join(parts)
 
 
-def refusal_lines(report: Report) -> list[str]:
-    """A sentence for each reason for which methods could not be applied."""
-    return [
+def remarks(report: Report) -> list[str]:
+    """What methods could not be applied and why, and what does not compare as it stands."""
+    said = [
         f"Not applied: {'; '.join(where)}. Reason: {reason}"
         for reason, where in report.refusals.items()
     ]
+    if len(report.dtypes) > 1:
+        counts = ", ".join(f"{count} in {dtype}" for dtype, count in report.dtypes.items())
+        said.append(
+            f"Cells were measured in several precisions ({counts}; each cell's is in its line of "
+            "the CSV), so a part of their differences may be rounding."
+        )
+    return said
 
 
 def csv_text(report: Report) -> str:

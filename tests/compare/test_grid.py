@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -176,6 +176,24 @@ def test_whatever_a_cell_depends_on_makes_it_another(
     watcher = Silent()
     run(change(cells), tmp_path, None, watcher)
     assert len(watcher.begun) == 2
+
+
+class Halved(FakeBackend):
+    """The same model in another precision."""
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        return {**super().identity, "dtype": "torch.bfloat16"}
+
+
+def test_a_cell_keeps_the_precision_that_it_was_measured_in(tmp_path: Path) -> None:
+    """Cells of several machines can be put together; each says what it is."""
+    stub = Stub()
+    cells = grid(contender(stub))
+    first = run(replace(cells, seeds=cells.seeds[:1]), tmp_path)
+    again = run(cells, tmp_path, Halved())
+    assert times(stub) == 2
+    assert [each.dtype for each in (*first, *again)] == ["float64", "float64", "bfloat16"]
 
 
 def test_another_model_has_cells_of_its_own(tmp_path: Path) -> None:
@@ -423,7 +441,17 @@ def test_too_few_examples_for_a_method_s_own_shots_are_its_refusal(tmp_path: Pat
     assert found[2].shots == 64
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"finding": {}}', '{"finding": {"measured": 3}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"finding": {}}',
+        '{"finding": {}, "identity": {}}',
+        '{"finding": {"measured": 3}, "identity": {}}',
+        '{"finding": {}, "identity": 3}',
+    ],
+)
 def test_a_damaged_cell_is_named(content: str, tmp_path: Path) -> None:
     run(grid(contender(Stub())), tmp_path)
     path = next((tmp_path / "cells").iterdir())

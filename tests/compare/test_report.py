@@ -11,7 +11,7 @@ from comparing import made
 
 from blackbox_delta.compare.cells import Finding
 from blackbox_delta.compare.report import COLUMNS, Report
-from blackbox_delta.compare.tables import NOTES, csv_text, markdown, refusal_lines, tables
+from blackbox_delta.compare.tables import NOTES, csv_text, markdown, remarks, tables
 
 # Ten test examples; the right answer is 0. Calibrated gets 6 and 4 right, new 9 and 8.
 BASE_13, BASE_21 = [0] * 6 + [1] * 4, [0] * 4 + [1] * 6
@@ -160,7 +160,7 @@ def test_several_tasks_are_led_by_their_mean() -> None:
 
 
 def test_refusals_stand_together_with_their_reason() -> None:
-    said = refusal_lines(Report(with_others()))
+    said = remarks(Report(with_others()))
     assert said == [
         "Not applied: new:4 on news, seed 21. Reason: out of budget",
         (
@@ -168,6 +168,25 @@ def test_refusals_stand_together_with_their_reason() -> None:
             "shy on news, seed 21. Reason: no gradients here"
         ),
     ]
+
+
+def in_precision(finding: Finding, dtype: str) -> Finding:
+    return replace(finding, identity={"dtype": dtype})
+
+
+def test_cells_of_several_precisions_are_told_apart() -> None:
+    """On a server nobody knows; a refused cell has none."""
+    base, *others = with_others()
+    kinds = [in_precision(base, "torch.float32")]
+    kinds += [in_precision(each, "torch.bfloat16") for each in others[:2]]
+    report = Report([*kinds, *others[2:]])
+    assert [line["dtype"] for line in report.lines()][:4] == ["float32", *["bfloat16"] * 2, ""]
+    assert report.dtypes == {"float32": 1, "bfloat16": 2}
+    said = "several precisions (1 in float32, 2 in bfloat16"
+    assert said in remarks(report)[-1]
+    assert said in markdown(report, "fake", [])
+    alike = Report([*kinds[1:], *others[2:]])
+    assert len(remarks(alike)) == len(remarks(report)) - 1
 
 
 def test_the_markdown_report_is_whole() -> None:
