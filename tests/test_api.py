@@ -140,7 +140,7 @@ def test_what_is_kept_is_that_of_the_start_that_won(
     starts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The same, to the bit, as had the user named its words and spared the other start's call."""
-    monkeypatch.setattr("blackbox_delta._problem_starts.DEFAULT_STARTS", starts)
+    monkeypatch.setattr("blackbox_delta.problem.starts.DEFAULT_STARTS", starts)
     open_choice = {**SEARCH, "head": "calibrated", "budget": "101 calls"}
     tuned = tune(FakeBackend(), SPLIT, out=tmp_path / "open", **open_choice)
     own_words = {**open_choice, "soft_init": f"text:{tuned.result['start']}", "budget": "100 calls"}

@@ -182,7 +182,7 @@ def is_within(module: str, ancestor: str) -> bool:
 
 
 def unit_of(module: str) -> str:
-    """``blackbox_delta.heads.ridge`` -> ``heads``, ``blackbox_delta._journal_file`` -> ``journal``.
+    """``blackbox_delta.heads.ridge`` -> ``heads``, ``…_delta._settings_file`` -> ``settings``.
 
     A private module belongs to the unit it is named after; a name defined by the package itself,
     like ``blackbox_delta.__version__``, belongs to ``__init__``.
@@ -317,7 +317,7 @@ def test_the_rules_find_what_they_forbid(module: str, source: str) -> None:
     [
         ("blackbox_delta.heads.ridge", "from blackbox_delta.types import Evidence"),
         ("blackbox_delta.heads.ridge", "from .probabilities import log_softmax"),
-        ("blackbox_delta.journal", "from blackbox_delta._journal_file import JournalFile"),
+        ("blackbox_delta.settings", "from blackbox_delta._settings_file import read_settings"),
         ("blackbox_delta.heads.ridge", "def f():\n    import sklearn.linear_model"),
         ("blackbox_delta.backends.local.causal", "import torch\nimport transformers"),
         ("blackbox_delta.estimator", "from sklearn.base import BaseEstimator"),

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blackbox_delta._problem_starts import find_starts
 from blackbox_delta.compare.asking import Asker, head_bytes, reader_of
 from blackbox_delta.compare.contract import Measured, Step, Trial
 from blackbox_delta.heads import make_head
 from blackbox_delta.objectives import make_objective
+from blackbox_delta.problem.starts import find_starts
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import DEFAULT_STARTS
 from blackbox_delta.types import Evidence, Head, IntArray, Json, Usage

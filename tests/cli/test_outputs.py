@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from command_line import PROGRAM, failed, run, spend, write_lines
 
-from blackbox_delta._cli_files import written
 from blackbox_delta.backends.fake import FakeBackend
+from blackbox_delta.cli.files import written
 from blackbox_delta.errors import BackendError
 from blackbox_delta.types import ScoreRequest, Scores, Sink
 

@@ -20,14 +20,14 @@ from safetensors.numpy import save_file
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from toy_api import WORDS, log_probs
 
-from blackbox_delta._journal_pairs import pair_keys
-from blackbox_delta._journal_record import Record
 from blackbox_delta.backends.remote.backend import RemoteBackend
 from blackbox_delta.backends.remote.embeddings.table import TableFile, open_table
 from blackbox_delta.backends.remote.endpoint import Access, Endpoint
 from blackbox_delta.backends.remote.inputs import EmbeddedInputs, words_before_answer
 from blackbox_delta.backends.remote.wires.wire import token_id
 from blackbox_delta.journal import Journal, summarise
+from blackbox_delta.journal.pairs import pair_keys
+from blackbox_delta.journal.record import Record
 from blackbox_delta.tasks import FewShotSplit
 from blackbox_delta.types import Example, Json, ScoreRequest, Scores, Sink
 

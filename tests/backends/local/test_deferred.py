@@ -11,12 +11,12 @@ import pytest
 from by_the_book import TARGETS, TEXTS, request_for
 from kept import kept
 
-from blackbox_delta._problem_frame import Frame
 from blackbox_delta.api import tune
 from blackbox_delta.backends.local import LocalBackend, steps
 from blackbox_delta.compare.memory import PeakMemory
 from blackbox_delta.deltas import MODULE_DELTAS, Composition, Selective
 from blackbox_delta.deltas.targets import select
+from blackbox_delta.problem.frame import Frame
 from blackbox_delta.subspaces import make_subspace
 from blackbox_delta.tasks import FewShotSplit
 from blackbox_delta.tensors import DeferredTensors

@@ -13,9 +13,9 @@ from rich.console import Console
 from served import ALL, MOODS, PRICED, SEARCHED, TESTED, asked, tune
 from typer.testing import Result
 
-from blackbox_delta._cli_groups import Place
-from blackbox_delta._cli_models import Source
 from blackbox_delta.backends.remote import Endpoint
+from blackbox_delta.cli.groups import Place
+from blackbox_delta.cli.models import Source
 
 
 def test_tune_shows_the_access_the_plan_and_the_money(

@@ -1,0 +1,148 @@
+"""What ``tune`` and ``demo`` do once their options are read: with one seed, or with several."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from blackbox_delta.cli.models import Source
+from blackbox_delta.settings import Settings
+
+if TYPE_CHECKING:
+    from blackbox_delta.tasks import FewShotSplit, TaskData
+    from blackbox_delta.tuner import Observer
+    from blackbox_delta.types import Example, Json
+
+
+@dataclass(frozen=True)
+class Job:
+    """A tuning that was asked for.
+
+    Attributes:
+        source: Where the model comes from.
+        task: The labelled data.
+        settings: How to tune; the seed is the first one.
+        splits: What is drawn with each seed.
+        out: Where to keep what is found.
+        resume: Go on with what is there.
+        cache: A file of replies that runs share.
+        unlabeled: Texts without labels to learn from besides; ``None`` for none.
+    """
+
+    source: Source
+    task: TaskData
+    settings: Settings
+    splits: tuple[FewShotSplit, ...]
+    out: Path | None = None
+    resume: bool = False
+    cache: Path | None = None
+    unlabeled: tuple[Example, ...] | None = None
+
+    @classmethod
+    def drawn(cls, source: Source, task: TaskData, settings: Settings, seeds: int = 1) -> Job:
+        """A job that keeps nothing.
+
+        Raises:
+            DataError: A class has too few different examples.
+        """
+        from blackbox_delta.seeds import draw_splits
+
+        return cls(source, task, settings, tuple(draw_splits(task, settings, seeds)))
+
+    def kept(self, out: Path | None, *, resume: bool = False, cache: Path | None = None) -> Job:
+        """The same in a run folder; a server is used as it was when that was begun.
+
+        Raises:
+            RunError: It was to be used otherwise then, or the run's description is damaged.
+        """
+        from blackbox_delta.seeds import folder_name
+
+        source = self.source
+        if resume and out is not None:
+            begun = out if self.alone else out / folder_name(self.settings.seed)
+            source = source.resuming(begun)
+        return replace(self, source=source, out=out, resume=resume, cache=cache)
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is one seed only."""
+        return len(self.splits) == 1
+
+
+def show_forecast(job: Job, out: Console, err: Console) -> None:
+    """Says what the job will cost; sends nothing, writes nothing."""
+    from blackbox_delta import display
+    from blackbox_delta.api import forecast
+
+    chosen = {"unlabeled": job.unlabeled, **job.settings.model_dump()}
+    with job.source.assumed().opened(err) as backend:
+        if backend.address:
+            display.say(out, f"Assumed: {display.access_line(backend.address)}")
+        forecasts = {
+            split.seed: forecast(backend, split, **chosen | {"seed": split.seed})
+            for split in job.splits
+        }
+    display.show_forecasts(out, forecasts, job.settings.recipe)
+
+
+def carry_out(job: Job, err: Console) -> Json:
+    """Tunes, shown on stderr; the content of ``result.json``."""
+    from blackbox_delta.api import tune
+    from blackbox_delta.display import access_line, plan_line, say, search_display
+    from blackbox_delta.seeds import tune_over_seeds
+
+    split, settings = job.splits[0], job.settings
+    # What cannot be read is found before a server is asked what it offers.
+    plan_line("", split, settings)
+    told: dict[str, Any] = {"out": job.out, "resume": job.resume, "cache": job.cache}
+    told |= {"unlabeled": job.unlabeled, **settings.model_dump()}
+    with job.source.opened(err) as backend:
+        if backend.address:
+            say(err, access_line(backend.address))
+        seeds = len(job.splits)
+        say(err, plan_line(backend.name, split, settings, backend.capabilities, seeds))
+        with search_display(err) as observer:
+            if job.alone:
+                return tune(backend, split, observer=observer, **told).result
+
+            def begin(seed: int) -> Observer:
+                count = 1 + seed - settings.seed
+                say(err, f"Seed {seed}, {count} of {seeds}:")
+                return observer
+
+            return tune_over_seeds(backend, job.task, seeds, observers=begin, **told).result
+
+
+def show_found(job: Job, result: Json, out: Console) -> None:
+    """What was found, and what to do with it."""
+    from blackbox_delta.display import say, show_result, show_seeds_result
+
+    if job.alone:
+        show_result(out, result)
+    else:
+        show_seeds_result(out, result)
+    if job.out is None:
+        say(out, "Nothing was kept; add --out RUN to keep the tuned model.")
+        return
+    run = job.out if job.alone else job.out / result["recommended"]["folder"]
+    command = ["blackbox-delta", "predict", str(run), "FILE", *job.source.key_options]
+    say(out, f"Next: {shlex.join(command)}")
+
+
+@contextmanager
+def stoppable(advice: str, err: Console) -> Iterator[None]:
+    """Makes an interruption a sentence and the exit code 130."""
+    from blackbox_delta.display import say
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(err, f"Stopped; {advice}.")
+        raise typer.Exit(130) from None
