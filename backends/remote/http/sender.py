@@ -269,12 +269,20 @@ class _Batch(Generic[T]):
     async def _see_to(self, job: Job[T]) -> None:
         try:
             self._deliver(await self._see_through(job))
-        except (TooLongError, WithheldError) as error:
+        except RejectedError as error:
             instead = _instead(job, error)
             if not instead:
-                raise
+                raise self._about_text(job, error) from None
             for one in instead:
                 await self._see_to(one)
+
+    def _about_text(self, job: Job[T], error: RejectedError) -> RejectedError:
+        """A refusal that stands, with the text that it is about where there is one."""
+        if job.words is None:
+            return error
+        text = self._sender._transport.excerpt(job.words())
+        kind = TooLongError if isinstance(error, TooLongError) else RejectedError
+        return kind(f"{error}; it was asked about {text!r}")
 
     def _deliver(self, answered: Answered[T]) -> None:
         try:
@@ -353,11 +361,7 @@ class _Batch(Generic[T]):
             if isinstance(error, WithheldError) and job.withheld is not None:
                 return job.withheld(error.reason)
             self._sent -= job.queries
-            if not isinstance(error, RejectedError) or job.words is None:
-                raise
-            text = self._sender._transport.excerpt(job.words())
-            kind = TooLongError if isinstance(error, TooLongError) else RejectedError
-            raise kind(f"{error}; it was asked about {text!r}") from None
+            raise
         except BrokenReply as error:
             words, _ = said_by(error.error)
             story = self._sender._transport.tidy(f"{error}: {words}" if words else str(error))
@@ -369,8 +373,10 @@ class _Batch(Generic[T]):
                 tally.lost += job.queries
 
 
-def _instead(job: Job[T], error: TooLongError | WithheldError) -> Sequence[Job[T]]:
+def _instead(job: Job[T], error: RejectedError) -> Sequence[Job[T]]:
     """What is asked in place of a job that the server will not take; nothing if that is all."""
+    if not isinstance(error, TooLongError | WithheldError):
+        return ()
     if job.apart is not None:
         return job.apart()
     if isinstance(error, WithheldError) or job.shorter is None:
