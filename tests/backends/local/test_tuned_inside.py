@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blackbox_delta import tuner
 from blackbox_delta.api import tune
 from blackbox_delta.artifact import Artifact
 from blackbox_delta.errors import (
@@ -27,6 +26,7 @@ from blackbox_delta.problem import build_problem
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import FewShotSplit
 from blackbox_delta.tuned_model import TunedModel
+from blackbox_delta.tuner import loop
 from blackbox_delta.types import DeltaBatch, Example, ScoreRequest
 
 WORDS = {"good": ["great", "wonderful", "good"], "bad": ["terrible", "bad", "dull"]}
@@ -170,13 +170,13 @@ def test_an_optimizer_is_told_of_its_own_stages_budget(
 ) -> None:
     """Half of the calls each: what the first does not get is no reason to search on."""
     told = []
-    made = tuner.make_optimizer
+    made = loop.make_optimizer
 
     def noted(*given: Any, budget_candidates: int | None, **settings: Any) -> Any:
         told.append(budget_candidates)
         return made(*given, budget_candidates=budget_candidates, **settings)
 
-    monkeypatch.setattr(tuner, "make_optimizer", noted)
+    monkeypatch.setattr(loop, "make_optimizer", noted)
     for delta in ("bitfit", "bitfit,ia3"):
         given = {**SEARCH, "optimizer": "two-stage", "budget": "40 calls"}
         tune(tiny("llama").wrap(), SPLIT, delta=delta, template=TEMPLATE, **given)
