@@ -39,6 +39,7 @@ from blackbox_delta.types import (
     ScoreRequest,
     Scores,
     Sink,
+    SoftSlot,
     Usage,
 )
 
@@ -216,20 +217,29 @@ class LocalBackend:
         return np.array([length(p.pieces, slots) for p in self._encode(request)], dtype=np.int64)
 
     @torch.inference_mode()
-    def keys_and_values(self, token_ids: Sequence[int]) -> FloatArray:
+    def keys_and_values(
+        self, token_ids: Sequence[int], slot: DeltaBatch | None = None
+    ) -> FloatArray:
         """Shape (layers, 2, kv_heads, tokens, head_size); see :class:`.types.OpenModel`.
 
         Raises:
             ModelError: The backend has been closed.
             UnsupportedError: The model reads none from a cache.
         """
-        engine, words = self._engine, np.array(token_ids, dtype=np.int64)
+        engine = self._engine
         with self._turn:
-            self._check_open()
+            self._check(ScoreRequest((), (), slot))
             if isinstance(engine, CausalEngine) and engine.takes_prefixes:
-                kept = engine.passes.prefixes([words], self._candidates(None))
-            elif isinstance(engine, PlainEngine) and isinstance(engine.fronts, DecoderFronts):
-                kept = engine.fronts.alone(words[None])
+                candidates = self._candidates(slot)
+                soft = [SoftSlot(name) for name in candidates.soft.first]
+                row = candidates.soft.codes([tuple(token_ids), *soft])
+                kept = engine.passes.prefixes([row], candidates)
+            elif (
+                slot is None
+                and isinstance(engine, PlainEngine)
+                and isinstance(engine.fronts, DecoderFronts)
+            ):
+                kept = engine.fronts.alone(np.array([token_ids], dtype=np.int64))
             else:
                 raise UnsupportedError(
                     f"{self.name} reads no keys and values from a cache, alike in all layers, as "
@@ -238,6 +248,23 @@ class LocalBackend:
         both = [torch.stack(pair) for pair in zip(kept.keys, kept.values, strict=True)]
         told: FloatArray = torch.stack(both)[:, :, 0].float().cpu().numpy()
         return told
+
+    @torch.inference_mode()
+    def singular_factors(self, module: str, rank: int) -> tuple[FloatArray, FloatArray]:
+        """U Σ (outputs, r) and V (r, inputs); see :class:`.types.OpenModel`.
+
+        Raises:
+            ModelError: The backend has been closed.
+        """
+        with self._turn:
+            self._check_open()
+            found = self._factors.of(self._model.get_submodule(module), rank)
+        left, right = (found[name].T.float().cpu().numpy() for name in ("left", "right"))
+        return left, right
+
+    def is_torch_linear(self, module: str) -> bool:
+        """Whether a module is a ``torch.nn.Linear``; see :class:`.types.OpenModel`."""
+        return isinstance(self._model.get_submodule(module), torch.nn.Linear)
 
     @torch.inference_mode()
     def save_merged(self, delta: DeltaBatch, folder: Path) -> None:

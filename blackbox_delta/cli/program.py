@@ -286,8 +286,9 @@ def export(
 ) -> None:
     """Write the delta of a saved run for other packages.
 
-    As an adapter that PEFT loads (LoRA, IA3, a prefix, or a soft prompt that the template begins
-    with), or merged into the whole model (what changes weights alone: LoRA, IA3, …).
+    As an adapter that PEFT loads (LoRA, tiny LoRA, IA3, offsets of linear layers, sparse entries, a
+    prefix, or a soft or deep prompt that the template begins with), or merged into the whole model
+    (what changes weights alone: LoRA, IA3, …).
 
     Examples: blackbox-delta export RUN adapter
 

@@ -42,6 +42,7 @@ __all__ = [
     "DeepPrompt",
     "LastLayer",
     "LoRA",
+    "ModuleDelta",
     "Prefix",
     "Selective",
     "SoftPrompt",

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from blackbox_delta.deltas.blocks import Block, ModuleDelta, even, widest
-from blackbox_delta.deltas.peft import OUTER, PeftAdapter
+from blackbox_delta.deltas.peft import LinearTerm, LinearTerms, PeftAdapter, low_rank_adapter
 from blackbox_delta.deltas.targets import ALL_LINEAR
 from blackbox_delta.types import FloatArray
 
@@ -41,16 +41,15 @@ class LoRA(ModuleDelta):
             scale = self._share * module.spread / (module.level * math.sqrt(rank))
             yield Block(f"{module.name}.lora_B", (module.outputs, rank), scale)
 
+    def terms(self, tensors: Mapping[str, FloatArray]) -> LinearTerms:
+        """What one candidate adds to linear modules, for PEFT."""
+        return {
+            module.name: LinearTerm(
+                tensors[f"{module.name}.lora_A"], tensors[f"{module.name}.lora_B"]
+            )
+            for module in self.modules
+        }
+
     def peft(self, tensors: Mapping[str, FloatArray]) -> PeftAdapter:
         """One candidate's tensors as PEFT's LoRA."""
-        rank = self.settings["rank"]
-        config = {
-            "peft_type": "LORA",
-            "r": rank,
-            "lora_alpha": rank,
-            "lora_dropout": 0.0,
-            "bias": "none",
-            "target_modules": [module.name for module in self.modules],
-        }
-        named = {f"{OUTER}{name}.weight": value for name, value in tensors.items()}
-        return PeftAdapter(config, named)
+        return low_rank_adapter([self.terms(tensors)])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from blackbox_delta.deltas.blocks import Block, BlockDelta
-from blackbox_delta.deltas.peft import PROMPT, SEQ_2_SEQ_LM, PeftAdapter
+from blackbox_delta.deltas.peft import PeftAdapter, prefix_adapter
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.geometry import Geometry
 from blackbox_delta.types import PREFIX, FloatArray, Json
@@ -113,27 +113,7 @@ class Prefix(BlockDelta):
         for name, value in tensors.items():
             layer, _, which = name.partition(".")
             whole[int(layer), 0 if which == "keys" else 1] += value
-        parts = 1
-        if task == SEQ_2_SEQ_LM:
-            # PEFT takes two layers' worth for each layer of a decoder, the second one for its
-            # attention to the encoder, and throws that away.
-            parts = 2
-            whole = np.stack([whole, np.zeros_like(whole)], axis=1).reshape(-1, *whole.shape[1:])
-        layers, _, heads, tokens, size = whole.shape
-        config = {
-            "peft_type": "PREFIX_TUNING",
-            "task_type": task,
-            "num_virtual_tokens": tokens,
-            # Of the heads that keep keys and values, as PEFT counts them where heads share these.
-            "token_dim": heads * size,
-            "num_attention_heads": heads,
-            "num_layers": layers,
-            "num_transformer_submodules": parts,
-            "prefix_projection": False,
-        }
-        # A row for each token: layer by layer its keys, then its values, head by head.
-        rows = whole.transpose(3, 0, 1, 2, 4).reshape(tokens, -1)
-        return PeftAdapter(config, {PROMPT: rows})
+        return prefix_adapter(whole, task)
 
     def config(self) -> Json:
         """What :meth:`from_config` needs beside the model, ready for JSON."""

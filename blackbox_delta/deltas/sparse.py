@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from blackbox_delta.deltas.blocks import Block, ModuleDelta
+from blackbox_delta.deltas.peft import OUTER, PeftAdapter
 from blackbox_delta.deltas.targets import ALL_LINEAR
-from blackbox_delta.errors import ConfigError
+from blackbox_delta.errors import ConfigError, ExportError
 from blackbox_delta.geometry import Geometry, Module
 from blackbox_delta.tensors import Piece
 from blackbox_delta.types import FloatArray, Json
@@ -122,6 +124,43 @@ class Sparse(ModuleDelta):
             pieces[f"{module.name}.rows"] = _Places(chosen.rows)
             pieces[f"{module.name}.columns"] = _Places(chosen.columns)
         return pieces
+
+    def peft(self, tensors: Mapping[str, FloatArray]) -> PeftAdapter:
+        """One candidate's tensors as PEFT's SHiRA (Bhardwaj et al., 2024, arXiv 2406.13175).
+
+        Raises:
+            ExportError: SHiRA has no place for so many entries of a small matrix.
+        """
+        rank = self._shira_rank()
+        config: Json = {
+            "peft_type": "SHIRA",
+            "r": rank,
+            "target_modules": [module.name for module in self.modules],
+        }
+        named: dict[str, npt.NDArray[Any]] = {}
+        for module, chosen in zip(self.modules, self._chosen, strict=True):
+            # The first place once more, with nothing to add to it, as often as SHiRA has room.
+            more = rank * (module.inputs + module.outputs) - len(chosen.rows)
+            places = np.array([chosen.rows, chosen.columns], np.int32)
+            name = f"{OUTER}{module.name}"
+            named[f"{name}.shira_weight"] = np.pad(tensors[f"{module.name}.values"], (0, more))
+            named[f"{name}.shira_indices"] = np.concatenate(
+                [places, np.repeat(places[:, :1], more, axis=1)], axis=1
+            )
+        return PeftAdapter(config, named)
+
+    def _shira_rank(self) -> int:
+        """r, with which SHiRA has r (inputs + outputs) entries in every matrix."""
+        pairs = list(zip(self.modules, self._chosen, strict=True))
+        rank = max(-(-len(chosen.rows) // (m.inputs + m.outputs)) for m, chosen in pairs)
+        for module in self.modules:
+            if rank * (module.inputs + module.outputs) > module.inputs * module.outputs:
+                raise ExportError(
+                    f"PEFT's SHiRA takes {rank} x (inputs + outputs) entries of every matrix, more "
+                    f"than {module.name} has; tune with fewer --set delta.entries=N, or without "
+                    "that module, or merge the delta into the model: --format merged"
+                )
+        return rank
 
     def config(self) -> Json:
         """What :meth:`from_config` needs beside the model, ready for JSON."""

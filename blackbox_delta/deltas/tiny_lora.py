@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from blackbox_delta.deltas.blocks import Block, ModuleDelta
+from blackbox_delta.deltas.peft import LinearTerm, LinearTerms, SingularFactors
 from blackbox_delta.deltas.targets import ALL_LINEAR
+from blackbox_delta.types import FloatArray
 
 
 class TinyLoRA(ModuleDelta):
@@ -33,3 +35,17 @@ class TinyLoRA(ModuleDelta):
         for module in self.modules:
             rank = min(self.settings["rank"], module.inputs, module.outputs)
             yield Block(f"{module.name}.core", (rank, rank), self._share / math.sqrt(rank))
+
+    def terms(self, tensors: Mapping[str, FloatArray], factors: SingularFactors) -> LinearTerms:
+        """What one candidate adds to linear modules, U Σ R beside V, for PEFT.
+
+        Args:
+            tensors: The candidate's.
+            factors: The model's own.
+        """
+        found: dict[str, LinearTerm] = {}
+        for module in self.modules:
+            core = tensors[f"{module.name}.core"]
+            left, right = factors(module.name, len(core))
+            found[module.name] = LinearTerm(right, left @ core)
+        return found

@@ -17,6 +17,7 @@ from blackbox_delta.types.deltas import (
     EmbeddingTable,
     is_deferred,
 )
+from blackbox_delta.types.open_model import OpenModel
 from blackbox_delta.types.prompts import (
     AnswerSlot,
     DecoderStart,
@@ -30,7 +31,6 @@ from blackbox_delta.types.scoring import (
     Backend,
     Capabilities,
     Evidence,
-    OpenModel,
     Reply,
     ScoreRequest,
     Scores,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -276,36 +275,4 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Releases what the backend holds."""
-        ...
-
-
-@runtime_checkable
-class OpenModel(Protocol):
-    """What a backend can do beside replying whose model's weights are at hand; for exports."""
-
-    def keys_and_values(self, token_ids: Sequence[int]) -> FloatArray:
-        """What attention keeps of words that everything else follows, in every layer.
-
-        Args:
-            token_ids: The words' tokens, at least one.
-
-        Returns:
-            Shape (layers, 2, kv_heads, tokens, head_size), keys before values, positions applied.
-
-        Raises:
-            UnsupportedError: They cannot be told.
-        """
-        ...
-
-    def save_merged(self, delta: DeltaBatch, folder: Path) -> None:
-        """Writes the model with a delta merged into its weights; the open model stays as it is.
-
-        Args:
-            delta: One candidate.
-            folder: A folder that is there; it gets weights, configuration and tokenizer.
-
-        Raises:
-            ExportError: A kind of delta, or what it acts on, has no weights to be merged into, or
-                the model cannot be written.
-        """
         ...

@@ -58,7 +58,8 @@ def kept(
     )
     problem = build_problem(backend, FewShotSplit(examples, examples, (), 0, 1), settings)
     made = make_head(head, backend.capabilities.max_top_k)
-    z = size * np.random.default_rng(seed).standard_normal(_DIMENSION)
+    dimension = problem.frame.subspace.dimension if problem.frame else 0
+    z = size * np.random.default_rng(seed).standard_normal(dimension)
     texts = [*problem.train.prompts, *problem.reader.references(made)]
     [seen] = backend.score(problem.request(texts, None, top_k=made.top_k))
     fitted = made.fit(seen.select([0, 1]), problem.train.labels, seen.select(slice(2, None)))

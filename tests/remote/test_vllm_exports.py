@@ -70,15 +70,25 @@ def adapter(url: str, name: str, folder: Path) -> Iterator[None]:
         httpx.post(f"{url}/unload_lora_adapter", json={"lora_name": name}, trust_env=False)
 
 
-@pytest.mark.parametrize("targets", ["all-linear", "q_proj,v_proj", "random:5"])
+@pytest.mark.parametrize(
+    ("delta", "told"),
+    [
+        ("lora", {"targets": "all-linear"}),
+        ("lora", {"targets": "q_proj,v_proj"}),
+        ("lora", {"targets": "random:5"}),
+        ("tiny-lora", {"targets": "all-linear"}),
+        ("lora+tiny-lora", {"lora.targets": "random:5"}),
+    ],
+)
 def test_an_exported_lora_answers_there_as_here(
-    targets: str,
+    delta: str,
+    told: dict[str, str],
     vllm: str,
     smollm2: LocalBackend,
     tmp_path: Path,
 ) -> None:
     """Also where modules that the server fuses, such as q, k and v, are tuned in part."""
-    tuned = kept(smollm2, "lora", "{text}. It was {label}", words=ONE_TOKEN, targets=targets)
+    tuned = kept(smollm2, delta, "{text}. It was {label}", words=ONE_TOKEN, **told)
     export_peft(tuned, tmp_path)
     inputs = [{"prompt": f"{text}. It was"} for text in TEXTS]
 

