@@ -73,3 +73,43 @@ def test_they_are_found_once_and_forgotten_when_the_backend_is_closed(
     backend.close()
     gc.collect()
     assert not any(each() is not None for each in found)
+
+
+def linear(shape: tuple[int, int], rank: int, dtype: torch.dtype) -> torch.nn.Linear:
+    """A layer whose matrix has so many singular values that are not zero."""
+    rng = np.random.default_rng(0)
+    layer = torch.nn.Linear(shape[1], shape[0], bias=False)
+    product = rng.normal(size=(shape[0], rank)) @ rng.normal(size=(rank, shape[1]))
+    layer.weight = torch.nn.Parameter(torch.from_numpy(product).to(dtype), requires_grad=False)
+    return layer
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(40, 12), (12, 40), (16, 16), (1, 9), (9, 1)])
+def test_they_are_those_of_another_library(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    rank = min(4, *shape)
+    layer = linear(shape, min(shape), dtype)
+    u, sizes, v = np.linalg.svd(layer.weight.double().numpy(), full_matrices=False)
+    signs = np.sign(u[np.abs(u).argmax(axis=0), np.arange(len(sizes))])
+
+    found = terms.Factors(dtype).of(layer, rank)
+
+    left, right = found["left"].double().numpy(), found["right"].double().numpy()
+    close = 1e-5 if dtype == torch.float32 else 1e-2
+    expected = (u * signs * sizes)[:, :rank].T
+    np.testing.assert_allclose(left, expected, rtol=close, atol=close * sizes[0])
+    np.testing.assert_allclose(right, (v * signs[:, None])[:rank].T, rtol=close, atol=close)
+
+
+@pytest.mark.parametrize("shape", [(40, 12), (12, 40)])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_what_a_matrix_lacks_adds_nothing(shape: tuple[int, int], rank: int) -> None:
+    """Also where there is nothing at all: no direction beyond a matrix's rank is blown up."""
+    layer = linear(shape, rank, torch.float32)
+
+    found = terms.Factors(torch.float32).of(layer, 5)
+
+    left, right = found["left"].numpy(), found["right"].numpy()
+    np.testing.assert_allclose(left.T @ right.T, layer.weight.numpy(), atol=1e-5)
+    np.testing.assert_allclose(left[rank:], 0.0, atol=1e-5)
+    assert (np.linalg.norm(right, axis=0) < 1 + 1e-6).all()
