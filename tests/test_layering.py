@@ -79,6 +79,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "compare": BELOW_FACES - {"data"},
     "demo": BELOW_FACES,
     "cli": BELOW_FACES | {"display", "demo", "seeds", "compare", "exports", "__init__"},
+    "__main__": frozenset({"cli"}),
     "__init__": BELOW_FACES | {"estimator", "tuned_models"},
 }
 

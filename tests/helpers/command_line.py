@@ -14,7 +14,7 @@ from blackbox_delta.cli import app
 from blackbox_delta.types import Json, Scores
 
 #: The program as a process.
-PROGRAM = [sys.executable, "-c", "from blackbox_delta.cli import main; main()"]
+PROGRAM = [sys.executable, "-m", "blackbox_delta"]
 GREAT = ["great", "good", "wonderful", "love", "best", "fun"]
 BAD = ["terrible", "awful", "boring", "worst", "hate", "poor"]
 OTHER = ["the", "a", "is", "was", "it", "this", "movie", "film", "story", "and", "with", "you"]
