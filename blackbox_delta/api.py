@@ -19,7 +19,7 @@ from blackbox_delta.forecast import Forecast
 from blackbox_delta.journal import Journal, JournaledBackend
 from blackbox_delta.problem import EarlierDelta, build_problem
 from blackbox_delta.report import build_result, score_test
-from blackbox_delta.runs import RunFolder, open_run
+from blackbox_delta.runs import RunFolder, is_run_journal, open_run
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import (
     Columns,
@@ -196,10 +196,11 @@ def _recorded(
         # First, so that a file that is no cache leaves no folder behind.
         if cache is not None:
             path = Path(cache)
-            opened = Journal.open(path, create=not path.exists(), shared=True)
-            shared = stack.enter_context(opened)
+            shared = stack.enter_context(Journal.open(path, create=True, shared=True))
         run = stack.enter_context(open_run(Path(out), description, resume=resume))
-        yield JournaledBackend(backend, run.journal, shared), run
+        # Another run's journal tells what that run cost: it is read from alone.
+        lent = cache is not None and is_run_journal(Path(cache))
+        yield JournaledBackend(backend, run.journal, shared, lent=lent), run
 
 
 def describe(

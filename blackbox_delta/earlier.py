@@ -12,7 +12,7 @@ from blackbox_delta.types import Backend
 
 
 def read_earlier(backend: Backend, folders: Sequence[str | Path]) -> tuple[EarlierDelta, ...]:
-    """The weightiest delta of each run; asks nothing of the model.
+    """The weightiest delta of each run that its search moved; asks nothing of the model.
 
     Args:
         backend: The model that all of them were tuned on.
@@ -28,7 +28,9 @@ def read_earlier(backend: Backend, folders: Sequence[str | Path]) -> tuple[Earli
 
 def _read(backend: Backend, folder: Path) -> EarlierDelta:
     artifact = Artifact.load(folder)
-    saved = next((each for each in artifact.members if each.delta is not None), None)
+    # Views of plain words have a delta, too, which stays where it begins.
+    moved = (each for each in artifact.members if each.z is not None and each.z.any())
+    saved = next(moved, None)
     if saved is None:
         raise ConfigError(
             f"the run in {folder} kept no delta, so it spans nothing; leave it out, or tune it "

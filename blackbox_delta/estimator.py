@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
+from threading import RLock
 from typing import Any, Self
 
 import numpy as np
@@ -29,6 +30,8 @@ from blackbox_delta.tuned_model import TunedModel
 from blackbox_delta.types import Backend, Example, Json, Vector
 
 _DEFAULTS = Settings()
+#: Held while a model is opened, which one thread does for all.
+_OPENING = RLock()
 #: Parameters that are settings of the same name.
 _SETTINGS = (
     "recipe",
@@ -194,18 +197,23 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __getattr__(self, name: str) -> Any:
         # Only asked for what is not there: after unpickling, the tuned model.
-        if name != "tuned_model_" or "_artifact" not in vars(self):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        self.tuned_model_ = TunedModel(self._artifact, self._backend(), self.result_)
-        del self._artifact
-        return self.tuned_model_
+        if name == "tuned_model_":
+            with _OPENING:
+                own = vars(self)
+                if "tuned_model_" not in own and "_artifact" in own:
+                    self.tuned_model_ = TunedModel(self._artifact, self._backend(), self.result_)
+                    del self._artifact
+                if "tuned_model_" in own:  # perhaps since another thread was here
+                    return self.tuned_model_
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     # ------------------------------------------------------------------ what tune() is told
 
     def _backend(self) -> Backend:
         model: object = self.model
         if isinstance(model, str | _Closed):
-            return _opened(model)
+            with _OPENING:
+                return _opened(model)
         if not isinstance(model, Backend):
             kind = type(model).__name__
             raise ConfigError(f"model must be a model's name or an open backend, not a {kind}")

@@ -43,6 +43,11 @@ class Member:
         return None if self.frame is None or self.z is None else self.frame.candidates(self.z[None])
 
     @property
+    def moved(self) -> bool:
+        """Whether a search moved its delta: one at z = 0 is the untuned model, or plain words."""
+        return self.frame is not None and self.z is not None and bool(np.any(self.z))
+
+    @property
     def source(self) -> Source:
         """What its evidence depends on: members that agree in it share replies."""
         delta = self.delta

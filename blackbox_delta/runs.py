@@ -110,6 +110,24 @@ def read_result(path: Path) -> Json | None:
     return _read(path / RESULT_NAME)
 
 
+def result_of_one(path: Path) -> Json | None:
+    """What :func:`read_result` gives of a run with one seed.
+
+    Raises:
+        RunError: The folder holds runs with several seeds, or its result is damaged.
+    """
+    result = read_result(path)
+    if result is not None and "recommended" in result:
+        best = path / result["recommended"]["folder"]
+        raise RunError(f"{path} holds runs with several seeds; name one of them, such as {best}")
+    return result
+
+
+def is_run_journal(path: Path) -> bool:
+    """Whether a file is the journal of a run, which tells what that run cost."""
+    return path.name == JOURNAL_NAME and is_there(path.with_name(RUN_NAME))
+
+
 def is_there(path: Path) -> bool:
     """Whether there is such a file.
 

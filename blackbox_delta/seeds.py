@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,10 @@ def tune_over_seeds(
     """
     chosen = Settings.of(settings)
     splits = draw_splits(load_task(data), chosen, seeds)
+    if isinstance(unlabeled, Iterable) and not isinstance(unlabeled, str):
+        unlabeled = list(unlabeled)  # for every seed, also what can be gone through but once
     if out is not None:
-        _check_folder(Path(out), resume)
+        _check_folder(Path(out), resume, [split.seed for split in splits])
     backend = open_backend(model) if isinstance(model, str) else model
     if chosen.subspace_from:
         _check_earlier(backend, splits, chosen)
@@ -134,8 +136,8 @@ def folder_name(seed: int) -> str:
     return f"seed-{seed}"
 
 
-def _check_folder(out: Path, resume: bool) -> None:
-    """A folder with other things in it is left alone."""
+def _check_folder(out: Path, resume: bool, seeds: Sequence[int]) -> None:
+    """A folder with other things in it is left alone, and no run drops out of the sum."""
     if is_there(out / RUN_NAME):
         raise RunError(
             f"{out} holds a run of one seed; choose another folder for a run over several"
@@ -144,6 +146,13 @@ def _check_folder(out: Path, resume: bool) -> None:
         raise RunError(
             f"{out} is not empty; add --resume to go on with the runs in it, or choose an empty "
             "or a new folder"
+        )
+    wanted = {folder_name(seed) for seed in seeds}
+    begun = sorted(run.parent.name for run in out.glob(f"{folder_name(0)[:-1]}*/{RUN_NAME}"))
+    if left := [name for name in begun if name not in wanted]:
+        raise RunError(
+            f"{out} holds {', '.join(left)}, which these seeds leave out; give the seeds that it "
+            "was begun with, or more of them, or choose another folder"
         )
 
 

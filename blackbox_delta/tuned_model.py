@@ -16,6 +16,7 @@ from blackbox_delta.errors import DataError
 from blackbox_delta.members import Member, Source, pool
 from blackbox_delta.problem import ask
 from blackbox_delta.tasks import Metrics, evaluate
+from blackbox_delta.tasks.examples import sound
 from blackbox_delta.types import Backend, Evidence, Example, Json, Vector
 
 #: Texts that all members answer before the next ones come.
@@ -85,10 +86,10 @@ class TunedModel:
             ModelError: The model cannot be loaded.
             FingerprintError: It is not the model that was tuned.
         """
-        from blackbox_delta.runs import read_result
+        from blackbox_delta.runs import result_of_one
 
+        result = result_of_one(Path(folder))
         artifact = Artifact.load(Path(folder))
-        result = read_result(Path(folder))
         address = artifact.address_with(key_env, key_file)
         model = backend or open_backend(artifact.model, device=device, dtype=dtype, address=address)
         return cls(artifact, model, result)
@@ -157,6 +158,8 @@ class TunedModel:
             # A table's length is that of its rows, but it gives the names of its columns.
             if not isinstance(given, Collection) or getattr(given, "ndim", 1) != 1:
                 raise DataError(f"texts must be a list of texts, not a {type(given).__name__}")
+        if text_pairs is not None and any(isinstance(text, Example) for text in texts):
+            raise DataError("an Example has its second text with it; leave text_pairs out")
         pairs = text_pairs if text_pairs is not None else [None] * len(texts)
         if len(pairs) != len(texts):
             raise DataError(f"{len(texts)} texts but {len(pairs)} second texts")
@@ -192,8 +195,15 @@ class TunedModel:
         """Scores on labelled examples.
 
         Raises:
-            DataError: There are none, or a label is unknown.
+            DataError: There are none, one has no label, or one that is unknown.
         """
+        if not isinstance(examples, Collection) or not all(
+            isinstance(example, Example) for example in examples
+        ):
+            raise DataError(
+                "give labelled examples, such as load_task('FOLDER').test or "
+                "Example('a text', label='a label')"
+            )
         truth = self.artifact.members[0].reader.verbalizer.encode(examples)
         return evaluate(truth, self.log_proba(examples), self.labels)
 
@@ -237,3 +247,4 @@ class TunedModel:
 def _check_text(number: int, what: str, text: object) -> None:
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{what} {number + 1} of the input is empty or not a text")
+    sound(text, f"{what} {number + 1} of the input")

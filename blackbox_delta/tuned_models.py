@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +81,9 @@ class TunedModels:
             ModelError: The model cannot be loaded.
             FingerprintError: Users were tuned on different models, or on another than this one.
         """
-        artifacts = {user: Artifact.load(Path(folder)) for user, folder in folders.items()}
+        if not isinstance(folders, Mapping):
+            raise ConfigError("give a run folder for each user, {'name': folder}")
+        artifacts = {user: _artifact(Path(folder)) for user, folder in folders.items()}
         _check_users(artifacts)
         first = next(iter(artifacts.values()))
         address = first.address_with(key_env, key_file)
@@ -105,7 +107,8 @@ class TunedModels:
 
     def predict(self, asked: Sequence[tuple[str, str | Example]]) -> list[str]:
         """The likeliest of each user's labels; raises what :meth:`log_proba` does."""
-        rows = zip(asked, self.log_proba(asked), strict=True)
+        pairs = _listed(asked)
+        rows = zip(pairs, self.log_proba(pairs), strict=True)
         return [self[user].labels[row.argmax()] for (user, _), row in rows]
 
     def predict_proba(self, asked: Sequence[tuple[str, str | Example]]) -> list[Vector]:
@@ -122,7 +125,7 @@ class TunedModels:
             DataError: A user is unknown, or a text cannot be asked about.
             BackendError: No sound reply could be had.
         """
-        examples = [self._example(number, entry) for number, entry in enumerate(asked)]
+        examples = [self._example(number, entry) for number, entry in enumerate(_listed(asked))]
         answers: list[Vector] = []
         for start in range(0, len(examples), PIECE):
             answers += self._answered(examples[start : start + PIECE])
@@ -137,6 +140,8 @@ class TunedModels:
                 f"({self.users[0]!r}, 'a text')"
             )
         user, text = entry
+        if not isinstance(user, str):
+            raise DataError(f"entry {number + 1} names {user!r}; users are named by strings")
         example = text if isinstance(text, Example) else Example(text)
         self[user].check(number, example)
         return user, example
@@ -235,6 +240,27 @@ class _Question:
     way: _Way
     prompts: list[Prompt]
     top_k: int
+
+
+def _listed(asked: object) -> list[tuple[str, str | Example]]:
+    """What was asked, once, whatever it comes in.
+
+    Raises:
+        DataError: It is nothing that could hold pairs.
+    """
+    if isinstance(asked, str | Mapping) or not isinstance(asked, Iterable):
+        raise DataError(
+            f"a {type(asked).__name__} where pairs of a user and a text were expected, such as "
+            "[('alice', 'a text')]"
+        )
+    return list(asked)
+
+
+def _artifact(folder: Path) -> Artifact:
+    from blackbox_delta.runs import result_of_one
+
+    result_of_one(folder)  # says of a folder with several seeds what it is
+    return Artifact.load(folder)
 
 
 def _check_users(artifacts: Mapping[str, Artifact]) -> None:

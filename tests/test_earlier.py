@@ -164,7 +164,12 @@ def without_delta(folder: Path) -> Path:
             ConfigError,
             "of the same size, but of other tensors",
         ),
-        (lambda at: finished(at, 4, z=0.0), {}, ConfigError, "4 adds no direction of its own"),
+        (
+            lambda at: finished(at, 4, z=0.0),
+            {},
+            ConfigError,
+            "4 kept no delta, so it spans nothing",
+        ),
         (
             lambda at: finished(at, 4),
             {"template": "{text} It was {label}"},

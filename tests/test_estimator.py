@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
@@ -353,6 +355,34 @@ def test_a_pickle_answers_the_same_and_holds_no_model(opened: list[str]) -> None
     assert opened == ["fake", "fake"]
     again = pickle.loads(pickle.dumps(copied))  # noqa: S301
     assert again.predict(FRESH).tolist() == fitted.predict(FRESH).tolist()
+
+
+def test_threads_share_what_a_pickle_opens(
+    opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = pickle.loads(pickle.dumps(quick().fit(TEXTS, LABELS)))  # noqa: S301
+    expected = copied.predict(FRESH).tolist()
+    again = pickle.loads(pickle.dumps(copied))  # noqa: S301
+    blackbox_delta.estimator._opened.cache_clear()
+    opened.clear()
+    slow = blackbox_delta.estimator.open_backend
+
+    def slowly(model: str) -> Any:
+        time.sleep(0.05)
+        return slow(model)
+
+    monkeypatch.setattr(blackbox_delta.estimator, "open_backend", slowly)
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda _: again.predict(FRESH).tolist(), range(16)))
+
+    assert answers == [expected] * 16
+    assert opened == ["fake"]
+
+
+def test_a_text_under_two_labels_is_told(opened: list[str]) -> None:
+    with pytest.raises(DataError, match="class 'b' has no text of its own: .* one label"):
+        quick().fit(["great", "great ", "bad"], ["a", "b", "a"])
+    assert opened == []
 
 
 def test_joblib_stores_an_open_backend_by_its_name(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from blackbox_delta.runs import RESULT_NAME, read_result
 from blackbox_delta.seeds import SeedsResult, tune_over_seeds
 from blackbox_delta.tasks import draw_split, load_task
 from blackbox_delta.tuned_model import TunedModel
+from blackbox_delta.tuned_models import TunedModels
 from blackbox_delta.tuner import Observer
 from blackbox_delta.types import Json
 
@@ -273,3 +274,29 @@ def test_other_settings_are_another_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="belongs to another run"):
         tune_over_seeds(backend, TASK, 2, out=tmp_path, resume=True, **other)
     assert backend.calls == 0
+
+
+def test_other_seeds_do_not_take_the_place_of_those_that_are_there(tmp_path: Path) -> None:
+    tune_over_seeds(FakeBackend(), TASK, 2, out=tmp_path, **SMALL)
+    before, backend = read_result(tmp_path), FakeBackend()
+    for seed, seeds in ((20, 2), (8, 2), (7, 1)):
+        with pytest.raises(RunError, match=r"holds seed-[78].* which these seeds leave out"):
+            tune_over_seeds(
+                backend, TASK, seeds, out=tmp_path, resume=True, **{**SMALL, "seed": seed}
+            )
+    assert backend.calls == 0
+    assert read_result(tmp_path) == before
+
+
+def test_unlabelled_texts_may_come_once() -> None:
+    texts = [f"Where is parcel {n}?" for n in range(8)]
+    given = tune_over_seeds(FakeBackend(), TASK, 2, unlabeled=(text for text in texts), **SMALL)
+    listed = tune_over_seeds(FakeBackend(), TASK, 2, unlabeled=texts, **SMALL)
+    assert steady(given.result) == steady(listed.result)
+
+
+def test_a_folder_of_several_seeds_is_no_tuned_model(tmp_path: Path) -> None:
+    tune_over_seeds(FakeBackend(), TASK, 2, out=tmp_path, **SMALL)
+    for load in (TunedModel.load, lambda folder: TunedModels.load({"ann": folder})):
+        with pytest.raises(RunError, match="name one of them, such as .*seed-"):
+            load(tmp_path)

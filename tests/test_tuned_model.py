@@ -124,15 +124,25 @@ def test_evaluation_agrees_with_scikit_learn(single: TunedModel) -> None:
     ("examples", "what"),
     [
         ([], "no examples"),
-        ([Example("a text")], "None"),
+        ([Example("a text")], "has no label"),
         ([Example("a text", label="unheard of")], "unheard of"),
+        (["billing", "delivery"], "give labelled examples, such as load_task"),
+        (TASK, "give labelled examples, such as load_task"),
     ],
 )
-def test_what_cannot_be_evaluated_is_refused(
-    single: TunedModel, examples: list[Example], what: str
-) -> None:
+def test_what_cannot_be_evaluated_is_refused(single: TunedModel, examples: Any, what: str) -> None:
     with pytest.raises(DataError, match=what):
         single.evaluate(examples)
+
+
+def test_half_a_character_is_refused_before_anything_is_sent(single: TunedModel) -> None:
+    with pytest.raises(DataError, match="text 2 of the input has a broken character"):
+        single.predict(["fine", "\ud83d film"])
+
+
+def test_an_example_takes_no_second_text_beside_it(paired: TunedModel) -> None:
+    with pytest.raises(DataError, match="an Example has its second text with it"):
+        paired.predict([Example("one", "two")], ["three"])
 
 
 @pytest.mark.parametrize(

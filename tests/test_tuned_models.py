@@ -142,6 +142,17 @@ def test_there_must_be_users(tmp_path: Path) -> None:
         TunedModels.load({})
     with pytest.raises(ArtifactError, match="not the folder of a finished run"):
         TunedModels.load({"ann": tmp_path})
+    with pytest.raises(ConfigError, match="give a run folder for each user"):
+        TunedModels.load([tmp_path])  # type: ignore[arg-type]
+
+
+def test_what_is_asked_may_come_once() -> None:
+    models = TunedModels(artifacts(people()), FakeBackend())
+    pairs = [("ann", "fine"), ("ben", "dull")]
+
+    assert models.predict(zip(["ann", "ben"], ["fine", "dull"], strict=True)) == models.predict(  # type: ignore[arg-type]
+        pairs
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,6 +161,8 @@ def test_there_must_be_users(tmp_path: Path) -> None:
         ([("ann", "fine"), ("zoe", "fine")], "no model of 'zoe' is loaded; there are ann, ben"),
         ([("ann", "fine"), ("ben", " ")], "text 2 of the input is empty"),
         ([("ann", Example("one", "two"))], "text 1 of the input has a second text"),
+        ([(["ann"], "fine")], r"entry 1 names \['ann'\]; users are named by strings"),
+        (None, "a NoneType where pairs of a user and a text were expected"),
         (["ann"], r"entry 1 is no pair of a user and a text; write such as \('ann', 'a text'\)"),
     ],
 )

@@ -262,6 +262,11 @@ class LocalBackend:
         left, right = (found[name].T.float().cpu().numpy() for name in ("left", "right"))
         return left, right
 
+    @property
+    def takes_embeddings(self) -> bool:
+        """Whether sequences go in as embeddings here; see :class:`.types.OpenModel`."""
+        return not self._engine.by_ids
+
     def is_torch_linear(self, module: str) -> bool:
         """Whether a module is a ``torch.nn.Linear``; see :class:`.types.OpenModel`."""
         return isinstance(self._model.get_submodule(module), torch.nn.Linear)

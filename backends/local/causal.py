@@ -102,6 +102,11 @@ class CausalEngine:
         return frozenset({*in_slots, *((PREFIX,) if self.takes_prefixes else ()), *TERMS})
 
     @property
+    def by_ids(self) -> bool:
+        """Whether the model is given token ids."""
+        return self.passes.by_ids
+
+    @property
     def embeddings(self) -> Any:
         """Token ids to embeddings."""
         return self.passes.embeddings

@@ -47,6 +47,11 @@ class Passes:
         self.lower_layers = LowerLayers(model, self._kept)
         self.computed_tokens = 0
 
+    @property
+    def by_ids(self) -> bool:
+        """Whether the model is given token ids."""
+        return self._entrance.by_ids
+
     def front(self, candidates: Candidates) -> PrefixCache | None:
         """Keys and values of the candidates' own prefixes."""
         prefix = candidates.prefix

@@ -92,6 +92,11 @@ class PlainEngine:
         return frozenset({*in_slots, *TERMS, *((PREFIX,) if self.fronts else ())})
 
     @property
+    def by_ids(self) -> bool:
+        """Whether the model is given token ids."""
+        return self._entrance.by_ids
+
+    @property
     def embeddings(self) -> Any:
         """Token ids to embeddings."""
         return self._entrance.table

@@ -144,10 +144,10 @@ class _WholeStep:
         return replace(self, tensors={name: each[chunk] for name, each in self.tensors.items()})
 
     def before(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.addcmul(x, x, self.tensors[_SCALE_IN][:, None])
+        return torch.addcmul(x, x, self.tensors[_SCALE_IN][:, None].to(x.dtype))
 
     def after(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return self.term(x, y, {**self.shared, **self.tensors})
+        return self.term(x.to(y.dtype), y, _as(y, {**self.shared, **self.tensors}))
 
 
 @dataclass(frozen=True)
@@ -184,15 +184,14 @@ class _DeferredStep:
         return replace(self, order=tuple(self.order[row] for row in rows))
 
     def before(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.addcmul(
-            x, x, self.own.select(self.order).tensors(self.like)[_SCALE_IN][:, None]
-        )
+        scales = self.own.select(self.order).tensors(self.like)[_SCALE_IN]
+        return torch.addcmul(x, x, scales[:, None].to(x.dtype))
 
     def after(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         for rows, tensors in self._one_by_one():
             # All rows of a candidate as one: a term treats each token by itself.
-            own_x, own_y = (each[rows].flatten(0, 1)[None] for each in (x, y))
-            y[rows] = self.term(own_x, own_y, tensors).view(len(rows), *y.shape[1:])
+            own_x, own_y = (each[rows].flatten(0, 1)[None] for each in (x.to(y.dtype), y))
+            y[rows] = self.term(own_x, own_y, _as(y, tensors)).view(len(rows), *y.shape[1:])
         return y
 
     def _one_by_one(self) -> Iterator[tuple[list[int], Tensors]]:
@@ -222,6 +221,14 @@ def step_at(own: AtModule, term: Term, like: torch.Tensor, count: int) -> Step:
     if isinstance(own.held, of_tensors.DeferredTensors):
         return _DeferredStep(own, term, like, tuple(range(count)))
     return _WholeStep(own.module, term, own.tensors(like), own.shared())
+
+
+def _as(y: torch.Tensor, tensors: Tensors) -> Tensors:
+    """In the precision of what a module puts out, which in some models is not the embeddings'."""
+    return {
+        what: each if what in _PLACES or each.dtype == y.dtype else each.to(y.dtype)
+        for what, each in tensors.items()
+    }
 
 
 def _made(what: str, value: Any, like: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ from blackbox_delta.auto.asking import Asker, Seen
 from blackbox_delta.auto.race import LEAST_PER_CLASS
 from blackbox_delta.auto.views import View
 from blackbox_delta.budget import Need
-from blackbox_delta.optimizers import make_optimizer
+from blackbox_delta.optimizers import make_optimizer, try_out
 from blackbox_delta.probing import PROBED, PROBES, SMALLEST, does_no_harm, probe_directions
 from blackbox_delta.problem import Frame
 from blackbox_delta.types import IntArray, Optimizer, Vector
@@ -47,12 +47,12 @@ def can_be_halved(labels: IntArray) -> bool:
 
 
 def check_optimizer(name: str, frame: Frame) -> None:
-    """Checks that the searches' optimizers can be made, before anything is spent.
+    """Checks that the searches' optimizers can be made and asked, before anything is spent.
 
     Raises:
         ConfigError: They cannot.
     """
-    _make_optimizer(name, frame, 0, 1.0)
+    try_out(_make_optimizer(name, frame, 0, 1.0))
 
 
 def _make_optimizer(name: str, frame: Frame, seed: int, sigma: float) -> Optimizer:

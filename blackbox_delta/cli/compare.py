@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from blackbox_delta.compare.report import Report
 
 _out, _err = Console(), Console(stderr=True)
-_WIDE = 160
 
 
 def compare(
@@ -129,12 +128,12 @@ def _advised() -> Iterator[None]:
 
 def _show(report: Report, heading: str, files: Sequence[Path]) -> None:
     from blackbox_delta.compare.tables import NOTES, remarks, tables
+    from blackbox_delta.display import show_table
 
     wide = not _out.is_terminal
     _out.print(Text(heading), soft_wrap=wide)
     for table in tables(report):
-        # A file is as wide as it must be: no cell is broken.
-        _out.print(table.rich(), width=_WIDE if wide else None)
+        show_table(_out, table.rich())
     for line in (*remarks(report), *NOTES):
         _out.print(Text(line), soft_wrap=wide)
     _out.print(Text(f"Written: {', '.join(map(str, files))}"), soft_wrap=wide)

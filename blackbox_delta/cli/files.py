@@ -15,7 +15,9 @@ import typer
 from blackbox_delta.artifact import scratch_path
 from blackbox_delta.errors import ConfigError, DataError
 from blackbox_delta.runs import is_part_of_run, side_files
-from blackbox_delta.tasks import Columns, load_task, read_texts
+from blackbox_delta.tasks import Columns, load_task, read_examples
+from blackbox_delta.tasks.data import is_folder
+from blackbox_delta.tasks.hub import PREFIX as HUB
 from blackbox_delta.types import Example, Json, Vector
 
 if TYPE_CHECKING:
@@ -28,8 +30,8 @@ def labelled(data: str, columns: Columns) -> tuple[Example, ...]:
     Raises:
         DataError: There is none, or it cannot be used.
     """
-    if Path(data).is_file():
-        return tuple(read_texts(data, columns))
+    if not data.startswith(HUB) and not is_folder(Path(data)):
+        return tuple(read_examples(data, columns))
     test = load_task(data, columns).test
     if not test:
         raise DataError(f"{data} has no test part; name a file to score all of it")

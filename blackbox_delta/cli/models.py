@@ -157,21 +157,22 @@ def loaded(
     """
     from blackbox_delta.artifact import Artifact
     from blackbox_delta.journal import Journal, JournaledBackend
-    from blackbox_delta.runs import read_result
+    from blackbox_delta.runs import is_run_journal, result_of_one
     from blackbox_delta.tuned_model import TunedModel
 
-    result = read_result(run)
-    if result is not None and "recommended" in result:
-        best = run / result["recommended"]["folder"]
-        raise RunError(f"{run} holds runs with several seeds; name one of them, such as {best}")
+    result = result_of_one(run)
     artifact = Artifact.load(run)
     source = Source.saved(artifact, model, place, url, key)
     with ExitStack() as stack:
         # First, so that a file that is no cache is found before the model is loaded.
         replies = None
         if cache is not None:
-            shared = Journal.open(cache, create=not cache.exists(), shared=True)
-            replies = stack.enter_context(shared)
+            if is_run_journal(cache):
+                raise ConfigError(
+                    f"{cache} is the journal of a run, and what is asked now would be among what "
+                    "that run cost; name another file for the cache"
+                )
+            replies = stack.enter_context(Journal.open(cache, create=True, shared=True))
         backend = stack.enter_context(source.opened(console))
         asked = backend if replies is None else JournaledBackend(backend, replies)
         with _advised(cache):

@@ -74,6 +74,8 @@ class _Commands(TyperGroup):
                 todo = "name another file or folder"
             elif error.errno in (errno.ENOSPC, errno.EDQUOT):
                 todo = "free space and repeat the command"
+            elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                todo = "see that you may read it, or write there, or name another"
             else:
                 raise
             self._fail(error, f"{error.filename or 'stdout'}: {error.strerror}; {todo}")
@@ -119,7 +121,9 @@ def blackbox_delta(
     The model is only called, never trained: a small soft prompt and a calibrated output side are
     searched by forward passes alone. Begin with: blackbox-delta demo
     """
-    handler = RichHandler(console=_err, show_path=False)
+    # What is no terminal gets whole lines: nothing in them, such as an address, is broken.
+    plain = logging.StreamHandler()
+    handler = RichHandler(console=_err, show_path=False) if _err.is_terminal else plain
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     if verbose:
         logging.getLogger("blackbox_delta").setLevel(logging.INFO)
@@ -196,9 +200,12 @@ def journal(run: JournalArgument, export: ExportOption = None) -> None:
     from blackbox_delta.display import show_spending
     from blackbox_delta.journal import export as export_replies
     from blackbox_delta.journal import summarise
-    from blackbox_delta.runs import JOURNAL_NAME
+    from blackbox_delta.runs import JOURNAL_NAME, result_of_one
 
-    path = run / JOURNAL_NAME if run.is_dir() else run
+    path = run
+    if run.is_dir():
+        result_of_one(run)
+        path = run / JOURNAL_NAME
     if export is None:
         show_spending(_out, summarise(path))
         return
@@ -243,6 +250,7 @@ def predict(
     columns: Columns,
     place: Place,
     key: Key,
+    model: SavedModelOption = None,
     base_url: SavedUrlOption = None,
     cache: CacheOption = None,
     file: FileArgument = "-",
@@ -261,7 +269,7 @@ def predict(
     examples = read_texts(stdin() if file == "-" else file, columns)
     with (
         stoppable(_GOES_ON if cache else _PAID, _err),
-        loaded(run, place, None, base_url, key, cache, _err) as tuned,
+        loaded(run, place, model, base_url, key, cache, _err) as tuned,
         written(output, keep=keep) as stream,
         # On the same terminal a bar would be drawn over the answers.
         answer_display(_err, len(examples), hidden=stream.isatty()) as tell,
@@ -282,6 +290,9 @@ def export(
     run: RunArgument,
     folder: FolderArgument,
     place: Place,
+    key: Key,
+    model: SavedModelOption = None,
+    base_url: SavedUrlOption = None,
     form: FormatOption = ExportFormat.PEFT,
 ) -> None:
     """Write the delta of a saved run for other packages.
@@ -296,15 +307,14 @@ def export(
     """
     from blackbox_delta.display import say
     from blackbox_delta.exports import export_merged, export_peft
-    from blackbox_delta.tuned_model import TunedModel
 
-    tuned = TunedModel.load(run, device=place.device, dtype=place.dtype)
-    if form is ExportFormat.MERGED:
-        into = export_merged(tuned, folder)
-        how = f"transformers' from_pretrained({str(into)!r})"
-    else:
-        into = export_peft(tuned, folder)
-        how = f"peft.PeftModel.from_pretrained(model, {str(into)!r})"
+    with loaded(run, place, model, base_url, key, None, _err) as tuned:
+        if form is ExportFormat.MERGED:
+            into = export_merged(tuned, folder)
+            how = f"transformers' from_pretrained({str(into)!r})"
+        else:
+            into = export_peft(tuned, folder)
+            how = f"peft.PeftModel.from_pretrained(model, {str(into)!r})"
     say(_out, f"Written: {into}. Load it with {how}.")
 
 

@@ -90,6 +90,9 @@ def show_forecast(job: Job, out: Console, err: Console) -> None:
             for split in job.splits
         }
     display.show_forecasts(out, forecasts, job.settings.recipe)
+    if job.resume or job.cache is not None:
+        where = "the run" if job.cache is None else "the run or the cache"
+        display.say(out, f"What {where} holds already is paid, and is not taken off here.")
 
 
 def carry_out(job: Job, err: Console) -> Json:

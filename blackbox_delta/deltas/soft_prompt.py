@@ -184,6 +184,9 @@ class SoftPrompt:
             "token_dim": whole.shape[1],
             # Of a model with two sides, the encoder alone reads it.
             "num_transformer_submodules": 1,
+            # Which say nothing here, but PEFT looks for them in models that do not tell.
+            "num_layers": 1,
+            "num_attention_heads": 1,
         }
         return PeftAdapter(config, {PROMPT: whole})
 

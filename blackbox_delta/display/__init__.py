@@ -17,7 +17,7 @@ from blackbox_delta.display.course import (
 from blackbox_delta.display.plan import plan_line
 from blackbox_delta.display.remote import access_line, show_probe, show_spending
 from blackbox_delta.display.result import show_result, show_seeds_result
-from blackbox_delta.display.tables import say, show_forecasts, show_metrics
+from blackbox_delta.display.tables import say, show_forecasts, show_metrics, show_table
 
 __all__ = [
     "LiveDisplay",
@@ -34,5 +34,6 @@ __all__ = [
     "show_result",
     "show_seeds_result",
     "show_spending",
+    "show_table",
     "tell_unanswered",
 ]

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from blackbox_delta.backends.remote.probe import Probe
-from blackbox_delta.display.tables import say
+from blackbox_delta.display.tables import add_numbers, say, show_table
 from blackbox_delta.journal import Spending, Summary
 from blackbox_delta.types import Json
 
@@ -57,14 +57,13 @@ def access_line(address: Json) -> str:
 def show_spending(console: Console, summary: Summary) -> None:
     """What was spent on what, one purpose a line."""
     table = Table(box=SIMPLE, pad_edge=False, collapse_padding=True)
-    table.add_column("purpose", no_wrap=True)
-    for column in ("paid", "cached", "lost", "prompt tokens", "computed", "written", "seconds"):
-        table.add_column(column, justify="right")
+    table.add_column("purpose", overflow="fold")
+    add_numbers(table, "paid", "cached", "lost", "prompt tokens", "computed", "written", "seconds")
     for spending in summary.purposes:
         table.add_row(spending.purpose or "(none)", *_row(spending))
     table.add_section()
     table.add_row("total", *_row(summary.total))
-    console.print(table)
+    show_table(console, table)
     total = summary.total
     if total.cached:
         say(console, f"{total.cached:,} replies came from a shared cache and cost nothing.")

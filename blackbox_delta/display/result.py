@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from blackbox_delta.display.tables import counted, new_table, say
+from blackbox_delta.display.tables import add_numbers, counted, new_table, say, show_table
 from blackbox_delta.prices import dollars
 from blackbox_delta.types import Json
 
@@ -24,7 +24,7 @@ def show_result(console: Console, result: Json) -> None:
     """The content of ``result.json`` for a reader: scores, what was kept, costs, verdict."""
     say(console, f"{result['model']}, {result['shots']}-shot, seed {result['seed']}")
     if result["test_n"]:
-        console.print(_accuracy_table(result))
+        show_table(console, _accuracy_table(result))
     else:
         say(console, _without_test(result))
     say(console, f"Kept: {_kept(result)}.")
@@ -43,12 +43,12 @@ def show_seeds_result(console: Console, result: Json) -> None:
     estimates = [run["estimate"] for run in result["runs"]]
     if result["test_n"]:
         say(console, f"Accuracy on {counted(result['test_n'], 'test example')}:")
-        console.print(_seeds_table(result))
+        show_table(console, _seeds_table(result))
     elif None not in estimates:
         table = new_table("training examples, held out", "estimated accuracy")
         for run in result["runs"]:
             table.add_row(f"seed {run['seed']}", f"{run['estimate']:.3f}")
-        console.print(table)
+        show_table(console, table)
     seconds = f"; {result['seconds']:.1f} s in all."
     say(console, _spent(result) + seconds)
     advice = result["recommended"]
@@ -116,21 +116,20 @@ def _kept(result: Json) -> str:
 def _show_views(console: Console, result: Json) -> None:
     """What each part of the recipe cost and gave, and what each query of an answer gives."""
     say(console, "What it was spent on; accuracy and loss are held-out estimates after it:")
-    console.print(_parts_table(result["parts"]))
+    show_table(console, _parts_table(result["parts"]))
     for part in result["parts"]:
         if part.get("texts"):
             say(console, _lesson(part))
     steps = result["steps"]
     if len(steps) > 1:
         say(console, "What each further query of an answer buys, estimated likewise:")
-        console.print(_steps_table(steps))
+        show_table(console, _steps_table(steps))
 
 
 def _parts_table(parts: Sequence[Json]) -> Table:
     table = Table(box=SIMPLE, pad_edge=False, collapse_padding=True)
-    table.add_column("part")
-    for column in ("views", "dropped", "queries", "tokens", "accuracy", "loss"):
-        table.add_column(column, justify="right")
+    table.add_column("part", overflow="fold")
+    add_numbers(table, "views", "dropped", "queries", "tokens", "accuracy", "loss")
     for name, group in groupby(parts, key=lambda part: part["part"]):
         alike = list(group)
         views = [sum(len(part[which]) for part in alike) for which in ("finished", "dropped")]

@@ -13,6 +13,8 @@ from blackbox_delta.forecast import Cost, Forecast, StartForecast
 from blackbox_delta.prices import dollars
 from blackbox_delta.tasks import Metrics
 
+#: Columns of a table that is written into a file or a pipe.
+_WIDE = 160
 _SIZES = ("calls", "queries", "tokens", "output_tokens")
 
 
@@ -23,10 +25,23 @@ def say(console: Console, message: str, style: str = "") -> None:
 
 def new_table(first: str, *columns: str) -> Table:
     """A table whose columns after the first hold numbers."""
-    table = Table(first, box=SIMPLE)
-    for column in columns:
-        table.add_column(column, justify="right")
+    table = Table(box=SIMPLE)
+    table.add_column(first, overflow="fold")
+    add_numbers(table, *columns)
     return table
+
+
+def add_numbers(table: Table, *columns: str) -> None:
+    """Adds columns of numbers, of which no digit is cut off where there is little room."""
+    for column in columns:
+        table.add_column(column, justify="right", overflow="fold")
+
+
+def show_table(console: Console, table: Table) -> None:
+    """Prints a table; where there is no terminal, as wide as it must be, so no cell is broken."""
+    if not console.is_terminal:
+        console = Console(file=console.file, width=_WIDE, force_terminal=False, color_system=None)
+    console.print(table)
 
 
 def counted(number: float, what: str) -> str:
@@ -51,7 +66,7 @@ def show_metrics(console: Console, metrics: Metrics) -> None:
     }
     for name, value in scores.items():
         table.add_row(Text(name), f"{value:.3f}")
-    console.print(table)
+    show_table(console, table)
 
 
 # ------------------------------------------------------------------ forecasts
@@ -70,14 +85,14 @@ def show_forecasts(console: Console, forecasts: Mapping[int, Forecast], recipe: 
     money = first.starts[0].search.usd is not None
     table = new_table("", "calls", "queries", "prompt tokens", "written tokens ≤")
     if money:
-        table.add_column("cost", justify="right")
+        add_numbers(table, "cost")
     for name, costs in rows:
         columns = [_span(getattr(cost, size) for cost in costs) for size in _SIZES]
         prices = [cost.usd for cost in costs if cost.usd is not None]
         columns += [_span(prices, dollars)] if money else []
         table.add_row(name, *columns)
     say(console, _heading(list(forecasts.values()), recipe))
-    console.print(table)
+    show_table(console, table)
     if not first.exact:
         say(console, "Tokens are estimated: the server's own count may differ.")
     say(console, "Nothing was sent.")

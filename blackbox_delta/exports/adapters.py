@@ -30,7 +30,13 @@ from blackbox_delta.deltas.peft import (
     prefix_adapter,
 )
 from blackbox_delta.errors import ExportError, UnsupportedError
-from blackbox_delta.exports.tuned_delta import Tensors, TunedDelta, open_model, tuned_delta
+from blackbox_delta.exports.tuned_delta import (
+    Tensors,
+    TunedDelta,
+    merging_advice,
+    open_model,
+    tuned_delta,
+)
 from blackbox_delta.tuned_model import TunedModel
 from blackbox_delta.types import (
     Backend,
@@ -39,6 +45,7 @@ from blackbox_delta.types import (
     EmbeddingTable,
     Example,
     FloatArray,
+    OpenModel,
     SoftSlot,
 )
 
@@ -112,9 +119,8 @@ def _adapter(delta: Delta, found: TunedDelta, backend: Backend) -> PeftAdapter:
     """
     del found, backend
     raise ExportError(
-        f"PEFT has no type for a {delta.kind} found in this way; it has for "
-        f"{', '.join(each.kind for each in _ALONE)}. Others may be merged into the model: --format "
-        "merged"
+        f"PEFT has no type for a {delta.kind}; it has for "
+        f"{', '.join(each.kind for each in _ALONE)}{merging_advice(delta.kind)}"
     )
 
 
@@ -137,8 +143,8 @@ def _terms(found: TunedDelta, delta: Delta, tensors: Tensors, backend: Backend) 
     if not isinstance(delta, BitFit):
         raise ExportError(
             f"PEFT has no type for a {found.delta.kind}: of several kinds at once it takes "
-            f"{', '.join(each.kind for each in _AS_LORA)}, which are one LoRA. What changes "
-            "weights alone may be merged into the model: --format merged"
+            f"{', '.join(each.kind for each in _AS_LORA)}, which are one LoRA"
+            f"{merging_advice(found.delta.kind)}"
         )
     if norms := [module.name for module in delta.modules if not module.linear]:
         raise ExportError(
@@ -183,6 +189,11 @@ def _check_torch_linear(delta: ModuleDelta, name: str, backend: Backend) -> None
 @_adapter.register
 def _prompt_tuning(delta: SoftPrompt, found: TunedDelta, backend: Backend) -> PeftAdapter:
     opening = _opening(found, backend)
+    if isinstance(backend, OpenModel) and not backend.takes_embeddings:
+        raise ExportError(
+            f"PEFT puts a text's embeddings behind a soft prompt, of which {backend.name} makes "
+            "something else than of its tokens; tune another delta for PEFT, such as lora"
+        )
     return delta.peft(found.tensors, _embeddings(backend, opening), _task(backend))
 
 

@@ -57,7 +57,8 @@ def prompt_embeds(
     found = tuned_delta(tuned)
     if not isinstance(found.delta, SoftPrompt):
         raise ExportError(
-            f"a {found.delta.kind} is not among the embeddings of a text; export it as an adapter"
+            f"a {found.delta.kind} is not among the embeddings of a text, or not alone; what acts "
+            "inside a model is exported as an adapter, or merged, where these take its kind"
         )
     table = open_table(embeddings or tuned.backend.name)
     inputs, reader = EmbeddedInputs(table, max_length), found.member.reader

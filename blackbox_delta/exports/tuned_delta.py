@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
-from blackbox_delta.deltas import Composition
+from blackbox_delta.deltas import Adapter, Composition, DeepPrompt, Prefix, SoftPrompt
 from blackbox_delta.errors import ExportError
 from blackbox_delta.members import Member
 from blackbox_delta.tuned_model import TunedModel
@@ -42,12 +42,13 @@ def tuned_delta(tuned: TunedModel) -> TunedDelta:
     """The delta of a tuned model.
 
     Raises:
-        ExportError: None was kept, or several views have one of their own.
+        ExportError: None was kept (one that stayed where it began, as words, is none), or several
+            views have one of their own.
     """
     found = [
         TunedDelta(member, member.frame.delta, batch)
         for member in tuned.members
-        if member.frame is not None and (batch := member.delta) is not None
+        if member.moved and member.frame is not None and (batch := member.delta) is not None
     ]
     if len(found) != 1:
         what = "no delta was kept" if not found else f"{len(found)} views have deltas of their own"
@@ -56,6 +57,14 @@ def tuned_delta(tuned: TunedModel) -> TunedDelta:
             "see that the delta was kept"
         )
     return found[0]
+
+
+def merging_advice(kind: str) -> str:
+    """What ends a sentence about a kind of delta that changes weights alone; else nothing."""
+    apart = {Adapter.kind, SoftPrompt.kind, DeepPrompt.kind, Prefix.kind}
+    if apart & set(kind.split("+")):
+        return ""
+    return ". It may be merged into the model: --format merged"
 
 
 def open_model(backend: Backend, what: str) -> OpenModel:

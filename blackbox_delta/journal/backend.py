@@ -46,6 +46,7 @@ class JournaledBackend(ForwardingBackend):
         journal: The run's own; it alone suffices to resume.
         cache: Replies that several runs share. What it knows is copied into the journal; what is
             paid goes into both.
+        lent: The cache is somebody else's, and nothing is written into it.
 
     Attributes:
         paid: Pairs that the inner backend answered, also of requests that failed then.
@@ -53,10 +54,13 @@ class JournaledBackend(ForwardingBackend):
         replayed: Pairs that the journal answered.
     """
 
-    def __init__(self, inner: Backend, journal: Journal, cache: Journal | None = None) -> None:
+    def __init__(
+        self, inner: Backend, journal: Journal, cache: Journal | None = None, *, lent: bool = False
+    ) -> None:
         super().__init__(inner)
         self._journal = journal
         self._cache = cache
+        self._lent = lent
         self.paid = 0
         self.cached = 0
         self.replayed = 0
@@ -140,7 +144,7 @@ class JournaledBackend(ForwardingBackend):
         self._journal.put(new)
         records.update(new)
         self.paid += len(new)
-        if self._cache is not None:
+        if self._cache is not None and not self._lent:
             self._cache.put(new)
 
 

@@ -251,9 +251,16 @@ def _check_untouched(path: Path) -> None:
 
     Opening it properly would fold in the log that its own program may have left beside it.
     """
-    unfinished = path.with_name(f"{path.name}-journal").exists()
-    if unfinished or not path.is_file() or path.stat().st_size == 0:
-        return
+    try:
+        if path.is_dir():
+            raise JournalError(f"{path} is a folder; name a file")
+        unfinished = path.with_name(f"{path.name}-journal").exists()
+        if unfinished or not path.is_file() or path.stat().st_size == 0:
+            return
+    except OSError as error:
+        raise JournalError(
+            f"the journal {str(path)[:200]} cannot be used: {error.strerror or error}"
+        ) from error
     # Without a lock it may be seen half-way through somebody's writing; the lock will tell.
     with suppress(sqlite3.Error), closing(connect(path, "immutable=1")) as connection:
         check_marks(path, connection)

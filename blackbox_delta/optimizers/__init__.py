@@ -52,9 +52,22 @@ __all__ = [
     "RandomSearch",
     "TwoStage",
     "make_optimizer",
+    "try_out",
 ]
 
 _SIMPLE = {each.name: each for each in (RandomSearch, EvolutionStrategy, EggRoll, SPSA)}
+
+
+def try_out(optimizer: Optimizer) -> None:
+    """Asks an optimizer for a population and tells it losses; it is of no use afterwards.
+
+    Some of nevergrad's can be made and only then turn out to need more than there is.
+
+    Raises:
+        ConfigError: It does not give any, or take them.
+    """
+    z = optimizer.ask(optimizer.population)
+    optimizer.tell(z, np.arange(len(z), dtype=np.float64))
 
 
 def make_optimizer(

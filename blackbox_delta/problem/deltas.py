@@ -98,9 +98,10 @@ def _deep_prompt(
     return DeepPrompt.build(_soft_prompt(backend, template, settings, init), _geometry(backend))
 
 
-def _prefix(backend: Backend, _template: Template, settings: Settings, init: str | None) -> Delta:
+def _prefix(backend: Backend, template: Template, settings: Settings, init: str | None) -> Delta:
     told = settings.told(Prefix.kind)
-    words = init.removeprefix(TEXT) if init and init.startswith(TEXT) else PREFIX_WORDS
+    first = init.partition("|")[0].strip() if init and template.slots else init
+    words = first.removeprefix(TEXT) if first and first.startswith(TEXT) else PREFIX_WORDS
     ids = _table(backend).tokenize(words) or _table(backend).tokenize(PREFIX_WORDS)
     count = _whole("tokens", told.get("tokens", SOFT_TOKENS))
     layers = told.get("layers")

@@ -5,6 +5,7 @@ from blackbox_delta.tasks.data import (
     Lists,
     TaskData,
     load_task,
+    read_examples,
     read_texts,
     task_from_lists,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "load_task",
     "paired_verdict",
     "parse_words",
+    "read_examples",
     "read_texts",
     "readable",
     "sample_test",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,18 @@ from typing import TextIO, TypeAlias
 from blackbox_delta.errors import DataError
 from blackbox_delta.tasks.examples import Columns, to_examples
 from blackbox_delta.tasks.hub import PREFIX, read_hub
-from blackbox_delta.tasks.tables import Table, read_lines, read_table
+from blackbox_delta.tasks.tables import Table, read_lines, read_table, some
 from blackbox_delta.types import Example
 
-__all__ = ["Columns", "Lists", "TaskData", "load_task", "read_texts", "task_from_lists"]
+__all__ = [
+    "Columns",
+    "Lists",
+    "TaskData",
+    "load_task",
+    "read_examples",
+    "read_texts",
+    "task_from_lists",
+]
 
 Lists: TypeAlias = (
     tuple[Iterable[str], Iterable[object]] | tuple[Iterable[str], Iterable[object], Iterable[str]]
@@ -79,17 +88,31 @@ def load_task(source: str | Path | TaskData, columns: Columns | None = None) -> 
             f"the data is a {type(source).__name__}; give a folder, a file, {PREFIX}NAME, or what "
             "task_from_lists(texts, labels) makes of lists and of a table's columns"
         )
-    columns = columns or Columns()
+    columns = _columns(columns)
     if isinstance(source, str) and source.startswith(PREFIX):
         return _task(source.removeprefix(PREFIX), read_hub(source, columns), columns)
     path = Path(source)
-    if path.is_dir():
-        return _task(path.resolve().name, _folder(path), columns)
-    if not path.exists():
-        raise DataError(
-            f"no such file or folder: {path}. A data set of the hub is written {PREFIX}NAME"
-        )
+    if is_folder(path):
+        # As it is called here, wherever a link leads to.
+        return _task(Path(os.path.abspath(path)).name, _folder(path), columns)  # noqa: PTH100
     return _task(path.stem, {"train": read_table(path)}, columns)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder, and not a file.
+
+    Raises:
+        DataError: There is neither, or nobody may look.
+    """
+    try:
+        folder = path.is_dir()
+        if folder or path.exists():
+            return folder
+    except OSError as error:
+        raise DataError(f"{str(path)[:200]} cannot be read: {error.strerror or error}") from error
+    raise DataError(
+        f"no such file or folder: {path}. A data set of the hub is written {PREFIX}NAME"
+    )
 
 
 def task_from_lists(
@@ -126,7 +149,7 @@ def task_from_lists(
 
 
 def read_texts(source: str | Path | TextIO, columns: Columns | None = None) -> list[Example]:
-    """Reads texts to be classified; labels are taken where they are present.
+    """Reads texts to be classified; labels are passed over.
 
     Args:
         source: A ``.jsonl``, ``.csv``, ``.tsv`` or ``.txt`` file, or an open text stream.
@@ -137,7 +160,7 @@ def read_texts(source: str | Path | TextIO, columns: Columns | None = None) -> l
     Raises:
         DataError: The input cannot be used; the message names file and line.
     """
-    columns = columns or Columns()
+    columns = _columns(columns)
     if isinstance(source, (str, Path)):
         table = read_table(Path(source), plain=columns.text)
     else:
@@ -145,7 +168,26 @@ def read_texts(source: str | Path | TextIO, columns: Columns | None = None) -> l
     return list(to_examples(table, columns, labelled=False))
 
 
+def read_examples(path: str | Path, columns: Columns | None = None) -> list[Example]:
+    """Reads a file of labelled examples, all of which are one part.
+
+    Args:
+        path: A ``.jsonl``, ``.csv`` or ``.tsv`` file.
+        columns: Which columns hold what; by default ``text``, ``text_pair`` and ``label``.
+
+    Raises:
+        DataError: The file cannot be used; the message names it and the line.
+    """
+    return list(to_examples(read_table(Path(path)), _columns(columns), labelled=True))
+
+
 # ------------------------------------------------------------------------- helpers
+
+
+def _columns(columns: Columns | None) -> Columns:
+    if columns is not None and not isinstance(columns, Columns):
+        raise DataError(f"columns: a {type(columns).__name__}; write Columns(text='…', label='…')")
+    return columns or Columns()
 
 
 def _fields(example: Example) -> list[str | None]:
@@ -164,6 +206,8 @@ def _folder(path: Path) -> dict[str, Table]:
 
 
 def _list_table(lists: Lists, name: str) -> Table:
+    if not isinstance(lists, tuple | list) or len(lists) not in (2, 3):
+        raise DataError(f"{name}: give (texts, labels), or (texts, labels, second texts)")
     for column in lists:
         if isinstance(column, str):
             raise DataError(f"{name}: a single string where a list was expected")
@@ -215,5 +259,5 @@ def _check_part(
         if example.label not in known:
             raise DataError(
                 f"{table.where(number)}: the label '{example.label}' does not occur in the "
-                f"training examples, whose labels are: {', '.join(labels)}"
+                f"training examples, whose labels are: {some(labels)}"
             )

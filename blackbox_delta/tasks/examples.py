@@ -33,7 +33,7 @@ def to_examples(table: Table, columns: Columns, *, labelled: bool) -> tuple[Exam
     Args:
         table: The rows.
         columns: Which columns hold what.
-        labelled: Whether every row must have a label; otherwise a label is taken where present.
+        labelled: Whether every row must have a label; otherwise labels are passed over.
 
     Raises:
         DataError: A column is missing, a text or label is empty or of a wrong type, or only
@@ -48,10 +48,8 @@ def to_examples(table: Table, columns: Columns, *, labelled: bool) -> tuple[Exam
         where = table.where(number)
         text = _text(row, columns.text, where)
         text_pair = _text_pair(row, columns, where) if pairs else None
-        unlabelled = not labelled and not _present(row.get(columns.label))
-        examples.append(
-            Example(text, text_pair, None if unlabelled else _label(row, columns.label, where))
-        )
+        label = _label(row, columns.label, where) if labelled else None
+        examples.append(Example(text, text_pair, label))
     return tuple(examples)
 
 
@@ -69,7 +67,7 @@ def _text(row: Row, column: str, where: str) -> str:
     value = row[column]
     if not _present(value):
         raise DataError(f"{where}: the text in column '{column}' is empty")
-    return _sound(value, f"{where}: the text in column '{column}'")
+    return sound(value, f"{where}: the text in column '{column}'")
 
 
 def _text_pair(row: Row, columns: Columns, where: str) -> str:
@@ -94,14 +92,19 @@ def _label(row: Row, column: str, where: str) -> str:
         value = value.item()
     if isinstance(value, int):
         return str(value)
-    return _sound(value, f"{where}: the label in column '{column}'")
+    return sound(value, f"{where}: the label in column '{column}'")
 
 
 def _present(value: object) -> bool:
     return value is not None and not (isinstance(value, str) and not value.strip())
 
 
-def _sound(value: object, what: str) -> str:
+def sound(value: object, what: str) -> str:
+    """A value that is a text which can be written as UTF-8.
+
+    Raises:
+        DataError: It is none.
+    """
     if not isinstance(value, str):
         raise DataError(f"{what} is a {type(value).__name__}, not a string")
     try:

@@ -12,6 +12,7 @@ import numpy as np
 
 from blackbox_delta.errors import ConfigError, DataError
 from blackbox_delta.tasks.data import TaskData
+from blackbox_delta.tasks.tables import some
 from blackbox_delta.types import Example
 
 
@@ -108,7 +109,11 @@ def train_on_all(data: TaskData, seed: int) -> FewShotSplit:
     """
     _check_settings(1, seed, None)
     pool = _by_class(data.train, data.labels)
-    _check_sizes(pool, 1, once=True)
+    if empty := [label for label, examples in pool.items() if not examples]:
+        raise DataError(
+            f"class '{empty[0]}' has no text of its own: each of its texts comes with another "
+            "label before, and a text counts once. Give each text one label"
+        )
     train = {label: _shuffled(examples, seed, "train", label) for label, examples in pool.items()}
     return FewShotSplit(
         train=_take_turns(train),
@@ -204,7 +209,7 @@ def _check_sizes(pool: Mapping[str, Sequence[Example]], shots: int, *, once: boo
         else "Not even --shots 1 works: add examples"
     )
     raise DataError(
-        f"too few different examples: {', '.join(short)}, and {needed} are needed ({use}). {advice}"
+        f"too few different examples: {some(short)}, and {needed} are needed ({use}). {advice}"
     )
 
 

@@ -18,6 +18,8 @@ from blackbox_delta.errors import DataError
 
 Row: TypeAlias = Mapping[str, object]
 Numbered: TypeAlias = tuple[int, Row]
+#: Of many names, and of a long one, a message shows so many, and so many letters.
+_MOST_NAMES, _MOST_LETTERS = 20, 60
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,15 @@ def _plain_rows(text: str, column: str) -> list[Numbered]:
 
 
 def _separated_rows(delimiter: str, text: str, name: str) -> list[Numbered]:
+    # A text may be longer than the 131,072 characters that this module takes by itself.
+    usual = csv.field_size_limit(max(len(text), 1))
+    try:
+        return _rows_within(delimiter, text, name)
+    finally:
+        csv.field_size_limit(usual)
+
+
+def _rows_within(delimiter: str, text: str, name: str) -> list[Numbered]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows: list[Numbered] = []
     header: list[str] = []
@@ -181,6 +192,13 @@ _READERS: dict[str, Callable[[str, str], list[Numbered]]] = {
     ".csv": _csv_rows,
     ".tsv": _tsv_rows,
 }
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of many names, for messages that stay readable."""
+    shown = [f"{name[:_MOST_LETTERS]}…" if len(name) > _MOST_LETTERS else name for name in names]
+    more = len(shown) - _MOST_NAMES
+    return ", ".join(shown[:_MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def listed(names: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from blackbox_delta.errors import DataError, VerbalizerError
+from blackbox_delta.tasks.tables import some
 from blackbox_delta.types import Example, IntArray
 
 _KEBAB = re.compile(r"[a-z]{2,}(?:-[a-z]{2,})+")
@@ -34,7 +35,7 @@ class Verbalizer:
         if len(self.labels) != len(self.words):
             raise VerbalizerError(
                 f"{len(self.words)} label words for {len(self.labels)} labels "
-                f"({', '.join(self.labels)}); give one for each, in this order"
+                f"({some(self.labels)}); give one for each, in this order"
             )
         seen: dict[str, str] = {}
         for label, word in zip(self.labels, self.words, strict=True):
@@ -85,7 +86,8 @@ class Verbalizer:
             DataError: It is none of the labels.
         """
         if label is None or label not in self.labels:
-            raise DataError(f"the label '{label}' is none of: {', '.join(self.labels)}")
+            what = "an example has no label" if label is None else f"the label '{label}' is unknown"
+            raise DataError(f"{what}; the labels are: {some(self.labels)}")
         return self.labels.index(label)
 
     def encode(self, items: Iterable[Example | str]) -> IntArray:
@@ -138,11 +140,11 @@ def _in_order(labels: Sequence[str], words: Mapping[str, str]) -> list[str]:
     extra = [str(label) for label in words if label not in labels]
     if missing or extra:
         problems = [
-            f"{what}: {', '.join(names)}"
+            f"{what}: {some(names)}"
             for what, names in (("no word for", missing), ("no such label as", extra))
             if names
         ]
         raise VerbalizerError(
-            f"label words do not fit the labels ({', '.join(labels)}): {'; '.join(problems)}"
+            f"label words do not fit the labels ({some(labels)}): {'; '.join(problems)}"
         )
     return [words[label] for label in labels]

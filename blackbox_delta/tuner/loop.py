@@ -24,7 +24,7 @@ from blackbox_delta.forecast import Forecast
 from blackbox_delta.heads import make_head
 from blackbox_delta.history import History
 from blackbox_delta.objectives import make_objective
-from blackbox_delta.optimizers import make_optimizer
+from blackbox_delta.optimizers import make_optimizer, try_out
 from blackbox_delta.probing import PROBED, PROBES, SMALLEST, does_no_harm, probe_directions
 from blackbox_delta.problem import Part, Problem, ask_within
 from blackbox_delta.settings import Settings
@@ -102,7 +102,7 @@ class Tuner:
         self._steps = self._plan.steps[0]
         self._plan.require(budget)
         for stage in stages_of(problem.frame):
-            self._make_optimizer(stage)  # what makes no sense is found now
+            try_out(self._make_optimizer(stage))  # what makes no sense is found now
 
     def forecast(self) -> Forecast:
         """What :meth:`run`, and the test after it, will spend if no query is lost; asks nothing.

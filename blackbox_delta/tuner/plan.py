@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -51,19 +52,21 @@ class Course:
     Args:
         budget: What is left of it decides.
         steps: What a generation and a look take.
-        stages: How many there are; each has an equal share of the budget.
+        stages: How many there are; each has an equal share of the budget, and a generation at
+            least, whatever the last one of those before took beyond theirs.
     """
 
     def __init__(self, budget: Budget, steps: Steps, stages: int = 1) -> None:
         self._budget = budget
         self._steps = steps
         self._stages = stages
-        self._until = 1.0
+        self._stage = 0
+        self._until: float | None = None
 
     def stages(self) -> Iterator[int]:
         """The number of each stage, when it begins."""
         for stage in range(self._stages):
-            self._until = (stage + 1) / self._stages
+            self._stage, self._until = stage, None
             yield stage
 
     @property
@@ -79,13 +82,25 @@ class Course:
     @property
     def least(self) -> tuple[Need, ...]:
         """What the shortest search of all stages takes."""
-        return (*self.probes, *self._steps.search) * self._stages
+        return self._shortest(self._stages)
+
+    def _shortest(self, stages: int) -> tuple[Need, ...]:
+        return (*self.probes, *self._steps.search) * stages
 
     def goes_on(self) -> bool:
-        """Whether another generation of this stage, and a look after it, can be paid."""
-        if not self._steps.search or self._budget.fraction_spent >= self._until:
+        """Whether another generation of this stage, and a look after it, can be paid.
+
+        What the stages after it need at least is left to them.
+        """
+        spent = self._budget.fraction_spent
+        if self._until is None:
+            # A stage may begin beyond its share; its first generation is its own all the same.
+            share = (self._stage + 1) / self._stages
+            self._until = max(share, math.nextafter(spent, math.inf))
+        if not self._steps.search or spent >= self._until:
             return False
-        return self._budget.affords(*self._steps.search)
+        after = self._shortest(self._stages - 1 - self._stage)
+        return self._budget.affords(*self._steps.search, *after)
 
     def look_is_due(self, generation: int) -> bool:
         """Whether to look after that generation: now and then, and after the last one.

@@ -44,6 +44,14 @@ class OpenModel(Protocol):
         """
         ...
 
+    @property
+    def takes_embeddings(self) -> bool:
+        """Whether it makes of embeddings what it makes of the tokens that they are of.
+
+        Models that scale what they look up themselves do not.
+        """
+        ...
+
     def is_torch_linear(self, module: str) -> bool:
         """Whether a module is torch's own linear layer or a subclass of it."""
         ...

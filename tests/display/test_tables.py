@@ -112,3 +112,24 @@ def test_metrics_show_every_class() -> None:
     assert rows["log loss"] == ["0.610"]
     assert rows["recall of [good]"] == ["1.000"]
     assert rows["recall of bad"] == ["0.500"]
+
+
+def test_no_figure_is_cut_off_where_there_is_little_room() -> None:
+    console = terminal(40)
+    show_forecasts(
+        console, {13: Forecast((StartForecast("one", SEARCH, TEST, TEST),), True)}, "auto"
+    )
+    text = ESCAPES.sub("", shown(console))
+    assert "…" not in text
+    figures = [char for char in text if char.isdecimal()]
+    wide = pipe(160)
+    show_forecasts(wide, {13: Forecast((StartForecast("one", SEARCH, TEST, TEST),), True)}, "auto")
+    assert sorted(figures) == sorted(char for char in shown(wide) if char.isdecimal())
+
+
+def test_a_pipe_gets_whole_cells() -> None:
+    console = pipe(30)
+    show_forecasts(
+        console, {13: Forecast((StartForecast("one", SEARCH, TEST, DEARER),), True)}, "search"
+    )
+    assert "test, no delta kept" in shown(console)

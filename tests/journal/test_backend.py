@@ -187,3 +187,12 @@ def test_what_is_no_token_id_is_refused(identifier: int) -> None:
     ids = np.full((1, 1, 1), identifier, dtype=np.int64)
     with pytest.raises(BackendError, match="no token id"):
         check_reply(request, Scores(labels, ids, logprobs))
+
+
+def test_nothing_is_written_into_a_journal_that_is_lent(journal: Journal, tmp_path: Path) -> None:
+    JournaledBackend(FakeBackend(), journal).score(request_for([1], [0]))
+    with Journal.open(tmp_path / "own.sqlite", create=True) as own:
+        backend = JournaledBackend(FakeBackend(), own, journal, lent=True)
+        backend.score(request_for([1, 2], [0]))
+        assert (backend.cached, backend.paid, len(own)) == (1, 1, 2)
+    assert len(journal) == 1

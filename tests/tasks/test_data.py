@@ -8,6 +8,7 @@ import json
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blackbox_delta.errors import DataError
-from blackbox_delta.tasks import Columns, TaskData, load_task, read_texts, task_from_lists
+from blackbox_delta.tasks import (
+    Columns,
+    TaskData,
+    load_task,
+    read_examples,
+    read_texts,
+    task_from_lists,
+)
 from blackbox_delta.types import Example
 
 ROWS = [{"text": "good film", "label": "pos"}, {"text": "bad film", "label": "neg"}]
@@ -286,9 +294,58 @@ def test_texts_from_every_format(tmp_path: Path) -> None:
         assert read_texts(tmp_path / f"a.{suffix}") == [Example("one"), Example("two {x}")]
 
 
-def test_texts_keep_the_labels_that_are_there(tmp_path: Path) -> None:
+def test_texts_come_without_labels_whatever_these_are(tmp_path: Path) -> None:
+    rows = [{"text": "one", "label": 0.7}, {"text": "two", "label": ["a"]}, {"text": "three"}]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    assert [example.label for example in read_texts(path)] == [None, None, None]
+
+
+def test_labelled_examples_of_one_file(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": "one", "label": 3}, {"text": "two"}])
-    assert [example.label for example in read_texts(path)] == ["3", None]
+    with pytest.raises(DataError, match=r"a.jsonl, line 2: no column 'label'. The columns are"):
+        read_examples(path)
+    write_jsonl(path, [{"text": "one", "cls": 3}, {"text": "two", "cls": 4}])
+    assert [each.label for each in read_examples(path, Columns(label="cls"))] == ["3", "4"]
+
+
+def test_a_folder_is_called_as_it_was_named(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", [{"text": t, "label": t} for t in "ab"])
+    (tmp_path / "films").symlink_to(tmp_path)
+    assert load_task(tmp_path / "films").name == "films"
+
+
+def test_a_long_text_in_a_csv(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f'text\n"{"word " * 40_000}"\n')
+    usual = csv.field_size_limit()
+    [example] = read_texts(tmp_path / "a.csv")
+    assert len(example.text) == 200_000
+    assert csv.field_size_limit() == usual
+
+
+def test_of_many_labels_an_error_shows_some(tmp_path: Path) -> None:
+    rows = [{"text": f"{n}", "label": f"{n:05} {'x' * 500}"} for n in range(5000)]
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    write_jsonl(tmp_path / "test.jsonl", [{"text": "one", "label": "mixed"}])
+    with pytest.raises(DataError, match="'mixed' does not occur .* and 4,980 more$") as caught:
+        load_task(tmp_path)
+    assert len(str(caught.value)) < 3000
+
+
+@pytest.mark.parametrize(
+    ("give", "message"),
+    [
+        (lambda: load_task("x" * 300), "cannot be read: File name too long"),
+        (lambda: load_task("a.csv", {"text": "t"}), r"columns: a dict; write Columns\(text="),
+        (
+            lambda: task_from_lists([*"ab"], [*"ab"], test=()),
+            r"lists \(test\): give \(texts, labels\)",
+        ),
+        (lambda: task_from_lists([*"ab"], [*"ab"], dev=zip("a", "b")), "give .texts, labels"),  # noqa: B905
+    ],
+)
+def test_what_is_no_data_is_told_in_words(give: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        give()
 
 
 def test_texts_from_a_stream() -> None:

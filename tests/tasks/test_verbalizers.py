@@ -90,9 +90,9 @@ def test_labels_become_positions() -> None:
 
 
 def test_a_label_that_is_unknown_or_missing_is_refused() -> None:
-    with pytest.raises(DataError, match="'mixed' is none of: neg, pos"):
+    with pytest.raises(DataError, match="'mixed' is unknown; the labels are: neg, pos"):
         Verbalizer.build(LABELS).index("mixed")
-    with pytest.raises(DataError, match="'None' is none of"):
+    with pytest.raises(DataError, match="an example has no label; the labels are: neg, pos"):
         Verbalizer.build(LABELS).encode([Example("a")])
 
 

@@ -483,6 +483,7 @@ def test_a_budget_in_seconds_ends_the_run() -> None:
         ({"objective": "glory"}, "no objective 'glory'"),
         ({"optimizer": "sgd"}, "no optimizer 'sgd'"),
         ({"optimizer": "nevergrad:Nope"}, "nevergrad has no optimizer 'Nope'"),
+        ({"optimizer": "nevergrad:FCMA"}, "nevergrad:FCMA' cannot be used"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_spent(

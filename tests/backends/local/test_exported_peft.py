@@ -3,63 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from by_the_book import TEXTS
 from changed_models import with_peft
-from exported import AFTER, ARCHITECTURES, DECODERS, FRONT, by_the_book, check_the_same
-from kept import WORDS, kept
+from exported import (
+    AFTER,
+    ARCHITECTURES,
+    DECODERS,
+    FRONT,
+    by_the_book,
+    check_the_same,
+    scored,
+)
+from kept import kept
 
 from blackbox_delta.backends.local import LocalBackend
 from blackbox_delta.backends.local.loading import model_folder
 from blackbox_delta.errors import ExportError
 from blackbox_delta.exports import export_peft
 from blackbox_delta.tuned_model import TunedModel
-
-
-def scored(
-    tiny: Any, model: Any, words: str, opening: Sequence[int] = (), closing: Sequence[int] = ()
-) -> np.ndarray:
-    """Log-probabilities (n, c), one plain call of a model for each text and label word.
-
-    Args:
-        tiny: Whose tokenizer it is.
-        model: What is called with token ids alone.
-        words: What is read of a text; ``{}`` stands for it.
-        opening: Tokens before it.
-        closing: Tokens behind it that an encoder reads.
-    """
-    import torch
-
-    def ids(text: str) -> list[int]:
-        return list(tiny.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    rows = []
-    with torch.no_grad():
-        for text in TEXTS:
-            before = [*opening, *ids(words.format(text))]
-            row = []
-            for answer in (ids(f" {word}") for word in WORDS.values()):
-                if tiny.kind == "seq2seq":
-                    start = model.config.decoder_start_token_id
-                    read = {
-                        "input_ids": torch.tensor([[*before, *closing]]),
-                        "decoder_input_ids": torch.tensor([[start, *answer[:-1]]]),
-                    }
-                    logits = model(**read).logits[0]
-                else:
-                    whole = torch.tensor([before + answer])
-                    logits = model(input_ids=whole, attention_mask=torch.ones_like(whole)).logits
-                    logits = logits[0, -len(answer) - 1 : -1]
-                logprobs = logits.float().log_softmax(dim=-1)
-                row.append(sum(float(logprobs[at, token]) for at, token in enumerate(answer)))
-            rows.append(row)
-    return np.array(rows)
-
 
 # ------------------------------------------------------------------ before the words
 
@@ -215,10 +179,10 @@ def test_a_real_model_with_pefts_adapter(delta: str, smollm2: LocalBackend, tmp_
         ("bert", "soft-prompt", FRONT, {}, "tiny is neither"),
         ("bert", "deep-prompt", FRONT, {}, "tiny is neither"),
         ("bloom", "deep-prompt", FRONT, {}, "tiny reads no keys and values from a cache"),
-        ("llama", "adapter", AFTER, {}, "no type for a adapter.*lora, tiny-lora, bitfit, ia3"),
+        ("llama", "adapter", AFTER, {}, "no type for a adapter; .*bitfit, ia3, sparse$"),
         ("llama", "selective", AFTER, {}, "no type for a selective.*--format merged"),
-        ("llama", "soft-prompt+lora", FRONT, {}, "of several kinds .* lora, tiny-lora, bitfit"),
-        ("llama", "lora+ia3", AFTER, {}, "no type for a lora.ia3: of several kinds"),
+        ("llama", "soft-prompt+lora", FRONT, {}, "of several kinds .* are one LoRA$"),
+        ("llama", "lora+ia3", AFTER, {}, "no type for a lora.ia3: .* --format merged"),
         ("llama", "bitfit", AFTER, {}, "BEFT acts on torch.* and .*norm is none; .*all-linear"),
         ("llama", "lora+bitfit", AFTER, {}, "behind norms, .*--set bitfit.targets=all-linear"),
         ("gpt2", "bitfit", AFTER, {"targets": "all-linear"}, "c_attn is none; .*merged"),
@@ -240,3 +204,12 @@ def test_what_peft_has_no_place_for_is_refused(
     with pytest.raises(ExportError, match=message):
         export_peft(given, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("delta", ["soft-prompt", "lora"])
+def test_what_no_search_moved_is_no_delta(delta: str, tiny: Any, tmp_path: Path) -> None:
+    """A soft prompt that stayed at the words that it started from is these words."""
+    template = FRONT if delta == "soft-prompt" else AFTER
+    given = kept(tiny("llama").wrap(), delta, template, size=0.0)
+    with pytest.raises(ExportError, match="no delta was kept"):
+        export_peft(given, tmp_path)

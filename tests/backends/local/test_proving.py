@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,13 @@ import pytest
 import torch
 import transformers
 from by_the_book import CHOICES, TEXTS, Reference, request_for
+from changed_models import with_peft
+from exported import FRONT, check_the_same, scored
+from kept import kept
 
 from blackbox_delta.backends.local import LocalBackend
-from blackbox_delta.errors import ModelError, UnsupportedError
+from blackbox_delta.errors import ExportError, ModelError, UnsupportedError
+from blackbox_delta.exports import export_peft
 from blackbox_delta.types import AnswerSlot, DeltaBatch, Prompt, ScoreRequest, SoftSlot, Words
 
 _USUAL = {
@@ -36,6 +42,11 @@ ODD: dict[str, tuple[str, str, dict[str, Any]]] = {
     # A table of the decoder's own.
     "marian_two_tables": ("seq2seq", "MarianMTModel", {
         **_TWO, "share_encoder_decoder_embeddings": False, "tie_word_embeddings": False,
+    }),
+    # Calls its sizes by names of its own.
+    "xglm": ("causal", "XGLMForCausalLM", {
+        "d_model": 32, "num_layers": 2, "attention_heads": 4, "ffn_dim": 48,
+        "max_position_embeddings": 256,
     }),
     # Layers that mix in padding.
     "fnet": ("masked", "FNetForMaskedLM", _USUAL),
@@ -124,6 +135,30 @@ def test_the_embeddings_of_words_are_as_good_as_the_words(name: str, tiny: Any) 
     words, soft = asked(Words(" so dull"), None), asked(SoftSlot("a"), delta)
 
     np.testing.assert_allclose(soft, words, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["pegasus", "marian"])
+def test_pefts_soft_prompts_are_not_for_models_that_scale_what_they_look_up(
+    name: str, tiny: Any, tmp_path: Path
+) -> None:
+    """PEFT hands them the text's embeddings as they are."""
+    tokenizer = tiny("bart").tokenizer
+    given = kept(opened(odd(name, tokenizer), tokenizer), "soft-prompt", FRONT)
+
+    with pytest.raises(ExportError, match="something else than of its tokens; tune another"):
+        export_peft(given, tmp_path)
+
+
+def test_peft_need_not_know_a_models_sizes(tiny: Any, tmp_path: Path) -> None:
+    tokenizer = tiny("llama").tokenizer
+    model = odd("xglm", tokenizer)
+    given = kept(opened(model, tokenizer), "soft-prompt", FRONT)
+
+    export_peft(given, tmp_path)
+
+    there = SimpleNamespace(kind="causal", tokenizer=tokenizer)
+    theirs = scored(there, with_peft(model, tmp_path), " {}. It was")
+    check_the_same(given, theirs)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("gemma3n", "soft-prompt"), ("gemma4", "prefix")])

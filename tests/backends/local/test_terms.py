@@ -12,6 +12,8 @@ import pytest
 import torch
 from by_the_book import batch, request_for
 from changed_models import SLOT, expected
+from exported import AFTER
+from kept import kept
 
 from blackbox_delta.backends.local import LocalBackend, terms
 
@@ -113,3 +115,26 @@ def test_what_a_matrix_lacks_adds_nothing(shape: tuple[int, int], rank: int) -> 
     np.testing.assert_allclose(left.T @ right.T, layer.weight.numpy(), atol=1e-5)
     np.testing.assert_allclose(left[rank:], 0.0, atol=1e-5)
     assert (np.linalg.norm(right, axis=0) < 1 + 1e-6).all()
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("kind", ["lora", "tiny-lora", "adapter", "selective", "ia3", "sparse"])
+def test_layers_of_another_precision_than_the_embeddings(
+    kind: str, large: bool, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers keeps the last layer of T5's feed-forward blocks in fp32 beside fp16."""
+    if large:
+        monkeypatch.setattr("blackbox_delta.tensors.MOST_WHOLE", 0)
+    mixed = copy.deepcopy(tiny("t5").model).half()
+    for name, module in mixed.named_modules():
+        if name.endswith(".wo"):
+            module.float()
+    backend, whole = wrapped(mixed, tiny("t5")), tiny("t5").wrap()
+    given = kept(whole, kind, AFTER, targets="all-linear")
+    request = request_for(SLOT, given.members[0].delta)
+
+    scores = backend.score(request).label_logprobs
+
+    np.testing.assert_allclose(scores, whole.score(request).label_logprobs, rtol=0, atol=0.1)
+    untuned = whole.score(request_for(SLOT, None)).label_logprobs
+    assert np.abs(scores - untuned).max() > 0.2

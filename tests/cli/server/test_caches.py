@@ -51,6 +51,16 @@ def test_a_larger_budget_takes_over_what_a_smaller_one_paid(
     assert summarise(second / JOURNAL_NAME).total.cached >= 24
     again = tune(toy_server.url, data, *smaller, "--resume")
     assert again.exit_code == 0, again.output
+    # The first run's books are its own.
+    shown = result_of(first)
+    assert summarise(cache).total.replies == shown["queries"] + shown["test_queries"]
+    for command in ("predict", "eval"):
+        rest = ["--data", data] if command == "eval" else []
+        refused = run(command, first, *rest, "--cache", cache, stdin="a film")
+        assert "is the journal of a run" in " ".join(failed(refused).split())
+        assert "is a folder; name a file" in failed(
+            run(command, first, *rest, "--cache", "", stdin="a film")
+        )
 
 
 @pytest.fixture
