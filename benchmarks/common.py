@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from blackbox_delta.display import show_table
+
 RESULTS = Path(__file__).resolve().parent / "results"
 #: Folder of task folders, each with ``train.jsonl`` and ``test.jsonl``.
 DATA = Path("../shared/data")
@@ -59,7 +61,7 @@ def _line(cells: Iterable[str]) -> str:
 def publish(console: Console, tables: Sequence[Table], notes: Sequence[str], path: Path) -> None:
     """Shows tables and notes, and writes them to a Markdown file that is printed as well."""
     for table in tables:
-        console.print(table.rich())
+        show_table(console, table.rich())
     text = "\n".join([*(table.markdown() for table in tables), *(f"{note}\n" for note in notes)])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

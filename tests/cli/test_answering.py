@@ -94,3 +94,32 @@ def test_bad_texts_are_refused(finished: Path, tmp_path: Path) -> None:
 def test_data_without_a_test_part_is_not_scored(finished: Path, tmp_path: Path) -> None:
     write_lines(tmp_path / "train.jsonl", sentences(3, random.Random(2)))
     assert "no test part" in failed(run("eval", finished, "--data", tmp_path))
+
+
+def test_a_model_that_has_moved_answers_as_before(finished: Path) -> None:
+    there = run("predict", finished, "--model", "fake", stdin="a great film")
+    assert there.exit_code == 0, there.output
+    assert there.stdout == run("predict", finished, stdin="a great film").stdout
+
+
+def test_a_text_is_labelled_whatever_label_it_has(finished: Path, tmp_path: Path) -> None:
+    lines = write_lines(tmp_path / "texts.jsonl", [{"text": "a great film", "label": 0.7}])
+    done = run("predict", finished, lines)
+    assert done.exit_code == 0, done.output
+
+
+def test_scoring_tells_the_line_without_a_label(finished: Path, tmp_path: Path) -> None:
+    rows = [{"text": "a great film", "label": "positive"}, {"text": "a dull film"}]
+    message = failed(run("eval", finished, "--data", write_lines(tmp_path / "a.jsonl", rows)))
+    assert "line 2: no column 'label'" in " ".join(message.split())
+
+
+def test_what_may_not_be_read_is_told_in_one_sentence(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("blackbox_delta.runs.result_of_one", forbidden)
+    message = " ".join(failed(run("predict", finished, stdin="a film")).split())
+    assert "Permission denied; see that you may read it" in message

@@ -122,3 +122,13 @@ def test_several_seeds_keep_nothing_without_a_folder(data: Path) -> None:
     done = tune(data, "--seeds", 2, "--max-test", 8, "--without", "words,demonstrations,search")
     assert done.exit_code == 0, done.output
     assert "Nothing was kept; add --out RUN" in done.stdout
+
+
+@pytest.mark.parametrize("command", [["journal"], ["export"], ["predict"]])
+def test_a_folder_of_several_seeds_is_told_by_every_command(
+    command: list[str], over_seeds: tuple[Path, Result], tmp_path: Path
+) -> None:
+    out, _ = over_seeds
+    rest = [tmp_path / "adapter"] if command == ["export"] else []
+    message = " ".join(failed(run(*command, out, *rest, stdin="a film")).split())
+    assert "holds runs with several seeds; name one of them, such as" in message

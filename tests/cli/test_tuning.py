@@ -202,3 +202,15 @@ def test_a_dry_run_bounds_what_auto_spends(data: Path, finished: Path) -> None:
     most = int(together[1].replace(",", ""))
     assert found["queries"] + found["test_queries"] <= most
     assert "Nothing was sent." in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "where"), [(["--resume"], "the run"), (["--cache", "c"], "the run or the cache")]
+)
+def test_a_dry_run_says_what_it_does_not_know(
+    options: list[str], where: str, data: Path, tmp_path: Path
+) -> None:
+    done = tune(data, "--out", tmp_path / "run", *options, "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert f"What {where} holds already is paid, and is not taken off here." in done.stdout
+    assert not (tmp_path / "run").exists()
