@@ -122,9 +122,10 @@ def blackbox_delta(
     searched by forward passes alone. Begin with: blackbox-delta demo
     """
     # What is no terminal gets whole lines: nothing in them, such as an address, is broken.
-    plain = logging.StreamHandler()
-    handler = RichHandler(console=_err, show_path=False) if _err.is_terminal else plain
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    terminal = _err.is_terminal
+    handler = RichHandler(console=_err, show_path=False) if terminal else logging.StreamHandler()
+    form = "%(message)s" if terminal else "%(levelname)s: %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=form, handlers=[handler])
     if verbose:
         logging.getLogger("blackbox_delta").setLevel(logging.INFO)
     else:
