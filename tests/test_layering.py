@@ -69,7 +69,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "runs": LIBRARY | {"artifact"},
     "report": LIBRARY | {"problem", "members"},
     "tuned_model": LIBRARY | {"problem", "members", "artifact", "runs", "backends"},
-    "tuned_models": LIBRARY | {"problem", "members", "artifact", "tuned_model", "backends"},
+    "tuned_models": LIBRARY | {"problem", "members", "artifact", "runs", "tuned_model", "backends"},
     "exports": LIBRARY | {"members", "artifact", "tuned_model", "backends"},
     "api": BELOW_FACES - {"api", "data"},
     "display": BELOW_FACES,
