@@ -188,9 +188,10 @@ class _DeferredStep:
         return torch.addcmul(x, x, scales[:, None].to(x.dtype))
 
     def after(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        x = x.to(y.dtype)
         for rows, tensors in self._one_by_one():
             # All rows of a candidate as one: a term treats each token by itself.
-            own_x, own_y = (each[rows].flatten(0, 1)[None] for each in (x.to(y.dtype), y))
+            own_x, own_y = (each[rows].flatten(0, 1)[None] for each in (x, y))
             y[rows] = self.term(own_x, own_y, _as(y, tensors)).view(len(rows), *y.shape[1:])
         return y
 

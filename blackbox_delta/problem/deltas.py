@@ -15,6 +15,7 @@ from blackbox_delta.deltas import (
     Prefix,
     SoftPrompt,
 )
+from blackbox_delta.deltas.soft_prompt import one_each
 from blackbox_delta.deltas.targets import select
 from blackbox_delta.errors import ConfigError, UnsupportedError
 from blackbox_delta.geometry import Geometry
@@ -100,7 +101,7 @@ def _deep_prompt(
 
 def _prefix(backend: Backend, template: Template, settings: Settings, init: str | None) -> Delta:
     told = settings.told(Prefix.kind)
-    first = init.partition("|")[0].strip() if init and template.slots else init
+    first, *_ = one_each(init, max(1, len(template.slots)))
     words = first.removeprefix(TEXT) if first and first.startswith(TEXT) else PREFIX_WORDS
     ids = _table(backend).tokenize(words) or _table(backend).tokenize(PREFIX_WORDS)
     count = _whole("tokens", told.get("tokens", SOFT_TOKENS))
