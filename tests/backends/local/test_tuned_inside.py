@@ -12,6 +12,7 @@ import pytest
 
 from blackbox_delta.api import tune
 from blackbox_delta.artifact import Artifact
+from blackbox_delta.deltas import Composition, Prefix
 from blackbox_delta.errors import (
     BlackBoxDeltaError,
     BudgetError,
@@ -354,3 +355,20 @@ def test_auto_asks_what_fits_into_the_context(architecture: str, context: int, t
     shown = [view["name"] for view in result["views"] if "demonstrations" in view["name"]]
     assert result["parts"][0]["part"] == "the default view"
     assert not shown or context == 256
+
+
+def test_a_prefix_beside_several_slots_starts_from_the_first_one_s_words(tiny: Any) -> None:
+    backend = tiny("llama").wrap()
+    settings = Settings(
+        recipe="search",
+        delta="soft-prompt+prefix",
+        template="{soft:2} {text}{soft:2} {label}",
+        soft_init="text:great | text:terrible",
+        dimension=20,
+    )
+    frame = build_problem(backend, SPLIT, settings).frame
+    assert frame is not None
+    assert isinstance(frame.delta, Composition)
+    _, prefix = frame.delta.deltas
+    assert isinstance(prefix, Prefix)
+    assert set(prefix.token_ids) == set(backend.embedding_table.tokenize("great"))
