@@ -17,10 +17,7 @@ from blackbox_delta.backends.local.matrices import is_quantized
 from blackbox_delta.backends.local.steps import AtModule, at_modules
 from blackbox_delta.backends.local.terms import Factors, Tensors
 from blackbox_delta.errors import ExportError
-from blackbox_delta.types import DeltaBatch
-
-#: Kinds that act as a module's own weights could.
-MERGEABLE = frozenset({"lora", "tiny-lora", "ia3", "bitfit", "last-layer", "selective", "sparse"})
+from blackbox_delta.types import MERGEABLE, DeltaBatch
 
 
 def merged(model: Any, parts: Sequence[DeltaBatch], factors: Factors) -> dict[str, torch.Tensor]:

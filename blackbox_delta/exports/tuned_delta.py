@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
-from blackbox_delta.deltas import Adapter, Composition, DeepPrompt, Prefix, SoftPrompt
+from blackbox_delta.deltas import Composition
 from blackbox_delta.errors import ExportError
 from blackbox_delta.members import Member
 from blackbox_delta.tuned_model import TunedModel
-from blackbox_delta.types import Backend, Delta, DeltaBatch, FloatArray, OpenModel
+from blackbox_delta.types import MERGEABLE, Backend, Delta, DeltaBatch, FloatArray, OpenModel
 
 Tensors: TypeAlias = Mapping[str, FloatArray]
 """One candidate's, without the leading λ."""
@@ -61,8 +61,7 @@ def tuned_delta(tuned: TunedModel) -> TunedDelta:
 
 def merging_advice(kind: str) -> str:
     """What ends a sentence about a kind of delta that changes weights alone; else nothing."""
-    apart = {Adapter.kind, SoftPrompt.kind, DeepPrompt.kind, Prefix.kind}
-    if apart & set(kind.split("+")):
+    if not MERGEABLE.issuperset(kind.split("+")):
         return ""
     return ". It may be merged into the model: --format merged"
 

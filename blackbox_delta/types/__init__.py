@@ -17,7 +17,7 @@ from blackbox_delta.types.deltas import (
     EmbeddingTable,
     is_deferred,
 )
-from blackbox_delta.types.open_model import OpenModel
+from blackbox_delta.types.open_model import MERGEABLE, OpenModel
 from blackbox_delta.types.prompts import (
     AnswerSlot,
     DecoderStart,
@@ -44,6 +44,7 @@ __all__ = [
     "AT_LAYER",
     "DEEP_PROMPT",
     "IN_SLOTS",
+    "MERGEABLE",
     "PREFIX",
     "SOFT_PROMPT",
     "AnswerSlot",

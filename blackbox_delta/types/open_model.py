@@ -9,6 +9,9 @@ from typing import Protocol, runtime_checkable
 from blackbox_delta.types.arrays import FloatArray
 from blackbox_delta.types.deltas import DeltaBatch
 
+#: Kinds of delta that act as a module's own weights could, and may be merged into them.
+MERGEABLE = frozenset({"lora", "tiny-lora", "ia3", "bitfit", "last-layer", "selective", "sparse"})
+
 
 @runtime_checkable
 class OpenModel(Protocol):
