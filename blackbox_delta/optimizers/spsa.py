@@ -20,8 +20,9 @@ STABILITY = 10
 class SPSA(MirroredOptimizer):
     """Signs as directions, falling steps, averaged over λ/2 pairs.
 
-    The first step has the length σ·√d / 2 of half a perturbation: a follows from the first
-    gradient that is not zero, so the size of the losses does not matter.
+    The first step has the length σ·√d / 2 of half a perturbation, and no later one is longer: a
+    follows from the steepest gradient so far. So the size of the losses does not matter, and a
+    first gradient that happens to be small does not make the search run off.
     """
 
     name = "spsa"
@@ -31,7 +32,7 @@ class SPSA(MirroredOptimizer):
     ) -> None:
         super().__init__(dimension, rng, population=population, sigma=sigma)
         self._generation = 0
-        self._gain: float | None = None
+        self._steepest = 0.0
 
     def _draw(self) -> Vector:
         return np.asarray(self._rng.choice([-1.0, 1.0], self._dimension))
@@ -44,10 +45,8 @@ class SPSA(MirroredOptimizer):
         # Δ has entries ±1, so that 1/Δ = Δ (Spall, 1992, eq. 2.2).
         slopes = (upper - lower) / (2 * self._distance)
         gradient = slopes @ directions / len(slopes)
-        length = float(np.linalg.norm(gradient))
-        if self._gain is None and length > 0:
-            first = 0.5 * self._sigma * np.sqrt(self._dimension)
-            self._gain = first * (STABILITY + 1) ** ALPHA / length
-        step = (self._gain or 0.0) / (STABILITY + self._generation + 1) ** ALPHA
+        self._steepest = max(self._steepest, float(np.linalg.norm(gradient)))
+        first = 0.5 * self._sigma * np.sqrt(self._dimension) / (self._steepest or 1.0)
+        gain = first * ((STABILITY + 1) / (STABILITY + self._generation + 1)) ** ALPHA
         self._generation += 1
-        return np.asarray(-step * gradient)
+        return np.asarray(-gain * gradient)
