@@ -158,6 +158,21 @@ class Settings(BaseModel):
             return [str(each) if isinstance(each, Path) else each for each in value]
         return value
 
+    @field_validator("delta_settings", mode="before")
+    @classmethod
+    def _flat(cls, value: object) -> object:
+        """``lora.rank`` in TOML is a table in a table; here it is one name."""
+        if not isinstance(value, dict):
+            return value
+        flat: dict[Any, object] = {}
+        for name, own in value.items():
+            inner = own if isinstance(own, dict) else {"": own}
+            flat |= {f"{name}.{each}".rstrip("."): told for each, told in inner.items()}
+        for name, told in flat.items():
+            if not isinstance(told, str | int) or isinstance(told, bool):
+                raise ValueError(f"{name} = {told!r} is neither a whole number nor a text")
+        return flat
+
     @model_validator(mode="after")
     def _one_subspace(self) -> Self:
         if self.subspace is not None and self.subspace_from is not None:
@@ -197,7 +212,10 @@ class Settings(BaseModel):
     def _known_parts(cls, value: str | None) -> str | None:
         unknown = {part.strip() for part in (value or "").split(",")} - {*PARTS, ""}
         if unknown:
-            raise ValueError(f"there is no part {min(unknown)!r}; known are {', '.join(PARTS)}")
+            raise ValueError(
+                f"without = {value!r}: there is no part {min(unknown)!r}; known are "
+                f"{', '.join(PARTS)}"
+            )
         return value
 
     @model_validator(mode="after")
@@ -274,7 +292,7 @@ def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
-        if not name:  # several settings together
+        if problem["type"] == "value_error":  # our own sentence, which names the settings
             lines.append(problem["msg"].removeprefix("Value error, "))
         elif problem["type"] == "extra_forbidden":
             known = ", ".join(Settings.model_fields)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,28 @@ def test_an_unknown_name_is_refused_and_the_known_ones_are_named() -> None:
 def test_a_value_of_the_wrong_kind_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=rf"^{name}\b.* = "):
         Settings.of({name: value})
+
+
+def test_names_with_dots_may_be_tables_as_in_toml() -> None:
+    told = tomllib.loads('delta = "lora+ia3"\n[delta_settings]\nlora.rank = 2\ndelta.targets = "v"')
+    flat = {"lora.rank": 2, "delta.targets": "v"}
+    assert Settings.of(told).delta_settings == flat
+    assert Settings.of({"delta": "lora+ia3", "delta_settings": flat}) == Settings.of(told)
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"rank": [1]}, r"^rank = \[1\] is neither a whole number nor a text$"),
+        ({"lora": {"rank": True}}, "^lora.rank = True is neither"),
+        ({"rank": 2.5}, "^rank = 2.5 is neither"),
+        ({"lora": {"rank": {"k": 1}}}, "^lora.rank = {'k': 1} is neither"),
+        ("rank=2", "^delta_settings = 'rank=2': input should be a valid dictionary"),
+    ],
+)
+def test_what_is_no_setting_of_a_delta_is_refused_in_one_sentence(told: object, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Settings.of({"delta": "lora", "delta_settings": told})
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:

@@ -32,6 +32,10 @@ _PLACE = {
 }
 
 
+class TextColumns(Columns):
+    """Those of texts whose labels, if they have any, are not read."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where and how precisely the model runs; ``None`` lets the backend choose."""
@@ -47,8 +51,17 @@ def _text_option(group: type, name: str, option: str, panel: str, text: str) -> 
     return make_option(option, default, kind, panel, text)
 
 
-def _columns(given: Mapping[str, Any], _written: frozenset[str]) -> Columns:
-    return Columns(**{name: given[option] for name, option in _COLUMN_OPTIONS.items()})
+def _columns(kind: type[Columns], names: Iterable[str]) -> Group:
+    """The group of options that name these columns."""
+
+    def build(given: Mapping[str, Any], _written: frozenset[str]) -> Columns:
+        return kind(**{name: given[_COLUMN_OPTIONS[name]] for name in names})
+
+    options = [
+        _text_option(Columns, name, _COLUMN_OPTIONS[name], "The data's columns", _COLUMNS[name])
+        for name in names
+    ]
+    return Group(options, build)
 
 
 _GROUPS: dict[type, Group] = {
@@ -56,13 +69,8 @@ _GROUPS: dict[type, Group] = {
     Caller: CALLER,
     Key: KEY,
     Settings: SETTINGS,
-    Columns: Group(
-        [
-            _text_option(Columns, name, _COLUMN_OPTIONS[name], "The data's columns", text)
-            for name, text in _COLUMNS.items()
-        ],
-        _columns,
-    ),
+    Columns: _columns(Columns, _COLUMNS),
+    TextColumns: _columns(TextColumns, ("text", "text_pair")),
     Place: Group(
         [_text_option(Place, name, name, "The machine", text) for name, text in _PLACE.items()],
         lambda given, _written: Place(**given),

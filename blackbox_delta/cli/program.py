@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 from blackbox_delta import __version__
 from blackbox_delta.cli.compare import compare
 from blackbox_delta.cli.files import check_output, labelled, lines_of, stdin, written
-from blackbox_delta.cli.groups import Place, with_option_groups
+from blackbox_delta.cli.groups import Place, TextColumns, with_option_groups
 from blackbox_delta.cli.models import Source, loaded, priced
 from blackbox_delta.cli.options import (
     CacheOption,
@@ -248,7 +248,7 @@ def evaluate(
 @with_option_groups
 def predict(
     run: RunArgument,
-    columns: Columns,
+    columns: TextColumns,
     place: Place,
     key: Key,
     model: SavedModelOption = None,

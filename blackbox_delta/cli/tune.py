@@ -75,6 +75,15 @@ class Job:
         """Whether there is one seed only."""
         return len(self.splits) == 1
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """That of the run, or one for each seed; none where nothing is kept."""
+        from blackbox_delta.seeds import folder_name
+
+        if self.out is None or self.alone:
+            return () if self.out is None else (self.out,)
+        return tuple(self.out / folder_name(split.seed) for split in self.splits)
+
 
 def show_forecast(job: Job, out: Console, err: Console) -> None:
     """Says what the job will cost; sends nothing, writes nothing."""
@@ -90,9 +99,32 @@ def show_forecast(job: Job, out: Console, err: Console) -> None:
             for split in job.splits
         }
     display.show_forecasts(out, forecasts, job.settings.recipe)
-    if job.resume or job.cache is not None:
-        where = "the run" if job.cache is None else "the run or the cache"
-        display.say(out, f"What {where} holds already is paid, and is not taken off here.")
+    for line in _held(job):
+        display.say(out, line)
+
+
+def _held(job: Job) -> Iterator[str]:
+    """What of the job is answered already, and so is not asked again.
+
+    Raises:
+        JournalError: The journal of a run that is to be resumed is in use or damaged.
+    """
+    from blackbox_delta.journal import summarise
+    from blackbox_delta.prices import dollars
+    from blackbox_delta.runs import JOURNAL_NAME
+
+    journals = [folder / JOURNAL_NAME for folder in job.folders if job.resume]
+    totals = [summarise(path).total for path in journals if path.is_file()]
+    if replies := sum(total.replies for total in totals):
+        paid = [total.usage for total in totals]
+        prices = job.settings.prices
+        cost = f", {dollars(sum(map(prices.cost, paid)))}" if prices else ""
+        yield (
+            f"{replies:,} of these queries are answered in {job.out} and are not asked again "
+            f"({sum(usage.tokens for usage in paid):,} prompt tokens{cost} were paid for them)."
+        )
+    if job.cache is not None:
+        yield f"What {job.cache} holds is not taken off: it only shows what a run asks for."
 
 
 def carry_out(job: Job, err: Console) -> Json:

@@ -117,7 +117,10 @@ def _in_stages(deltas: Sequence[Delta], settings: Settings) -> Callable[[Delta],
             f"{settings.delta.replace(',', '+')}"
         )
     sizes = zip(*(_stage_lengths(delta, settings) for delta in deltas), strict=True)
-    stages = tuple(_dimension(min(each), settings) for each in sizes)
+    stages = tuple(
+        _dimension(min(each), settings, "+".join(kinds))
+        for each, kinds in zip(sizes, settings.delta_stages, strict=True)
+    )
     if sum(stages) > MAX_DIMENSION:
         raise ConfigError(
             f"{len(stages)} stages of dimension {', '.join(map(str, stages))} are more than "
@@ -150,7 +153,7 @@ def _spanned(
 
 def _random(deltas: Sequence[Delta], settings: Settings) -> Callable[[Delta], Frame]:
     """Makes frames in subspaces drawn from the seed."""
-    dimension = _dimension(min(delta.size for delta in deltas), settings)
+    dimension = _dimension(min(delta.size for delta in deltas), settings, settings.delta)
     name = settings.subspace or _MADE_FOR.get(settings.optimizer)
 
     def make(delta: Delta) -> Frame:
@@ -168,13 +171,13 @@ def _stage_lengths(delta: Delta, settings: Settings) -> list[int]:
     return [sum(next(sizes) for _ in kinds) for kinds in settings.delta_stages]
 
 
-def _dimension(size: int, settings: Settings) -> int:
-    """d for at least ``size`` numbers of θ."""
+def _dimension(size: int, settings: Settings, kinds: str) -> int:
+    """d for at least ``size`` numbers of θ, which are those of these kinds of delta."""
     dimension = settings.dimension or min(DIMENSION, size)
     if dimension > size:
         raise ConfigError(
-            f"dimension = {dimension} is more than the {size} numbers of the "
-            f"{settings.delta}; give at most {size}"
+            f"dimension = {dimension} is more than the {size} numbers of the {kinds}; give at "
+            f"most {size}"
         )
     return dimension
 

@@ -51,6 +51,18 @@ def test_the_help_names_all_parts_that_can_be_left_out() -> None:
     assert ", ".join(PARTS) in row
 
 
+def test_predict_reads_no_labels_and_has_no_option_for_them() -> None:
+    wide = {"COLUMNS": "200"}
+    shown = {
+        command: ESCAPES.sub("", CliRunner().invoke(app, [command, "--help"], env=wide).output)
+        for command in ("predict", "eval")
+    }
+    assert "--text-column" in shown["predict"]
+    assert "--pair-column" in shown["predict"]
+    assert "--label-column" not in shown["predict"]
+    assert "--label-column" in shown["eval"]
+
+
 def test_the_version_is_the_package_s() -> None:
     assert run("--version").stdout == f"blackbox-delta {__version__}\n"
 

@@ -10,6 +10,7 @@ import pytest
 from command_line import failed, result_of, run, tune
 from sklearn.metrics import accuracy_score
 
+from blackbox_delta.prices import dollars
 from blackbox_delta.settings import Settings
 from blackbox_delta.types import Json
 
@@ -204,13 +205,48 @@ def test_a_dry_run_bounds_what_auto_spends(data: Path, finished: Path) -> None:
     assert "Nothing was sent." in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("options", "where"), [(["--resume"], "the run"), (["--cache", "c"], "the run or the cache")]
-)
-def test_a_dry_run_says_what_it_does_not_know(
-    options: list[str], where: str, data: Path, tmp_path: Path
-) -> None:
-    done = tune(data, "--out", tmp_path / "run", *options, "--dry-run")
+def test_a_dry_run_of_a_run_that_was_not_begun_holds_nothing(data: Path, tmp_path: Path) -> None:
+    done = tune(data, "--out", tmp_path / "run", "--resume", "--dry-run")
     assert done.exit_code == 0, done.output
-    assert f"What {where} holds already is paid, and is not taken off here." in done.stdout
+    assert "not asked again" not in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_dry_run_says_what_the_run_holds(seeds: int, data: Path, tmp_path: Path) -> None:
+    """All that a finished run asked, by its own account."""
+    out = tmp_path / "run"
+    prices = ["--price-in", 2, "--price-out", 0]
+    options = [
+        "--recipe",
+        "search",
+        "--budget",
+        "40 calls",
+        "--seeds",
+        seeds,
+        "--out",
+        out,
+        *prices,
+    ]
+    assert tune(data, *options).exit_code == 0
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    done = tune(data, *options, "--resume", "--dry-run")
+    assert done.exit_code == 0, done.output
+    runs = [result_of(path.parent) for path in out.rglob("journal.sqlite")]
+    assert len(runs) == seeds
+    queries = sum(found["queries"] + found["test_queries"] for found in runs)
+    held = re.search(
+        r"([\d,]+) of these queries .*\(([\d,]+) prompt tokens, (\S+) were", done.stdout
+    )
+    assert held is not None, done.stdout
+    assert int(held[1].replace(",", "")) == queries
+    tokens = int(held[2].replace(",", ""))
+    assert held[3] == dollars(2 * tokens / 1e6)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == kept
+
+
+def test_a_dry_run_says_that_it_does_not_know_the_cache(data: Path, tmp_path: Path) -> None:
+    done = tune(data, "--out", tmp_path / "run", "--cache", tmp_path / "c", "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert f"What {tmp_path / 'c'} holds is not taken off" in done.stdout
     assert not (tmp_path / "run").exists()
