@@ -35,6 +35,7 @@ class Importance:
         self._lengths = np.array(parts)
         self._part = np.repeat(np.arange(len(parts)), parts)
         self._own = np.zeros(len(self._part))
+        self._rested = np.zeros(len(self._part), dtype=np.int64)  # choices that left it out
         self._sensitivity = np.zeros(len(parts))
         self._uncertainty = np.zeros(len(parts))
 
@@ -66,7 +67,8 @@ class Importance:
         """The numbers to search next, in order.
 
         A part keeps its most important ones. One that rests counts as its part's average, so
-        that it takes the place of one that has said less.
+        that it takes the place of one that has said less; the one that has rested longest goes
+        first.
 
         Args:
             budget: How many, from the number of parts to d.
@@ -76,7 +78,8 @@ class Importance:
         resting[active] = False
         # From here on they have been measured as often as the part.
         self._own[resting] = self._sensitivity[self._part[resting]]
-        order = np.lexsort((-self._own, self._part))
+        self._rested = np.where(resting, self._rested + 1, 0)
+        order = np.lexsort((-self._rested, -self._own, self._part))
         first = np.cumsum(self._lengths) - self._lengths
         within = np.arange(len(order)) - first[self._part]  # the order is part by part
         shares = shared(budget, self.scores, self._lengths)

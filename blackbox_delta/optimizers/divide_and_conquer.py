@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from blackbox_delta.errors import ConfigError
 from blackbox_delta.optimizers.cma_es import CMAES
 from blackbox_delta.optimizers.generational import GenerationalOptimizer
 from blackbox_delta.optimizers.validation import check_parts, check_settings
@@ -47,8 +48,13 @@ class DivideAndConquer(GenerationalOptimizer):
     ) -> None:
         check_settings(min(parts, default=0), population, sigma)
         lengths = joined(parts)
+        if len(parts) > len(lengths) == 1:
+            raise ConfigError(
+                f"{self.name} needs two numbers of z or more in each of the {len(parts)} parts, "
+                f"and there are {sum(parts)}; give a dimension of at least {2 * len(parts)}"
+            )
         check_parts(self.name, lengths)
-        super().__init__(sum(lengths), population=population, sigma=sigma)
+        super().__init__(sum(lengths), population=population, sigma=sigma, least=4)
         self._parts = list(consecutive(lengths))
         self._conquerors = [
             CMAES(length, rng, population=population, sigma=sigma, diagonal=False)

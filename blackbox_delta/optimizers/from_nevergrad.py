@@ -139,7 +139,7 @@ class NevergradOptimizer:
                 candidate was never asked or is told twice; or the algorithm failed.
         """
         check_told(z, losses, self._dimension)
-        told = [(self._pending.take(row), float(loss)) for row, loss in zip(z, losses, strict=True)]
+        told = list(zip(self._pending.take(z), losses.tolist(), strict=True))
         self._call(lambda: [self._optimizer.tell(candidate, loss) for candidate, loss in told])
 
 

@@ -66,8 +66,7 @@ class GenerationalOptimizer:
                 candidate was never asked or is told twice.
         """
         check_told(z, losses, self._dimension)
-        for row, loss in zip(z, losses, strict=True):
-            self._losses[self._pending.take(row)] = float(loss)
+        self._losses.update(zip(self._pending.take(z), losses.tolist(), strict=True))
         if len(self._losses) < self.population or self._pending:
             return
         told = np.array([self._losses[position] for position in range(self._asked)])

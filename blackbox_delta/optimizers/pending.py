@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from blackbox_delta.errors import ConfigError
@@ -25,18 +26,21 @@ class Pending(Generic[T]):
         """Files ``item`` under ``candidate``."""
         self._items.setdefault(candidate.tobytes(), []).append(item)
 
-    def take(self, candidate: Vector) -> T:
-        """Removes and returns the item filed first under ``candidate``.
+    def take(self, candidates: Vector) -> list[T]:
+        """Removes and returns the items filed first under candidates (n, d), all or none.
 
         Raises:
-            ConfigError: There is none.
+            ConfigError: One has none.
         """
-        key = candidate.tobytes()
-        if key not in self._items:
+        keys = [candidate.tobytes() for candidate in candidates]
+        if any(len(self._items.get(key, ())) < count for key, count in Counter(keys).items()):
             raise ConfigError(
                 "The optimizer was told the loss of a candidate that it was not asked for, or "
                 "the loss of one candidate twice."
             )
+        return [self._take(key) for key in keys]
+
+    def _take(self, key: bytes) -> T:
         queue = self._items[key]
         item = queue.pop(0)
         if not queue:

@@ -109,6 +109,8 @@ class SeparableSearch:
             normals: (λ, n), the draws of a generation, at least 2.
             losses: (λ,), what their candidates lost.
         """
+        if losses.min() == losses.max():
+            return  # they say nothing of where to go, nor of how far
         rates = _Rates.of(len(losses), len(self.active))
         order = np.argsort(losses, kind="stable")
         chosen = normals[order[: len(rates.weights)]]
@@ -117,14 +119,13 @@ class SeparableSearch:
         self._step[:] = 0
         self._step[self.active] = step
         self._learn(chosen, step, rates)
-        self._adapt(order)
+        self._adapt(losses)
 
-    def _adapt(self, order: IntArray) -> None:
+    def _adapt(self, losses: Vector) -> None:
         """σ, by the ranks of the two candidates along the last step."""
         if self._line is None:
             return
-        ranks = np.argsort(order)
-        ahead = float(ranks[1] - ranks[0]) / (len(order) - 1)
+        ahead = (_rank(losses, 1) - _rank(losses, 0)) / (len(losses) - 1)
         self._trend += TREND * (ahead - self._trend)
         self._sigma *= math.exp(self._trend / len(self.active) ** DAMPING)
 
@@ -145,3 +146,9 @@ class SeparableSearch:
             + rates.one * path**2
             + rates.many * before * (rates.weights @ chosen**2)
         )
+
+
+def _rank(losses: Vector, place: int) -> float:
+    """How many candidates are better than this one; those that are level count half."""
+    own = losses[place]
+    return float((losses < own).sum() + 0.5 * (losses == own).sum())

@@ -6,6 +6,8 @@ exponents are those of Spall (1998, "Implementation of the simultaneous perturba
 
 from __future__ import annotations
 
+from statistics import median
+
 import numpy as np
 
 from blackbox_delta.optimizers.mirrored import MirroredOptimizer
@@ -15,14 +17,17 @@ from blackbox_delta.types import Vector
 ALPHA, GAMMA = 0.602, 0.101
 #: A, a tenth of the steps that a run of some hundred generations takes.
 STABILITY = 10
+#: Gradients that tell what length is usual.
+MEASURED = 10
 
 
 class SPSA(MirroredOptimizer):
     """Signs as directions, falling steps, averaged over λ/2 pairs.
 
-    The first step has the length σ·√d / 2 of half a perturbation, and no later one is longer: a
-    follows from the steepest gradient so far. So the size of the losses does not matter, and a
-    first gradient that happens to be small does not make the search run off.
+    A gradient of the usual length makes a step of σ·√d / 2, half a perturbation, at first; a longer
+    one makes none that is longer. What is usual is the median of the first ten. So the size of the
+    losses does not matter, a first gradient that is small by chance does not make the search run
+    off, and one candidate that loses everything does not end it.
     """
 
     name = "spsa"
@@ -32,7 +37,7 @@ class SPSA(MirroredOptimizer):
     ) -> None:
         super().__init__(dimension, rng, population=population, sigma=sigma)
         self._generation = 0
-        self._steepest = 0.0
+        self._lengths: list[float] = []
 
     def _draw(self) -> Vector:
         return np.asarray(self._rng.choice([-1.0, 1.0], self._dimension))
@@ -45,8 +50,10 @@ class SPSA(MirroredOptimizer):
         # Δ has entries ±1, so that 1/Δ = Δ (Spall, 1992, eq. 2.2).
         slopes = (upper - lower) / (2 * self._distance)
         gradient = slopes @ directions / len(slopes)
-        self._steepest = max(self._steepest, float(np.linalg.norm(gradient)))
-        first = 0.5 * self._sigma * np.sqrt(self._dimension) / (self._steepest or 1.0)
-        gain = first * ((STABILITY + 1) / (STABILITY + self._generation + 1)) ** ALPHA
+        length = float(np.linalg.norm(gradient))
+        if length > 0 and len(self._lengths) < MEASURED:
+            self._lengths.append(length)
+        longest = 0.5 * self._sigma * np.sqrt(self._dimension)
+        longest *= ((STABILITY + 1) / (STABILITY + self._generation + 1)) ** ALPHA
         self._generation += 1
-        return np.asarray(-gain * gradient)
+        return np.asarray(-longest * gradient / max(median(self._lengths or [1.0]), length))

@@ -72,7 +72,7 @@ class TrustRegion(GenerationalOptimizer):
 
     A generation is the point x and pairs x ± Δ·u. The first u is the way that led to x, along
     which there is often more to gain than along any random one; the others are random, and all are
-    orthonormal.
+    orthonormal. Where λ is even, the last candidate has no counterpart and is left out.
 
     Args:
         start: (d,), where it begins.

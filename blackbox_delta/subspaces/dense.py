@@ -16,6 +16,7 @@ the normal distribution function, whose last-digit differences the rounding to 2
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,6 +61,13 @@ class DenseSubspace(Subspace):
                 f"There is no subspace distribution '{self.distribution}'. "
                 f"Choose one of {', '.join(DISTRIBUTIONS)}."
             )
+        needed, there = 4 * self.size * self.dimension, _memory()
+        if needed > there:
+            raise ConfigError(
+                f"A dense matrix of {self.size:,} × {self.dimension:,} numbers takes "
+                f"{needed / 1e9:,.0f} GB, and this machine has {there / 1e9:,.0f}. Take the "
+                "subspace 'sparse' or 'fastfood', which keep none, or a smaller dimension."
+            )
 
     @cached_property
     def _matrix(self) -> Vector | FloatArray:
@@ -93,6 +101,14 @@ class DenseSubspace(Subspace):
     def config(self) -> Json:
         """Everything needed to rebuild it, ready for JSON."""
         return {**super().config(), "distribution": self.distribution}
+
+
+def _memory() -> float:
+    """Bytes that this machine has, infinitely many where the system does not tell."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def normal(u: Vector) -> Vector:

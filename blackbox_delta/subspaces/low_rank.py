@@ -33,8 +33,8 @@ from blackbox_delta.errors import ConfigError
 from blackbox_delta.subspaces.base import Subspace, raw
 from blackbox_delta.types import IntArray, Json, Vector
 
-#: Entries of θ, and columns of the factors, that are worked on at a time.
-_BLOCK_ENTRIES, _COLUMNS = 2**18, 256
+#: Entries of θ, and lines and columns of the factors, that are worked on at a time.
+_BLOCK_ENTRIES, _LINES, _COLUMNS = 2**18, 2**13, 256
 #: r at most, which leaves the sums exact.
 _MOST_RANK = 2**12
 #: Signs in a number of the stream.
@@ -113,10 +113,10 @@ class LowRankSubspace(Subspace):
         steps = np.diff(z, axis=0, prepend=np.zeros((1, self.dimension)))
         moved = np.empty((len(z), stop - start))
         for matrix in self._matrices:
-            first = max(start - matrix.start, 0)
-            last = min(stop - matrix.start, matrix.height * matrix.width)
-            if first < last:
-                at = matrix.start + first - start
+            end = min(stop - matrix.start, matrix.height * matrix.width)
+            most = _LINES * matrix.width
+            for first in range(max(start - matrix.start, 0), end, most):
+                last, at = min(first + most, end), matrix.start + first - start
                 moved[:, at : at + last - first] = self._within(matrix, steps, first, last)
         for before, own in pairwise(moved):
             own += before

@@ -63,6 +63,17 @@ def test_a_part_keeps_its_most_important_numbers_and_tries_those_that_rest() -> 
     assert importance.choose(4, np.array([0, 1, 4, 5])).tolist() == [0, 2, 4, 6]
 
 
+def test_numbers_that_rest_take_turns() -> None:
+    importance, rng = Importance((10,)), np.random.default_rng(4)
+    active, times = np.arange(5), np.zeros(10)
+    for _ in range(2_000):
+        importance.measure(active, rng.standard_normal((20, 5)), rng.standard_normal(20))
+        active = importance.choose(5, active)
+        times[active] += 1
+    # Nothing matters: by place the last ones had hardly half of what the first had.
+    assert times.min() > 0.75 * times.max()
+
+
 def test_the_part_that_matters_has_the_higher_score() -> None:
     importance = Importance((5, 5))
     rng = np.random.default_rng(3)

@@ -165,6 +165,19 @@ def test_wrong_shapes_are_refused(name):
 
 
 @pytest.mark.parametrize("name", LEARNING)
+def test_what_is_refused_leaves_the_search_as_it_was(name):
+    optimizer, other = (make_optimizer(name, 4, seed=1, population=6) for _ in range(2))
+    z = optimizer.ask(6)
+    np.testing.assert_array_equal(other.ask(6), z)
+    foreign = np.array([*z[:5], z[5] + 1])
+    with pytest.raises(ConfigError, match="not asked for"):
+        optimizer.tell(foreign, sphere(foreign))
+    for each in (optimizer, other):
+        each.tell(z, sphere(z))
+    np.testing.assert_array_equal(optimizer.ask(6), other.ask(6))
+
+
+@pytest.mark.parametrize("name", LEARNING)
 def test_a_candidate_told_twice_or_never_asked_is_refused(name):
     optimizer = make_optimizer(name, 4, seed=0, population=8)
     z = optimizer.ask(4)

@@ -117,14 +117,21 @@ def test_single_numbers_are_joined_with_a_neighbour(
     assert joined(parts) == expected
 
 
-@pytest.mark.parametrize("parts", [(), (5,), (4, 1)])
+@pytest.mark.parametrize("parts", [(), (5,)])
 def test_nothing_to_divide_is_refused(parts: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match="5 numbers here are all in one; take the subspace 'bl"):
         make_optimizer(NAME, 5, seed=0, parts=parts)
 
 
+@pytest.mark.parametrize("parts", [(4, 1), (1, 1, 1)])
+def test_too_few_numbers_for_the_parts_are_told(parts: tuple[int, ...]) -> None:
+    said = f"in each of the {len(parts)} parts, .* dimension of at least {2 * len(parts)}"
+    with pytest.raises(ConfigError, match=said):
+        make_optimizer(NAME, sum(parts), seed=0, parts=parts)
+
+
 def test_limits_are_named() -> None:
-    with pytest.raises(ConfigError, match="at least 4"):
+    with pytest.raises(ConfigError, match=f"{NAME} needs a population of at least 4"):
         make_optimizer(NAME, 5, seed=0, population=3, parts=(2, 3))
     with pytest.raises(ConfigError, match="Parts of 5 numbers are not those of 6"):
         make_optimizer(NAME, 6, seed=0, parts=(2, 3))

@@ -76,8 +76,8 @@ def test_the_step_of_spsa_follows_its_gains() -> None:
     np.testing.assert_allclose(np.abs(z - before), 0.2 / 2**0.101)
     optimizer.tell(z, (z**3).sum(axis=1))
     second = gradient(before, z)
-    gain = longest / max(np.linalg.norm(first), np.linalg.norm(second))
-    step = -gain * (11 / 12) ** 0.602 * second
+    lengths = [float(np.linalg.norm(each)) for each in (first, second)]
+    step = -longest / max(np.median(lengths), lengths[1]) * (11 / 12) ** 0.602 * second
     np.testing.assert_allclose(optimizer.mean, before + step)
 
 
@@ -91,6 +91,20 @@ def test_spsa_never_runs_off() -> None:
             optimizer.tell(z, ((z - 1.0) ** 2).sum(axis=1))
         ends.append(float(((optimizer.mean - 1.0) ** 2).sum()))
     assert max(ends) < 20 / 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_candidate_that_loses_everything_does_not_end_the_search(name: str) -> None:
+    def end(*, spoiled: bool) -> float:
+        optimizer: Any = make_optimizer(name, 50, seed=3, population=20)
+        for generation in range(50):
+            z = optimizer.ask(20)
+            losses = ((z - 1.0) ** 2).mean(axis=1)
+            losses[4] = 100.0 if spoiled and generation == 2 else losses[4]
+            optimizer.tell(z, losses)
+        return float(((optimizer.mean - 1.0) ** 2).mean())
+
+    assert end(spoiled=True) < max(2 * end(spoiled=False), 0.01)
 
 
 @pytest.mark.parametrize("name", NAMES)

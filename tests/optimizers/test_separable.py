@@ -71,3 +71,26 @@ def test_two_candidates_stand_on_either_side_of_the_mean() -> None:
     normals, z = generation(search, 6)
     np.testing.assert_array_equal(normals[0], -normals[1])
     np.testing.assert_allclose(np.cross((z[0] - step)[:3], step[:3]), 0, atol=1e-12)
+
+
+def test_losses_that_are_level_move_nothing() -> None:
+    search, same = SeparableSearch(6, 1.0, rng(4)), SeparableSearch(6, 1.0, rng(4))
+    for each in (search, same):
+        each.update(generation(each, 8)[0], np.arange(8.0))
+    before, normals = search.mean.copy(), generation(search, 8)[0]
+    generation(same, 8)
+    search.update(normals, np.full(8, 3.0))
+    np.testing.assert_array_equal(search.mean, before)
+    np.testing.assert_array_equal(generation(search, 8)[1], generation(same, 8)[1])
+
+
+def test_a_tie_along_the_last_step_says_nothing_of_how_far_to_go() -> None:
+    def next_width(losses: list[float]) -> float:
+        search = SeparableSearch(4, 1.0, rng(5))
+        search.update(generation(search, 4)[0], np.arange(4.0))
+        search.update(generation(search, 4)[0], np.array(losses))
+        normals, z = generation(search, 400)
+        return float(np.abs((z - search.mean) / normals).mean())
+
+    behind, tied, ahead = map(next_width, ([9, 5, 1, 2], [9, 9, 1, 2], [5, 9, 1, 2]))
+    assert behind < tied < ahead

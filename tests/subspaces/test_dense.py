@@ -178,3 +178,12 @@ def test_wrong_shapes_and_numbers_are_refused():
             subspace.project(z, p0)
     with pytest.raises(ConfigError, match="not finite"):
         subspace.project(np.array([[0.0, np.nan]]), origin)
+
+
+def test_a_matrix_that_no_memory_holds_is_refused_when_it_is_made(monkeypatch):
+    with pytest.raises(ConfigError, match=r"400,000 GB, and .* Take the subspace 'sparse'"):
+        DenseSubspace(1000, 10**11, seed=0, scale=1.0)
+    monkeypatch.setattr(dense, "_memory", lambda: 4e6)
+    DenseSubspace(1000, 1000, seed=0, scale=1.0)
+    with pytest.raises(ConfigError, match="this machine has 0"):
+        DenseSubspace(1000, 1001, seed=0, scale=1.0)
