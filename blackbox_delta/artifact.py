@@ -257,8 +257,7 @@ class Artifact:
         described["json_sha256"] = _digest(described)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / ARRAYS_NAME, blob)
-            write_json(folder / JSON_NAME, described)
+            write_whole({folder / ARRAYS_NAME: blob, folder / JSON_NAME: json_bytes(described)})
         except OSError as error:
             raise ArtifactError(
                 f"the artifact cannot be written into {folder}: {error.strerror}"
@@ -336,20 +335,28 @@ def scratch_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Replaces a file at once: whoever reads it sees the old content or the new, never half."""
-    scratch = scratch_path(path)
-    with scratch.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
+def write_whole(files: Mapping[Path, bytes]) -> None:
+    """Replaces files at once: whoever reads one sees the old content or the new, never half.
+
+    All are written before the first is replaced, so that a full disk leaves all as they were.
+    """
+    for path, content in files.items():
+        with scratch_path(path).open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    for path in files:
+        scratch_path(path).replace(path)
+
+
+def json_bytes(value: Json) -> bytes:
+    """What a JSON file holds."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def write_json(path: Path, value: Json) -> None:
     """Replaces a JSON file at once."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write_whole(path, (text + "\n").encode())
+    write_whole({path: json_bytes(value)})
 
 
 def _read_bytes(path: Path) -> bytes:

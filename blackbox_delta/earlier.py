@@ -27,6 +27,9 @@ def read_earlier(backend: Backend, folders: Sequence[str | Path]) -> tuple[Earli
 
 
 def _read(backend: Backend, folder: Path) -> EarlierDelta:
+    from blackbox_delta.runs import result_of_one
+
+    result_of_one(folder)  # says of a folder with several seeds what it is
     artifact = Artifact.load(folder)
     # Views of plain words have a delta, too, which stays where it begins.
     moved = (each for each in artifact.members if each.z is not None and each.z.any())

@@ -10,7 +10,7 @@ import numpy as np
 
 from blackbox_delta.artifact import ONE_IN_FP16, Artifact
 from blackbox_delta.backends import open_backend
-from blackbox_delta.errors import ConfigError, DataError, FingerprintError
+from blackbox_delta.errors import ArtifactError, ConfigError, DataError, FingerprintError
 from blackbox_delta.members import Member, Source
 from blackbox_delta.problem import ask
 from blackbox_delta.tuned_model import PIECE, TunedModel
@@ -279,5 +279,5 @@ def _check_users(artifacts: Mapping[str, Artifact]) -> None:
 def _opened(user: str, artifact: Artifact, backend: Backend) -> TunedModel:
     try:
         return TunedModel(artifact, backend)
-    except FingerprintError as error:
-        raise FingerprintError(f"{user!r} cannot be loaded: {error}") from error
+    except (FingerprintError, ArtifactError) as error:
+        raise type(error)(f"{user!r} cannot be loaded: {error}") from error

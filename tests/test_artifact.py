@@ -471,10 +471,30 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 def test_writing_replaces_a_file_whole_and_leaves_no_scratch(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     scratch_path(path).write_bytes(b"half of an earlier wri")
-    write_whole(path, b"one")
-    write_whole(path, b"two")
+    write_whole({path: b"one"})
+    write_whole({path: b"two"})
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
     assert path.read_bytes() == b"two"
+
+
+def test_a_disk_that_fills_up_leaves_all_files_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is written by then."""
+    before = {tmp_path / name: name.encode() for name in "ab"}
+    write_whole(before)
+
+    def full(descriptor: int) -> None:
+        if scratch_path(tmp_path / "b").exists():
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(dict.fromkeys(before, b"new"))
+    assert {path: path.read_bytes() for path in before} == before
+    monkeypatch.undo()
+    write_whole(dict.fromkeys(before, b"new"))
+    assert sorted(tmp_path.iterdir()) == sorted(before)
 
 
 def test_labels_and_words_of_any_script_survive(tmp_path: Path) -> None:

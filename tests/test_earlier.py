@@ -210,6 +210,14 @@ def test_a_damaged_delta_is_named_with_its_run(tmp_path: Path) -> None:
         read_earlier(FakeBackend(), [tmp_path / "1"])
 
 
+def test_a_folder_of_several_seeds_says_which_to_take(tmp_path: Path) -> None:
+    finished(tmp_path / "runs", 1)
+    described = {"recommended": {"folder": "seed-1", "seed": 1}, "seeds": [1, 2]}
+    (tmp_path / "runs" / "result.json").write_text(json.dumps(described))
+    with pytest.raises(RunError, match="several seeds"):
+        read_earlier(FakeBackend(), [tmp_path / "runs"])
+
+
 def test_an_empty_list_and_a_single_text_are_no_lists_of_runs() -> None:
     for wrong in ([], "runs/a"):
         with pytest.raises(ConfigError, match="subspace_from = "):

@@ -52,5 +52,5 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     tuned = kept(FakeBackend(), "soft-prompt", FRONT, words=WORDS)
 
-    with pytest.raises(ExportError, match="cannot be written into .*file"):
+    with pytest.raises(ExportError, match="no adapter can be written into .*file"):
         export_peft(tuned, tmp_path / "file" / "below")

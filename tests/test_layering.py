@@ -63,7 +63,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "problem": LIBRARY,
     "members": LIBRARY | {"problem"},
     "artifact": LIBRARY | {"problem", "members"},
-    "earlier": LIBRARY | {"problem", "artifact"},
+    "earlier": LIBRARY | {"problem", "artifact", "runs"},
     "tuner": LIBRARY | {"problem", "members", "report"},
     "auto": LIBRARY | {"problem", "members", "tuner", "report"},
     "runs": LIBRARY | {"artifact"},

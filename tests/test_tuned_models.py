@@ -183,3 +183,11 @@ def test_deltas_of_another_model_are_refused(tmp_path: Path) -> None:
         TunedModels({"ann": mine, "ben": other}, FakeBackend())
     with pytest.raises(FingerprintError, match="'ben' cannot be loaded: this delta was tuned on"):
         TunedModels({"ben": replace(other)}, FakeBackend())
+
+
+def test_a_delta_that_cannot_be_rebuilt_is_named_by_its_user() -> None:
+    mine = kept(FakeBackend(), "soft-prompt", FRONT, words=FILMS).artifact
+    damaged = replace(mine, members=(replace(mine.members[0], checksum="0" * 64),))
+
+    with pytest.raises(ArtifactError, match="'ben' cannot be loaded: the delta rebuilt from z"):
+        TunedModels({"ann": mine, "ben": damaged}, FakeBackend())

@@ -23,6 +23,7 @@ from blackbox_delta.backends.local.engines import choose_engine
 from blackbox_delta.backends.local.fingerprints import fingerprint
 from blackbox_delta.backends.local.measuring import measure
 from blackbox_delta.backends.local.merging import merged
+from blackbox_delta.backends.local.peft_rules import lora_objection
 from blackbox_delta.backends.local.plain import PlainEngine
 from blackbox_delta.backends.local.terms import Factors
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt, PromptEncoder, length
@@ -271,6 +272,10 @@ class LocalBackend:
         """Whether a module is a ``torch.nn.Linear``; see :class:`.types.OpenModel`."""
         return isinstance(self._model.get_submodule(module), torch.nn.Linear)
 
+    def lora_objection(self, modules: Sequence[str]) -> str | None:
+        """Why PEFT's LoRA would not act there; see :class:`.types.OpenModel`."""
+        return lora_objection(str(self._model.config.model_type), modules)
+
     @torch.inference_mode()
     def save_merged(self, delta: DeltaBatch, folder: Path) -> None:
         """Writes a folder that ``from_pretrained`` loads; see :class:`.types.OpenModel`.
@@ -301,7 +306,7 @@ class LocalBackend:
     def _save(self, changed: Mapping[str, torch.Tensor], folder: Path) -> None:
         """Writes the model with some of its parameters changed."""
         try:
-            with loading.quiet():
+            with loading.quiet(), loading.sound_generation(self._model):
                 self._model.save_pretrained(
                     folder, state_dict={**self._model.state_dict(), **changed}
                 )

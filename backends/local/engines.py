@@ -109,7 +109,11 @@ def _whole(loaded: LoadedModel, limit: MemoryLimit) -> PlainEngine:
         )
         if slots not in trials:
             trials[slots] = Trial(loaded, mask, slots=slots)
-        engine = make()
+        try:
+            engine = make()
+        except Exception as error:  # an unknown architecture may fail in any way
+            reasons.append(_told(error))
+            continue
         reason = _objection(engine, trials[slots])
         if reason is None:
             return _with_fronts(loaded, engine, mask, make, by_ids=by_ids)

@@ -6,6 +6,7 @@ distribution of that name. GGUF files are converted once into the user's cache f
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import os
@@ -159,6 +160,27 @@ def quiet() -> Iterator[None]:
     finally:
         if shown:
             transformers.utils.logging.enable_progress_bar()
+
+
+@contextmanager
+def sound_generation(model: Any) -> Iterator[None]:
+    """Lets a model be saved whose settings for writing text contradict each other.
+
+    Some are published with a temperature and no sampling, which transformers reads and does not
+    write. They are put back as they were.
+    """
+    given = getattr(model, "generation_config", None)
+    if given is not None and not given.do_sample:
+        try:
+            given.validate(strict=True)
+        except ValueError:
+            model.generation_config = copy.deepcopy(given)
+            model.generation_config.do_sample = True
+    try:
+        yield
+    finally:
+        if given is not None:
+            model.generation_config = given
 
 
 def model_kind(config: Any, classes: Sequence[str], name: str) -> str:

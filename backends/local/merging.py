@@ -75,7 +75,7 @@ class _Layer:
     """
 
     def __init__(self, name: str, module: torch.nn.Module) -> None:
-        if type(module) not in (torch.nn.Linear, Conv1D, torch.nn.LayerNorm):
+        if not _is_plain(module):
             raise ExportError(
                 f"{name} is a {type(module).__name__}, into which nothing can be merged; leave it "
                 "out of delta.targets"
@@ -127,6 +127,17 @@ class _Layer:
                 "--set delta.targets=… those that have one, or with another delta, such as lora"
             )
         return found
+
+
+def _is_plain(module: torch.nn.Module) -> bool:
+    """Whether it does with its weights what its kind does, also where a model has its own."""
+    if type(module) in (torch.nn.Linear, Conv1D, torch.nn.LayerNorm):
+        return True
+    if not isinstance(module, torch.nn.Linear):
+        return False
+    probe = torch.linspace(-1, 1, module.in_features).to(module.weight)[None]
+    said = module(probe), torch.nn.functional.linear(probe, module.weight, module.bias)
+    return bool(torch.allclose(*said, rtol=1e-3, atol=1e-3))
 
 
 def _check_alone(model: Any, layers: Mapping[str, Sequence[AtModule]]) -> None:

@@ -39,7 +39,7 @@ def publish(report: Report, heading: str, out: Path) -> tuple[Path, ...]:
     }
     for name, content in files.items():
         try:
-            write_whole(out / name, content)
+            write_whole({out / name: content})
         except OSError as error:
             raise RunError(f"{out / name} cannot be written: {error.strerror}") from error
     return tuple(out / name for name in files)

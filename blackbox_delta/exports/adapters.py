@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blackbox_delta.artifact import write_json, write_whole
+from blackbox_delta.artifact import json_bytes, write_whole
 from blackbox_delta.deltas import (
     IA3,
     BitFit,
@@ -30,6 +30,7 @@ from blackbox_delta.deltas.peft import (
     prefix_adapter,
 )
 from blackbox_delta.errors import ExportError, UnsupportedError
+from blackbox_delta.exports.folders import new_folder
 from blackbox_delta.exports.tuned_delta import (
     Tensors,
     TunedDelta,
@@ -68,15 +69,19 @@ def export_peft(tuned: TunedModel, folder: str | Path) -> Path:
             linear layers, sparse entries, a prefix, or a soft or deep prompt that the template
             begins with. Of several kinds at once those that are one LoRA together: LoRA, tiny LoRA
             and offsets.
-        folder: Where; it is made if it is not there.
+        folder: Where; it is made if it is not there, and must be empty.
 
     Raises:
-        ExportError: Nothing was tuned that PEFT has a type for, or the folder cannot be written.
+        ExportError: Nothing was tuned that PEFT has a type for, or the folder is not empty or
+            cannot be written.
     """
-    found = tuned_delta(tuned)
-    adapter = _adapter(found.delta, found, tuned.backend)
-    into = Path(folder)
-    write_adapter(adapter, tuned.backend.name, into)
+    found, backend, into = tuned_delta(tuned), tuned.backend, Path(folder)
+    with new_folder(into, "adapter"):
+        adapter = _adapter(found.delta, found, backend)
+        # PEFT goes by it where it opens the model itself; for masked ones it has no name.
+        task = None if backend.capabilities.text_after_answer else _task(backend)
+        told = PeftAdapter({"task_type": task, **adapter.config}, adapter.tensors)
+        write_adapter(told, backend.name, into)
     return into
 
 
@@ -102,8 +107,8 @@ def write_adapter(adapter: PeftAdapter, model: str, into: Path) -> None:
     tensors = {name: np.ascontiguousarray(value) for name, value in adapter.tensors.items()}
     try:
         into.mkdir(parents=True, exist_ok=True)
-        write_whole(into / WEIGHTS_NAME, save(tensors, {"format": "pt"}))
-        write_json(into / CONFIG_NAME, config)
+        weights = save(tensors, {"format": "pt"})
+        write_whole({into / WEIGHTS_NAME: weights, into / CONFIG_NAME: json_bytes(config)})
     except OSError as error:
         raise ExportError(f"the adapter cannot be written into {into}: {error.strerror}") from error
 
@@ -131,7 +136,14 @@ def _adapter(delta: Delta, found: TunedDelta, backend: Backend) -> PeftAdapter:
 @_adapter.register(TinyLoRA)
 @_adapter.register(Composition)
 def _low_rank(_delta: Delta, found: TunedDelta, backend: Backend) -> PeftAdapter:
-    return low_rank_adapter([_terms(found, *part, backend) for part in found.parts])
+    adapter = low_rank_adapter([_terms(found, *part, backend) for part in found.parts])
+    objection = open_model(backend, "modules").lora_objection(adapter.config["target_modules"])
+    if objection is not None:
+        raise ExportError(
+            f"{objection}; tune with --set delta.targets=… that leaves it out, such as those of "
+            f"attention, or merge the delta into the model: --format merged"
+        )
+    return adapter
 
 
 def _terms(found: TunedDelta, delta: Delta, tensors: Tensors, backend: Backend) -> LinearTerms:

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from blackbox_delta.deltas import SoftPrompt
 from blackbox_delta.errors import ExportError
 from blackbox_delta.exports.tuned_delta import tuned_delta
 from blackbox_delta.tuned_model import TunedModel
-from blackbox_delta.types import Example, FloatArray, ScoreRequest
+from blackbox_delta.types import Backend, Example, FloatArray, ScoreRequest
+
+if TYPE_CHECKING:
+    from blackbox_delta.backends.remote.embeddings.table import TableFile
+
+
+#: Texts whose tokens are compared with the tuned model's own.
+_COMPARED = 8
+#: How far the rows may be from the model's own, for the table may be rounded or quantised.
+_APART = 0.1
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,8 @@ def prompt_embeds(
         max_length: The server's context in tokens; longer texts are cut to it. ``None`` cuts none.
 
     Raises:
-        ExportError: The delta is no soft prompt.
+        ExportError: The delta is no soft prompt, the model is not causal, or the table or the
+            tokenizer is not the one that it was tuned with.
         DataError: A text is empty, or pairs are missing.
         ModelError: The table cannot be read.
     """
@@ -60,8 +73,34 @@ def prompt_embeds(
             f"a {found.delta.kind} is not among the embeddings of a text, or not alone; what acts "
             "inside a model is exported as an adapter, or merged, where these take its kind"
         )
+    examples = tuned.examples(texts)
     table = open_table(embeddings or tuned.backend.name)
+    _check_table(table, tuned.backend, [example.text for example in examples])
     inputs, reader = EmbeddedInputs(table, max_length), found.member.reader
-    request = ScoreRequest(reader.prompts(tuned.examples(texts)), reader.choices, found.batch)
+    request = ScoreRequest(reader.prompts(examples), reader.choices, found.batch)
     arrays = [inputs.sequence(request, 0, prompt) for prompt in range(len(request.prompts))]
     return [PromptEmbeds(array, embeds_field(array, table.dtype)) for array in arrays]
+
+
+def _check_table(table: TableFile, backend: Backend, texts: Sequence[str]) -> None:
+    """Makes sure that a table makes of words what the tuned model makes of them."""
+    own, offered = backend.embedding_table, backend.capabilities
+    if own is None or offered.text_after_answer or offered.decoder_slot:
+        raise ExportError(
+            f"servers take embeddings for causal models alone, and {backend.name} is none"
+        )
+    tokens = [*own.opening, *(token for text in texts[:_COMPARED] for token in own.tokenize(text))]
+    theirs = [*table.opening, *(t for text in texts[:_COMPARED] for t in table.tokenize(text))]
+    what = f"the table of {table.vocabulary_size:,} × {table.hidden_size:,} numbers"
+    if (table.hidden_size, theirs) != (own.hidden_size, tokens):
+        raise ExportError(
+            f"{what} or the tokenizer beside it is not that of {backend.name}, on which this was "
+            "tuned; name its own files with embeddings="
+        )
+    rows = own.rows(tokens)
+    if tokens and np.linalg.norm(table.rows(tokens) - rows) > _APART * np.linalg.norm(rows):
+        raise ExportError(
+            f"{what} holds other embeddings than {backend.name} had when this was tuned: it is "
+            "another model's, or the model makes something else of its table, which a server does "
+            "not do with embeddings that it is sent"
+        )

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from blackbox_delta.errors import ExportError
+from blackbox_delta.exports.folders import new_folder
 from blackbox_delta.exports.tuned_delta import open_model, tuned_delta
 from blackbox_delta.tuned_model import TunedModel
 
@@ -29,28 +26,6 @@ def export_merged(tuned: TunedModel, folder: str | Path) -> Path:
     """
     found, into = tuned_delta(tuned), Path(folder)
     model = open_model(tuned.backend, "weights")
-    with _new_folder(into):
+    with new_folder(into, "merged model"):
         model.save_merged(found.batch, into)
     return into
-
-
-@contextmanager
-def _new_folder(into: Path) -> Iterator[None]:
-    """An empty folder to be filled; what fails leaves neither half a model nor a new folder."""
-    new = not into.exists()
-    try:
-        into.mkdir(parents=True, exist_ok=True)
-        # Else the folder of another model, or of this one, would be overwritten in part.
-        occupied = any(into.iterdir())
-    except OSError as error:
-        raise ExportError(f"no model can be written into {into}: {error.strerror}") from error
-    if occupied:
-        raise ExportError(f"the folder {into} is not empty; name a new one for the merged model")
-    try:
-        yield
-    except BaseException:
-        for path in into.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if new:
-            into.rmdir()
-        raise

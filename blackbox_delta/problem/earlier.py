@@ -11,10 +11,10 @@ import numpy as np
 
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.subspaces.learned import orthonormal_basis
-from blackbox_delta.types import IN_SLOTS, Delta, FloatArray, Vector
+from blackbox_delta.types import IN_SLOTS, PREFIX, Delta, FloatArray, Vector
 
 Structure: TypeAlias = tuple[tuple[str, str, tuple[int, ...], bytes], ...]
-"""For each tensor its kind, name and shape, and a digest of what it holds at θ = 0."""
+"""Of each tensor its kind, name, shape and a digest at θ = 0; before these, a prefix's words."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class EarlierDelta:
         if self.structure != structure:
             raise ConfigError(
                 f"{self.name} tuned a {self.kind} of the same size, but of other tensors or from "
-                "another random start, so its directions mean something else here; give both the "
-                "same settings of the delta and the same seed"
+                "another start, so its directions mean something else here; give both the same "
+                "settings of the delta, the same seed and, for prefixes, the same words (soft_init)"
             )
 
 
@@ -70,10 +70,12 @@ def structure_of(delta: Delta) -> Structure:
     """What a delta's numbers are.
 
     The embeddings that soft tokens start from are no part of it: a direction among embeddings
-    means the same from everywhere. The random start of a LoRA is, for its other half acts on that.
+    means the same from everywhere. The random start of a LoRA is, for its other half acts on that,
+    and so are the words of a prefix, whose keys and values it is added to.
     """
     batch = delta.unpack(np.zeros((1, delta.size), np.float32))
-    return tuple(
+    words = [(p.kind, "words", tuple(p.token_ids), b"") for p in batch.parts if p.kind == PREFIX]
+    return *words, *(
         (part.kind, name, value.shape[1:], b"" if part.kind in IN_SLOTS else _digest(value))
         for part in batch.parts
         for name, value in part.tensors.items()

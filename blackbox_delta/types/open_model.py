@@ -59,6 +59,14 @@ class OpenModel(Protocol):
         """Whether a module is torch's own linear layer or a subclass of it."""
         ...
 
+    def lora_objection(self, modules: Sequence[str]) -> str | None:
+        """Why PEFT would not act at one of these modules as a LoRA tells it to.
+
+        Returns:
+            The beginning of a sentence; ``None`` where it would.
+        """
+        ...
+
     def save_merged(self, delta: DeltaBatch, folder: Path) -> None:
         """Writes the model with a delta merged into its weights; the open model stays as it is.
 

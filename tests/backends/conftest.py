@@ -183,6 +183,28 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], Callable[[], Any]]] = {
         "num_experts_per_tok": 1, "moe_intermediate_size": 16,
         "shared_expert_intermediate_size": 16,
     }, byte_level),
+    # PEFT takes what its dense layer and shared experts are called for the experts themselves.
+    "glm4_moe": ("Glm4MoeForCausalLM", {
+        **_GROUPED, "head_dim": 8, "moe_intermediate_size": 16, "n_routed_experts": 4,
+        "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
+    }, byte_level),
+    # No attention at all.
+    "mamba": ("MambaForCausalLM", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+              byte_level),
+    # Its linear layers are a class of its own.
+    "falcon": ("FalconForCausalLM", {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_kv_heads": 2,
+        "new_decoder_architecture": True, "alibi": False,
+    }, byte_level),
+    # Scales what it looks up.
+    "biogpt": ("BioGptForCausalLM", _USUAL, byte_level),
+    # Its encoder does not tell where its embeddings are.
+    "fsmt": ("FSMTForConditionalGeneration", {
+        "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
+        "max_position_embeddings": 256, "decoder_start_token_id": 2, "langs": ["en", "de"],
+        "src_vocab_size": 360, "tgt_vocab_size": 360,
+    }, lambda: byte_level("$A </s>")),
     "bert": ("BertForMaskedLM", _USUAL, word_piece),
     "roberta": ("RobertaForMaskedLM", {**_USUAL, "max_position_embeddings": 64},
                 lambda: byte_level("<s> $A </s>")),

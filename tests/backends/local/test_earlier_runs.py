@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exported import AFTER
+from kept import kept
 
 import blackbox_delta.seeds
 from blackbox_delta.api import tune
@@ -119,3 +121,17 @@ def test_all_seeds_are_checked_before_the_first_is_paid_for(
     assert not (tmp_path / "seeds").exists()
     with pytest.raises(InterruptedError):  # one seed is no matter of several
         tune_over_seeds(backend, task, 1, **given)
+
+
+def test_a_prefix_of_other_words_means_something_else(tiny: Any, tmp_path: Path) -> None:
+    """Its numbers are added to these words' keys and values."""
+    backend = tiny("llama").wrap()
+    kept(backend, "prefix", AFTER, tokens=3).save(tmp_path)
+    earlier = read_earlier(backend, [tmp_path])
+    given = {"recipe": "search", "delta": "prefix", "template": AFTER}
+    given["delta_settings"] = {"tokens": 3}
+
+    assert build_problem(backend, split(AGE), Settings.of(given), earlier).frame is not None
+    other = Settings.of({**given, "soft_init": "text:other words than these"})
+    with pytest.raises(ConfigError, match=r"for prefixes, the same words \(soft_init\)"):
+        build_problem(backend, split(AGE), other, earlier)

@@ -173,3 +173,9 @@ class TestClose:
 
         with pytest.raises(ModelError, match="'tiny' has been closed"):
             backend.score(ScoreRequest([PROMPT], [" great", " good"]))
+
+
+def test_an_architecture_that_lacks_what_others_have_is_refused(tiny: Any) -> None:
+    """Not in the words of another library: its encoder does not tell where its embeddings are."""
+    with pytest.raises(ModelError, match="'tiny' cannot be used: .*'FSMTEncoder' object has no"):
+        tiny("fsmt").wrap()

@@ -47,6 +47,34 @@ def test_embeddings_for_a_server_say_what_the_soft_prompt_says(
     np.testing.assert_allclose(theirs, said(given), rtol=0, atol=1e-4)
 
 
+def _saved(tiny: Any, model: str, folder: Path) -> LocalBackend:
+    tiny(model).model.save_pretrained(folder)
+    tiny(model).tokenizer.save_pretrained(folder)
+    return LocalBackend(str(folder))
+
+
+def test_a_table_that_the_model_makes_something_else_of_is_refused(
+    tiny: Any, tmp_path: Path
+) -> None:
+    given = kept(_saved(tiny, "biogpt", tmp_path), "soft-prompt", FRONT)
+    with pytest.raises(ExportError, match="or the model makes something else of its table"):
+        prompt_embeds(given, TEXTS)
+
+
+def test_the_table_of_another_model_is_refused(tiny: Any, tmp_path: Path) -> None:
+    given = kept(_saved(tiny, "llama", tmp_path / "own"), "soft-prompt", FRONT)
+    _saved(tiny, "opt", tmp_path / "other")
+    with pytest.raises(ExportError, match="is not that of .*own, on which this was tuned"):
+        prompt_embeds(given, TEXTS, embeddings=str(tmp_path / "other"))
+    assert len(prompt_embeds(given, TEXTS, embeddings=str(tmp_path / "own"))) == len(TEXTS)
+
+
+def test_embeddings_are_for_causal_models(tiny: Any, tmp_path: Path) -> None:
+    given = kept(_saved(tiny, "bert", tmp_path), "soft-prompt", FRONT)
+    with pytest.raises(ExportError, match="for causal models alone, and .* is none"):
+        prompt_embeds(given, TEXTS)
+
+
 def test_what_is_not_among_the_embeddings_is_refused(tiny: Any) -> None:
     with pytest.raises(ExportError, match="a lora is not among the embeddings"):
         prompt_embeds(kept(tiny("llama").wrap(), "lora", AFTER), TEXTS)

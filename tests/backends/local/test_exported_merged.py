@@ -143,3 +143,39 @@ def test_a_folder_with_something_in_it_is_left_alone(tiny: Any, tmp_path: Path) 
     with pytest.raises(ExportError, match=r"is not empty; name a new one"):
         export_merged(kept(tiny("llama").wrap(), "lora", AFTER), tmp_path)
     assert (tmp_path / "config.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("delta", ["lora", "selective", "sparse"])
+def test_linear_layers_of_a_model_s_own_class_are_merged_into(
+    delta: str, tiny: Any, tmp_path: Path
+) -> None:
+    check_merged(kept(tiny("falcon").wrap(), delta, AFTER), tmp_path)
+
+
+def test_a_linear_layer_that_does_more_is_left_alone(tiny: Any, tmp_path: Path) -> None:
+    import torch
+
+    class Doubled(torch.nn.Linear):
+        def forward(self, states: Any) -> Any:
+            return 2 * super().forward(states)
+
+    model = copy.deepcopy(tiny("llama").model)
+    model.model.layers[0].mlp.up_proj.__class__ = Doubled
+    backend = type(tiny("llama"))("causal", model, tiny("llama").tokenizer).wrap()
+
+    with pytest.raises(ExportError, match="up_proj is a Doubled, into which nothing"):
+        export_merged(kept(backend, "lora", AFTER, targets="up_proj"), tmp_path / "model")
+
+
+def test_settings_for_writing_that_contradict_each_other_are_no_hindrance(
+    tiny: Any, tmp_path: Path
+) -> None:
+    """As some models are published."""
+    model = copy.deepcopy(tiny("llama").model)
+    model.generation_config.do_sample, model.generation_config.temperature = False, 0.6
+    given = copy.deepcopy(model.generation_config)
+    own = type(tiny("llama"))("causal", model, tiny("llama").tokenizer)
+
+    check_merged(kept(own.wrap(), "lora", AFTER), tmp_path)
+
+    assert model.generation_config == given

@@ -188,6 +188,16 @@ def test_a_real_model_with_pefts_adapter(delta: str, smollm2: LocalBackend, tmp_
         ("gpt2", "bitfit", AFTER, {"targets": "all-linear"}, "c_attn is none; .*merged"),
         ("gpt2", "sparse", AFTER, {}, "SHiRA acts on torch's own .*c_attn is none"),
         ("qwen2_moe", "sparse", AFTER, {}, "shared_expert_gate has; .* without that module"),
+        ("glm4_moe", "lora", AFTER, {}, "PEFT takes .*gate_proj for the experts' own; .*merged"),
+        ("glm4_moe", "lora+bitfit", AFTER, {"bitfit.targets": "q_proj"}, "for the experts' own"),
+        (
+            "glm4_moe",
+            "tiny-lora",
+            AFTER,
+            {"targets": "down_proj", "rank": 4},
+            "mlp.down_proj for the exp",
+        ),
+        ("mamba", "lora", AFTER, {}, "PEFT lets no LoRA act at .*out_proj of Mamba's kin; .*merg"),
         ("llama", "sparse", AFTER, {"entries": 600}, "more than .*k_proj has; tune with fewer"),
     ],
 )
@@ -204,6 +214,46 @@ def test_what_peft_has_no_place_for_is_refused(
     with pytest.raises(ExportError, match=message):
         export_peft(given, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("model", "targets"), [("glm4_moe", "q_proj,o_proj"), ("mamba", "x_proj")])
+@pytest.mark.parametrize("delta", ["lora", "tiny-lora"])
+def test_what_peft_leaves_as_it_is_told_is_exported(
+    model: str, targets: str, delta: str, tiny: Any, tmp_path: Path
+) -> None:
+    given = kept(tiny(model).wrap(), delta, AFTER, targets=targets, rank=4)
+    check_with_peft(tiny(model), given, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly:UserWarning")
+@pytest.mark.filterwarnings("ignore:Detected that the base layer has no bias:UserWarning")
+@pytest.mark.filterwarnings(r"ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("delta", ["lora", "ia3", "bitfit", "sparse", "prefix"])
+def test_peft_opens_the_model_by_itself(delta: str, tiny: Any, tmp_path: Path) -> None:
+    """By the name of the model and what it does, which the adapter tells."""
+    from peft import AutoPeftModelForCausalLM
+
+    tiny("llama").model.save_pretrained(tmp_path / "base")
+    tiny("llama").tokenizer.save_pretrained(tmp_path / "base")
+    targets = {"targets": "all-linear"} if delta == "bitfit" else {}
+    given = kept(LocalBackend(str(tmp_path / "base")), delta, AFTER, **targets)
+
+    export_peft(given, tmp_path / "adapter")
+
+    model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").eval()
+    if delta != "prefix":  # what stands in front is tested above
+        base = model.get_base_model()
+        check_the_same(given, by_the_book(given, base, tiny("llama").tokenizer))
+
+
+def test_another_adapter_is_not_written_over(tiny: Any, tmp_path: Path) -> None:
+    backend = tiny("llama").wrap()
+    export_peft(kept(backend, "lora", AFTER), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    with pytest.raises(ExportError, match="is not empty; name a new one for the adapter"):
+        export_peft(kept(backend, "ia3", AFTER), tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("delta", ["soft-prompt", "lora"])
