@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -59,6 +60,7 @@ def data(tmp_path: Path) -> Path:
     [
         "few_shot.py",
         "optimizers.py",
+        "idle_blocks.py",
         "local_throughput.py",
         "delta_quality.py",
         "delta_throughput.py",
@@ -70,6 +72,14 @@ def test_help(script: str) -> None:
     done = call(script, "--help")
     assert done.returncode == 0, done.stderr
     assert "--results" in done.stdout
+
+
+def test_idle_blocks(tmp_path: Path) -> None:
+    done = call("idle_blocks.py", "--seeds", 1, "--generations", 6, "--results", tmp_path)
+    assert done.returncode == 0, done.stderr
+    written = (tmp_path / "idle_blocks.md").read_text(encoding="utf-8")
+    assert written.count("| adaptive-allocation |") == 1
+    assert len(re.findall(r"\| \d+ % \|$", written, re.MULTILINE)) == 5
 
 
 @pytest.mark.parametrize("recipe", ["auto", "search"])
