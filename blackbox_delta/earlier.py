@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from blackbox_delta.artifact import ONE_IN_FP16, Artifact
+from blackbox_delta.artifact import ONE_IN_FP16
 from blackbox_delta.errors import ArtifactError, ConfigError, FingerprintError
 from blackbox_delta.problem import EarlierDelta
 from blackbox_delta.types import Backend
@@ -27,10 +27,9 @@ def read_earlier(backend: Backend, folders: Sequence[str | Path]) -> tuple[Earli
 
 
 def _read(backend: Backend, folder: Path) -> EarlierDelta:
-    from blackbox_delta.runs import result_of_one
+    from blackbox_delta.runs import artifact_of_one
 
-    result_of_one(folder)  # says of a folder with several seeds what it is
-    artifact = Artifact.load(folder)
+    artifact = artifact_of_one(folder)
     # Views of plain words have a delta, too, which stays where it begins.
     moved = (each for each in artifact.members if each.z is not None and each.z.any())
     saved = next(moved, None)

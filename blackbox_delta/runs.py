@@ -123,6 +123,17 @@ def result_of_one(path: Path) -> Json | None:
     return result
 
 
+def artifact_of_one(path: Path) -> Artifact:
+    """What a run with one seed has tuned.
+
+    Raises:
+        RunError: As :func:`result_of_one`.
+        ArtifactError: There is none, or it is damaged.
+    """
+    result_of_one(path)
+    return Artifact.load(path)
+
+
 def is_run_journal(path: Path) -> bool:
     """Whether a file is the journal of a run, which tells what that run cost."""
     return path.name == JOURNAL_NAME and is_there(path.with_name(RUN_NAME))

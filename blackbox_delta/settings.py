@@ -164,10 +164,12 @@ class Settings(BaseModel):
         """``lora.rank`` in TOML is a table in a table; here it is one name."""
         if not isinstance(value, dict):
             return value
-        flat: dict[Any, object] = {}
+        flat: dict[str, object] = {}
         for name, own in value.items():
-            inner = own if isinstance(own, dict) else {"": own}
-            flat |= {f"{name}.{each}".rstrip("."): told for each, told in inner.items()}
+            if isinstance(own, dict):
+                flat |= {f"{name}.{each}": told for each, told in own.items()}
+            else:
+                flat[str(name)] = own
         for name, told in flat.items():
             if not isinstance(told, str | int) or isinstance(told, bool):
                 raise ValueError(f"{name} = {told!r} is neither a whole number nor a text")

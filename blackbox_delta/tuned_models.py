@@ -83,7 +83,9 @@ class TunedModels:
         """
         if not isinstance(folders, Mapping):
             raise ConfigError("give a run folder for each user, {'name': folder}")
-        artifacts = {user: _artifact(Path(folder)) for user, folder in folders.items()}
+        from blackbox_delta.runs import artifact_of_one
+
+        artifacts = {user: artifact_of_one(Path(folder)) for user, folder in folders.items()}
         _check_users(artifacts)
         first = next(iter(artifacts.values()))
         address = first.address_with(key_env, key_file)
@@ -254,13 +256,6 @@ def _listed(asked: object) -> list[tuple[str, str | Example]]:
             "[('alice', 'a text')]"
         )
     return list(asked)
-
-
-def _artifact(folder: Path) -> Artifact:
-    from blackbox_delta.runs import result_of_one
-
-    result_of_one(folder)  # says of a folder with several seeds what it is
-    return Artifact.load(folder)
 
 
 def _check_users(artifacts: Mapping[str, Artifact]) -> None:

@@ -12,7 +12,7 @@ from blackbox_delta.deltas import SoftPrompt
 from blackbox_delta.errors import ExportError
 from blackbox_delta.exports.tuned_delta import tuned_delta
 from blackbox_delta.tuned_model import TunedModel
-from blackbox_delta.types import Backend, Example, FloatArray, ScoreRequest
+from blackbox_delta.types import Backend, EmbeddingTable, Example, FloatArray, ScoreRequest
 
 if TYPE_CHECKING:
     from blackbox_delta.backends.remote.embeddings.table import TableFile
@@ -89,8 +89,7 @@ def _check_table(table: TableFile, backend: Backend, texts: Sequence[str]) -> No
         raise ExportError(
             f"servers take embeddings for causal models alone, and {backend.name} is none"
         )
-    tokens = [*own.opening, *(token for text in texts[:_COMPARED] for token in own.tokenize(text))]
-    theirs = [*table.opening, *(t for text in texts[:_COMPARED] for t in table.tokenize(text))]
+    tokens, theirs = _tokens(own, texts), _tokens(table, texts)
     what = f"the table of {table.vocabulary_size:,} × {table.hidden_size:,} numbers"
     if (table.hidden_size, theirs) != (own.hidden_size, tokens):
         raise ExportError(
@@ -104,3 +103,11 @@ def _check_table(table: TableFile, backend: Backend, texts: Sequence[str]) -> No
             "another model's, or the model makes something else of its table, which a server does "
             "not do with embeddings that it is sent"
         )
+
+
+def _tokens(table: EmbeddingTable, texts: Sequence[str]) -> list[int]:
+    """What opens a text, and what the first of these consist of."""
+    return [
+        *table.opening,
+        *(token for text in texts[:_COMPARED] for token in table.tokenize(text)),
+    ]

@@ -181,7 +181,7 @@ def test_memory_does_not_grow_with_the_search_dimension(
     subspace.project(z, nothing(subspace))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 50e6
+    assert peak < 30e6
 
 
 def test_config_through_json_rebuilds_it() -> None:
