@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -14,8 +13,7 @@ from blackbox_delta.members import Found, Member
 from blackbox_delta.problem import Problem
 from blackbox_delta.types import FittedHead, Vector
 
-#: A richer option must beat the simpler one on the development set by this many standard errors,
-#: where it is the only one of its kind.
+#: A richer option must beat the simpler one on the development set by this many standard errors.
 MARGIN = 1.0
 
 
@@ -129,8 +127,8 @@ def choose(options: list[Option]) -> Option:
     """The option to answer with, the simpler one unless the other is clearly better.
 
     A richer option replaces the one before it only if its development loss is lower by more than
-    :func:`margin` standard errors of the paired difference. Options of the same kind compete by
-    their development loss alone, of which the lowest is flattered the more of them there are.
+    :data:`MARGIN` standard errors of the paired difference. Options of the same kind compete by
+    their development loss alone.
     """
     chosen = options[0]
     for name in ("head", "delta"):
@@ -139,17 +137,6 @@ def choose(options: list[Option]) -> Option:
             rival = min(rivals, key=lambda option: option.dev_loss)
             gains = chosen.dev_losses - rival.dev_losses
             error = float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else 0.0
-            if gains.mean() > margin(len(rivals)) * error:
+            if gains.mean() > MARGIN * error:
                 chosen = rival
     return chosen
-
-
-def margin(rivals: int) -> float:
-    """Standard errors by which the best of so many must be ahead.
-
-    If none of them is better, the best of independent ones gets so far ahead as often as a single
-    one gets ahead by :data:`MARGIN` (Šidák, 1967, "Rectangular confidence regions for the means of
-    multivariate normal distributions"). Looks at one search resemble one another: seldomer.
-    """
-    normal = NormalDist()
-    return normal.inv_cdf(normal.cdf(MARGIN) ** (1 / rivals))

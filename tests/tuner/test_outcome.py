@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from blackbox_delta.tuner import Option, choose
-from blackbox_delta.tuner.outcome import margin
 from blackbox_delta.types import Evidence, IntArray, Vector
 
 
@@ -64,20 +63,3 @@ def test_a_single_development_example_decides_by_its_loss() -> None:
     first, second = option("calibrated", 1.0), option("head", 0.9)
     assert choose([first, second]) is second
     assert choose([second, replace(first, name="delta")]) is second
-
-
-@pytest.mark.parametrize("looks", [1, 4, 40])
-def test_many_looks_are_no_more_chances_to_keep_what_changes_nothing(looks: int) -> None:
-    """Deltas that share half of what they change by chance, and gain nothing on average."""
-    rng, base = np.random.default_rng(looks), option("calibrated", *np.ones(96))
-    kept = 0
-    for _ in range(400):
-        common = rng.standard_normal(96)
-        deltas = [option("delta", *(1 - common - rng.standard_normal(96))) for _ in range(looks)]
-        kept += choose([base, *deltas]).name == "delta"
-    assert kept / 400 < 0.16 + 3 * np.sqrt(0.16 * 0.84 / 400)
-
-
-def test_the_margin_is_one_standard_error_for_one_and_grows_slowly() -> None:
-    # By the table of the normal distribution: 0.8413^(1/4) = 0.9577 is Φ(1.725).
-    assert [margin(count) for count in (1, 4, 40)] == pytest.approx([1.0, 1.725, 2.628], abs=2e-3)
