@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blackbox_delta.errors import ConfigError, MissingExtraError
-from blackbox_delta.types import Backend, Json
+from blackbox_delta.types import Backend, Capabilities, Json
 
 if TYPE_CHECKING:
     from blackbox_delta.backends.remote import Endpoint
 
-__all__ = ["open_backend"]
+__all__ = ["open_backend", "opened"]
 
 
 def open_backend(
@@ -59,6 +59,26 @@ def open_backend(
         package = error.name or "torch"
         raise MissingExtraError(package, "local", f"running the model {model!r} here") from None
     return LocalBackend(model, device=device, dtype=dtype)
+
+
+def opened(model: str | Backend, *, device: str | None = None, dtype: str | None = None) -> Backend:
+    """A model that is open already, as it is, or the one of a name.
+
+    Args:
+        model: An open backend, or what :func:`open_backend` takes.
+        device: Where to open it, as for :func:`open_backend`.
+        dtype: In which precision, likewise.
+
+    Raises:
+        ConfigError: It is neither.
+        BlackBoxDeltaError: As :func:`open_backend`.
+    """
+    if isinstance(model, str):
+        return open_backend(model, device=device, dtype=dtype)
+    if not isinstance(getattr(model, "capabilities", None), Capabilities):
+        kind = type(model).__name__
+        raise ConfigError(f"model must be a model's name or an open backend, not a {kind}")
+    return model
 
 
 def _remote(model: str | None, endpoint: Endpoint | None, address: Json | None) -> Backend:

@@ -11,7 +11,7 @@ from typing import Any
 
 from blackbox_delta.artifact import Artifact
 from blackbox_delta.auto import Auto
-from blackbox_delta.backends import open_backend
+from blackbox_delta.backends import opened
 from blackbox_delta.budget import Budget
 from blackbox_delta.earlier import read_earlier
 from blackbox_delta.errors import ConfigError
@@ -32,7 +32,7 @@ from blackbox_delta.tasks import (
 )
 from blackbox_delta.tuned_model import TunedModel
 from blackbox_delta.tuner import Observer, Tuner
-from blackbox_delta.types import Backend, Capabilities, Example, Json
+from blackbox_delta.types import Backend, Example, Json
 
 #: What goes by the setting ``recipe``.
 RECIPES: dict[str, type[Auto] | type[Tuner]] = {"auto": Auto, "search": Tuner}
@@ -83,7 +83,7 @@ def tune(
     split, chosen = _split(data, columns, chosen)
     texts = _texts(unlabeled, split, columns, chosen)
     budget = Budget.parse(chosen.budget, chosen.prices)
-    backend = _opened(model)
+    backend = opened(model)
     earlier = read_earlier(backend, chosen.subspace_from or ())
     problem = replace(build_problem(backend, split, chosen, earlier), texts=texts)
     tuner = RECIPES[chosen.recipe](backend, problem, chosen, budget, observer)
@@ -128,19 +128,10 @@ def forecast(
     split, chosen = _split(data, columns, chosen)
     texts = _texts(unlabeled, split, columns, chosen)
     budget = Budget.parse(chosen.budget, chosen.prices)
-    backend = _opened(model)
+    backend = opened(model)
     earlier = read_earlier(backend, chosen.subspace_from or ())
     problem = replace(build_problem(backend, split, chosen, earlier), texts=texts)
     return RECIPES[chosen.recipe](backend, problem, chosen, budget).forecast()
-
-
-def _opened(model: str | Backend) -> Backend:
-    if isinstance(model, str):
-        return open_backend(model)
-    if not isinstance(getattr(model, "capabilities", None), Capabilities):
-        kind = type(model).__name__
-        raise ConfigError(f"model must be a model's name or an open backend, not a {kind}")
-    return model
 
 
 def _split(

@@ -20,7 +20,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from blackbox_delta.api import tune
-from blackbox_delta.backends import open_backend
+from blackbox_delta.backends import open_backend, opened
 from blackbox_delta.errors import ConfigError, DataError
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import Columns, FewShotSplit, TaskData, split_by_share, train_on_all
@@ -210,14 +210,11 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     # ------------------------------------------------------------------ what tune() is told
 
     def _backend(self) -> Backend:
-        model: object = self.model
+        model = self.model
         if isinstance(model, str | _Closed):
             with _OPENING:
                 return _opened(model)
-        if not isinstance(model, Backend):
-            kind = type(model).__name__
-            raise ConfigError(f"model must be a model's name or an open backend, not a {kind}")
-        return model
+        return opened(model)
 
     def _split(self, examples: tuple[Example, ...], classes: NDArray[Any]) -> FewShotSplit:
         if len(classes) < 2:

@@ -118,8 +118,12 @@ def result_of_one(path: Path) -> Json | None:
     """
     result = read_result(path)
     if result is not None and "recommended" in result:
-        best = path / result["recommended"]["folder"]
-        raise RunError(f"{path} holds runs with several seeds; name one of them, such as {best}")
+        best = result["recommended"]
+        folder = best.get("folder") if isinstance(best, dict) else None
+        raise RunError(
+            f"{path} holds runs with several seeds; name one of them"
+            + (f", such as {path / folder}" if isinstance(folder, str) else "")
+        )
     return result
 
 

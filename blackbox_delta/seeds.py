@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from blackbox_delta.api import draw_for, tune
-from blackbox_delta.backends import open_backend
+from blackbox_delta.backends import opened
 from blackbox_delta.earlier import read_earlier
 from blackbox_delta.errors import ConfigError, RunError
 from blackbox_delta.problem import build_problem
@@ -92,7 +92,7 @@ def tune_over_seeds(
         unlabeled = list(unlabeled)  # for every seed, also what can be gone through but once
     if out is not None:
         _check_folder(Path(out), resume, [split.seed for split in splits])
-    backend = open_backend(model) if isinstance(model, str) else model
+    backend = opened(model)
     if chosen.subspace_from:
         _check_earlier(backend, splits, chosen)
     models = tuple(

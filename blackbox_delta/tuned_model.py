@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blackbox_delta.artifact import Artifact
-from blackbox_delta.backends import open_backend
+from blackbox_delta.backends import open_backend, opened
 from blackbox_delta.errors import DataError
 from blackbox_delta.members import Member, Source, pool
 from blackbox_delta.problem import ask
@@ -62,7 +62,7 @@ class TunedModel:
         cls,
         folder: str | Path,
         *,
-        backend: Backend | None = None,
+        backend: str | Backend | None = None,
         device: str | None = None,
         dtype: str | None = None,
         key_env: str | None = None,
@@ -72,8 +72,9 @@ class TunedModel:
 
         Args:
             folder: A run folder, or any folder with the two artifact files.
-            backend: The model, if it is open already; else the one of the saved name
-                and address is opened.
+            backend: The model, if it is open already, or its name where that has changed, such
+                as the folder that it is in now; else the one of the saved name and address is
+                opened.
             device: Where to open it.
             dtype: In which precision.
             key_env: The environment variable that holds the key for its server. A folder never
@@ -91,7 +92,7 @@ class TunedModel:
         result = result_of_one(Path(folder))
         artifact = Artifact.load(Path(folder))
         address = artifact.address_with(key_env, key_file)
-        model = backend or open_backend(artifact.model, device=device, dtype=dtype, address=address)
+        model = model_of(artifact, backend, address, device=device, dtype=dtype)
         return cls(artifact, model, result)
 
     @property
@@ -242,6 +243,24 @@ class TunedModel:
     def _evidence(self, member: Member, examples: Sequence[Example], top_k: int) -> Evidence:
         request = member.request(member.reader.prompts(examples), top_k, "prediction")
         return ask(self.backend, request).candidate(0)
+
+
+def model_of(
+    artifact: Artifact,
+    backend: str | Backend | None,
+    address: Json,
+    *,
+    device: str | None,
+    dtype: str | None,
+) -> Backend:
+    """The model that an artifact was tuned on, if it is where it was; else the one that is given.
+
+    Raises:
+        BlackBoxDeltaError: It cannot be opened; see :func:`blackbox_delta.backends.open_backend`.
+    """
+    if backend is not None:
+        return opened(backend, device=device, dtype=dtype)
+    return open_backend(artifact.model, device=device, dtype=dtype, address=address)
 
 
 def _check_text(number: int, what: str, text: object) -> None:

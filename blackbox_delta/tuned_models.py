@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from blackbox_delta.artifact import ONE_IN_FP16, Artifact
-from blackbox_delta.backends import open_backend
 from blackbox_delta.errors import ArtifactError, ConfigError, DataError, FingerprintError
 from blackbox_delta.members import Member, Source
 from blackbox_delta.problem import ask
-from blackbox_delta.tuned_model import PIECE, TunedModel
+from blackbox_delta.tuned_model import PIECE, TunedModel, model_of
 from blackbox_delta.types import (
     Backend,
     DeltaBatch,
@@ -57,7 +56,7 @@ class TunedModels:
         cls,
         folders: Mapping[str, str | Path],
         *,
-        backend: Backend | None = None,
+        backend: str | Backend | None = None,
         device: str | None = None,
         dtype: str | None = None,
         key_env: str | None = None,
@@ -67,8 +66,9 @@ class TunedModels:
 
         Args:
             folders: A run folder for each user.
-            backend: The model, if it is open already; else the one of the saved name and address
-                is opened.
+            backend: The model, if it is open already, or its name where that has changed, such
+                as the folder that it is in now; else the one of the saved name and address is
+                opened.
             device: Where to open it.
             dtype: In which precision.
             key_env: The environment variable that holds the key for its server. A folder never
@@ -89,7 +89,7 @@ class TunedModels:
         _check_users(artifacts)
         first = next(iter(artifacts.values()))
         address = first.address_with(key_env, key_file)
-        model = backend or open_backend(first.model, device=device, dtype=dtype, address=address)
+        model = model_of(first, backend, address, device=device, dtype=dtype)
         return cls(artifacts, model)
 
     @property

@@ -26,6 +26,7 @@ from blackbox_delta.runs import (
     open_run,
     read_description,
     read_result,
+    result_of_one,
 )
 from blackbox_delta.tasks import Template, Verbalizer
 from blackbox_delta.types import AnswerSlot, Json, Prompt, ScoreRequest, Words
@@ -184,6 +185,13 @@ def test_a_damaged_description_or_result_is_named(
     }
     with pytest.raises(RunError, match=f"{name} is damaged"):
         read[name]()
+
+
+@pytest.mark.parametrize("best", ["3", "{}", '{"folder": 3}', '"seed-3"'])
+def test_a_common_result_may_be_damaged_within(best: str, tmp_path: Path) -> None:
+    (tmp_path / RESULT_NAME).write_text(f'{{"recommended": {best}}}')
+    with pytest.raises(RunError, match="several seeds; name one of them$"):
+        result_of_one(tmp_path)
 
 
 def test_a_damaged_result_is_written_again(tmp_path: Path) -> None:

@@ -13,7 +13,14 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from blackbox_delta.api import tune
 from blackbox_delta.backends.fake import FakeBackend
-from blackbox_delta.errors import ArtifactError, BackendError, DataError, RunError
+from blackbox_delta.errors import (
+    ArtifactError,
+    BackendError,
+    ConfigError,
+    DataError,
+    FingerprintError,
+    RunError,
+)
 from blackbox_delta.runs import RESULT_NAME
 from blackbox_delta.tasks import draw_split, load_task, task_from_lists
 from blackbox_delta.tuned_model import TunedModel
@@ -221,6 +228,16 @@ def test_a_run_folder_opens_with_its_result(given: dict[str, Any], tmp_path: Pat
     (tmp_path / "run" / RESULT_NAME).write_text("{")
     with pytest.raises(RunError, match=RESULT_NAME):
         TunedModel.load(tmp_path / "run")
+
+
+def test_a_run_opens_on_a_model_under_another_name(given: dict[str, Any], tmp_path: Path) -> None:
+    made = tune("fake", SPLIT, out=tmp_path / "run", **given)
+    model = TunedModel.load(tmp_path / "run", backend="fake")
+    np.testing.assert_array_equal(model.log_proba(TEXTS), made.log_proba(TEXTS))
+    with pytest.raises(FingerprintError):
+        TunedModel.load(tmp_path / "run", backend="fake:other")
+    with pytest.raises(ConfigError, match="an open backend, not a "):
+        TunedModel.load(tmp_path / "run", backend=tmp_path)  # type: ignore[arg-type]
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +47,11 @@ class Tiny:
         return LocalBackend.from_objects(
             copy.deepcopy(self.model), self.tokenizer, name="tiny", **options
         )
+
+    def save(self, folder: Path) -> None:
+        """As a folder that transformers loads."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
 
 # --------------------------------------------------------------------------- tokenizers

@@ -48,8 +48,7 @@ def test_embeddings_for_a_server_say_what_the_soft_prompt_says(
 
 
 def _saved(tiny: Any, model: str, folder: Path) -> LocalBackend:
-    tiny(model).model.save_pretrained(folder)
-    tiny(model).tokenizer.save_pretrained(folder)
+    tiny(model).save(folder)
     return LocalBackend(str(folder))
 
 
@@ -63,7 +62,7 @@ def test_a_table_that_the_model_makes_something_else_of_is_refused(
 
 def test_the_table_of_another_model_is_refused(tiny: Any, tmp_path: Path) -> None:
     given = kept(_saved(tiny, "llama", tmp_path / "own"), "soft-prompt", FRONT)
-    _saved(tiny, "opt", tmp_path / "other")
+    tiny("opt").save(tmp_path / "other")
     with pytest.raises(ExportError, match="is not that of .*own, on which this was tuned"):
         prompt_embeds(given, TEXTS, embeddings=str(tmp_path / "other"))
     assert len(prompt_embeds(given, TEXTS, embeddings=str(tmp_path / "own"))) == len(TEXTS)
@@ -90,8 +89,7 @@ def test_what_is_not_among_the_embeddings_is_refused(tiny: Any) -> None:
 def test_the_command_writes_either_form(
     options: list[str], expected: set[str], tiny: Any, tmp_path: Path
 ) -> None:
-    tiny("llama").model.save_pretrained(tmp_path / "base")
-    tiny("llama").tokenizer.save_pretrained(tmp_path / "base")
+    tiny("llama").save(tmp_path / "base")
     kept(LocalBackend(str(tmp_path / "base")), "lora", AFTER).save(tmp_path / "run")
 
     done = CliRunner().invoke(

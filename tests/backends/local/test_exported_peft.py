@@ -233,8 +233,7 @@ def test_peft_opens_the_model_by_itself(delta: str, tiny: Any, tmp_path: Path) -
     """By the name of the model and what it does, which the adapter tells."""
     from peft import AutoPeftModelForCausalLM
 
-    tiny("llama").model.save_pretrained(tmp_path / "base")
-    tiny("llama").tokenizer.save_pretrained(tmp_path / "base")
+    tiny("llama").save(tmp_path / "base")
     targets = {"targets": "all-linear"} if delta == "bitfit" else {}
     given = kept(LocalBackend(str(tmp_path / "base")), delta, AFTER, **targets)
 

@@ -30,8 +30,7 @@ def saved(tiny: Callable[[str], Any], tmp_path_factory: pytest.TempPathFactory) 
     def save(architecture: str) -> Path:
         folder = tmp_path_factory.getbasetemp() / f"saved-{architecture}"
         if not folder.exists():
-            tiny(architecture).model.save_pretrained(folder)
-            tiny(architecture).tokenizer.save_pretrained(folder)
+            tiny(architecture).save(folder)
         return folder
 
     return save

@@ -31,8 +31,7 @@ def folder(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
     @cache
     def saved(model: str) -> Path:
         folder = tmp_path_factory.mktemp(model)
-        tiny(model).model.save_pretrained(folder)
-        tiny(model).tokenizer.save_pretrained(folder)
+        tiny(model).save(folder)
         return folder
 
     return saved
