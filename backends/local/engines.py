@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from blackbox_delta.types import FloatArray
 logger = logging.getLogger(__name__)
 
 Engine: TypeAlias = CausalEngine | PlainEngine
+AnyEngine = TypeVar("AnyEngine", CausalEngine, PlainEngine)
 
 
 def choose_engine(loaded: LoadedModel, limit: MemoryLimit) -> Engine:
@@ -57,18 +58,14 @@ def _causal(loaded: LoadedModel, limit: MemoryLimit) -> Engine:
     own_attention = model.config._attn_implementation
     for by_ids, slots in _WAYS:
         trial = trials.get(slots) or Trial(loaded, slots=slots)
-        try:
-            model.set_attn_implementation(attention.NAME)
-            shared = CausalEngine(model, limit, by_ids=by_ids, slots=slots)
-            reason = _objection(shared, trial)
-        except Exception as error:
-            reason = _told(error)
-        if reason is None:
+        ways: dict[str, Any] = {"by_ids": by_ids, "slots": slots}
+        shared, reason = _tried(partial(_sharing, model, limit, **ways), trial)
+        if shared is not None:
             shared.takes_prefixes = _alike(shared)
             return shared
         model.set_attn_implementation(own_attention)
-        plain = PlainEngine(model, loaded.kind, limit, by_ids=by_ids, slots=slots)
-        if (objection := _objection(plain, trial)) is None:
+        plain, objection = _tried(partial(PlainEngine, model, loaded.kind, limit, **ways), trial)
+        if plain is not None:
             logger.warning(
                 "%s cannot share prefixes between candidates (%s): whole sequences are evaluated "
                 "instead, which is slower",
@@ -78,6 +75,12 @@ def _causal(loaded: LoadedModel, limit: MemoryLimit) -> Engine:
             return plain
         reasons.append(objection)
     raise _unusable(loaded, reasons)
+
+
+def _sharing(model: Any, limit: MemoryLimit, *, by_ids: bool, slots: bool) -> CausalEngine:
+    """The engine that shares prefixes; the model's attention is ours from here on."""
+    model.set_attn_implementation(attention.NAME)
+    return CausalEngine(model, limit, by_ids=by_ids, slots=slots)
 
 
 def _alike(engine: CausalEngine) -> bool:
@@ -109,30 +112,27 @@ def _whole(loaded: LoadedModel, limit: MemoryLimit) -> PlainEngine:
         )
         if slots not in trials:
             trials[slots] = Trial(loaded, mask, slots=slots)
-        try:
-            engine = make()
-        except Exception as error:  # an unknown architecture may fail in any way
-            reasons.append(_told(error))
-            continue
-        reason = _objection(engine, trials[slots])
-        if reason is None:
+        engine, reason = _tried(make, trials[slots])
+        if engine is not None:
             return _with_fronts(loaded, engine, mask, make, by_ids=by_ids)
         reasons.append(reason)
     raise _unusable(loaded, reasons)
 
 
-def _objection(engine: Engine, trial: Trial) -> str | None:
-    """What speaks against an engine."""
+def _tried(make: Callable[[], AnyEngine], trial: Trial) -> tuple[AnyEngine | None, str]:
+    """An engine if it answers as the model does, or else what speaks against it."""
     try:
-        difference = trial.difference(engine)
+        engine = make()
+        try:
+            difference = trial.difference(engine)
+        finally:
+            engine.release()
+            engine.computed_tokens = 0
     except Exception as error:  # an unknown architecture may fail in any way
-        return _told(error)
-    finally:
-        engine.release()
-        engine.computed_tokens = 0
+        return None, _told(error)
     if difference <= trial.tolerance:
-        return None
-    return f"log-probabilities differ by {difference:.2g}"
+        return engine, ""
+    return None, f"log-probabilities differ by {difference:.2g}"
 
 
 def _told(error: Exception) -> str:
