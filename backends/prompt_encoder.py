@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from blackbox_delta.errors import TemplateError, UnsupportedError, VerbalizerError
+from blackbox_delta.errors import ModelError, TemplateError, UnsupportedError, VerbalizerError
 from blackbox_delta.types import AnswerSlot, DecoderStart, Prompt, SoftSlot, Words
 
 Ids: TypeAlias = tuple[int, ...]
@@ -35,6 +35,11 @@ class EncodedPrompt:
     def pieces(self) -> tuple[Piece, ...]:
         """Everything in reading order."""
         return self.encoder + self.before + self.after
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes, about, with the text that it was made of."""
+        return 1024 + 32 * length(self.pieces, {})
 
 
 def length(pieces: Sequence[Piece], slots: dict[str, int]) -> int:
@@ -62,15 +67,22 @@ class PromptEncoder:
         kind: ``"causal"``, ``"masked"`` or ``"seq2seq"``.
         max_length: Longest sequence that the model takes, in tokens.
         decoder_start: First decoder token (sequence-to-sequence models).
+        vocabulary: Tokens that the model knows, where that is known.
     """
 
     def __init__(
-        self, tokenizer: Any, kind: str, max_length: int, decoder_start: int | None = None
+        self,
+        tokenizer: Any,
+        kind: str,
+        max_length: int,
+        decoder_start: int | None = None,
+        vocabulary: int | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._kind = kind
         self.max_length = max_length
         self._decoder_start = decoder_start
+        self._vocabulary = vocabulary
         self._start, self._end = self._special_tokens()
 
     @property
@@ -79,9 +91,20 @@ class PromptEncoder:
         return list(self._start)
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of a text that opens a sequence, without special tokens."""
+        """Token ids of a text that opens a sequence, without special tokens.
+
+        Raises:
+            ModelError: There is a token among them that the model does not know.
+        """
         # verbose=False: no warning about texts longer than the context, which are cut later.
-        return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        ids = list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        if self._vocabulary is not None and (highest := max(ids, default=0)) >= self._vocabulary:
+            raise ModelError(
+                f"the tokenizer makes {self._tokenizer.decode([highest])!r} token {highest}, and "
+                f"the model's embeddings end at {self._vocabulary - 1}; take the model's own "
+                "tokenizer, or call model.resize_token_embeddings(len(tokenizer))"
+            )
+        return ids
 
     def continuation(self, text: str) -> list[int]:
         """Token ids of ``text`` in the middle of a sequence.
@@ -223,7 +246,7 @@ class PromptEncoder:
         }
         if not texts:
             raise TemplateError(
-                f"the template and the soft prompt alone are {excess} tokens longer than the "
+                f"the template, with its soft prompt or prefix, is {excess} tokens longer than the "
                 f"model's context of {self.max_length}; shorten them"
             )
         room = sum(map(len, texts.values())) - excess

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,15 @@ from blackbox_delta.backends.local.decoder_fronts import DecoderFronts
 from blackbox_delta.backends.local.embeddings import LocalEmbeddings
 from blackbox_delta.backends.local.engines import choose_engine
 from blackbox_delta.backends.local.fingerprints import fingerprint
+from blackbox_delta.backends.local.kept import Kept
+from blackbox_delta.backends.local.lent import Lent
 from blackbox_delta.backends.local.measuring import measure
 from blackbox_delta.backends.local.merging import merged
 from blackbox_delta.backends.local.peft_rules import lora_objection
 from blackbox_delta.backends.local.plain import PlainEngine
 from blackbox_delta.backends.local.terms import Factors
 from blackbox_delta.backends.prompt_encoder import EncodedPrompt, PromptEncoder, length
-from blackbox_delta.errors import ExportError, ModelError, UnsupportedError
+from blackbox_delta.errors import ConfigError, ExportError, ModelError, UnsupportedError
 from blackbox_delta.geometry import Geometry
 from blackbox_delta.types import (
     SOFT_PROMPT,
@@ -44,6 +46,9 @@ from blackbox_delta.types import (
     Usage,
 )
 
+#: Bytes that the token ids of prompts may take; a search asks about the same ones again and again.
+_MOST_ENCODED = 1 << 27
+
 
 class LocalBackend:
     """A causal, masked or sequence-to-sequence model on this machine's CPU or GPU.
@@ -55,11 +60,12 @@ class LocalBackend:
             distribution.
         device: ``"cpu"`` or ``"cuda"``; by default CUDA where there is one.
         dtype: ``"fp32"``, ``"bf16"`` or ``"fp16"``; by default fp32 on a CPU, bf16 on a GPU.
-        max_length: Longest prompt in tokens; by default the model's context.
+        max_length: Longest prompt in tokens; by default the model's context, with LongRoPE the
+            part of it within which all positions are turned alike.
 
     Raises:
         ModelError: The model cannot be found or loaded.
-        ConfigError: No such device or precision.
+        ConfigError: No such device or precision, or no room for a prompt.
     """
 
     def __init__(
@@ -83,7 +89,9 @@ class LocalBackend:
         Until then the model serves this backend alone.
 
         Raises:
-            ModelError: It is no language model of a known kind.
+            ModelError: It is no language model of a known kind, serves another backend, or is not
+                whole in memory.
+            ConfigError: There is no room for a prompt.
         """
         backend = cls.__new__(cls)
         kind = loading.model_kind(model.config, [type(model).__name__], name)
@@ -93,20 +101,20 @@ class LocalBackend:
         return backend
 
     def _set_up(self, loaded: loading.LoadedModel, max_length: int | None) -> None:
+        if max_length is not None and max_length < 1:
+            raise ConfigError(f"max_length = {max_length} leaves no room for a prompt")
         loading.check_unadapted(loaded)
         self._loaded = loaded
         self._model = loaded.model
-        self._own_attention = getattr(self._model.config, "_attn_implementation", None)
-        self._in_training = [part for part in self._model.modules() if part.training]
+        self._lent = Lent(self._model, loaded.name)
         self._closed = False
         # Passes change what the model's modules do, for as long as they take.
         self._turn = threading.RLock()
-        self._model.eval()
         try:
             loading.wake(loaded)
             self._open(loaded, max_length)
         except BaseException:
-            self._hand_back()
+            self._lent.hand_back()
             raise
 
     @torch.inference_mode()
@@ -118,15 +126,16 @@ class LocalBackend:
             loaded.kind,
             min(max_length or 1 << 30, _context(self._model, loaded.tokenizer)),
             _decoder_start(self._model) if loaded.kind == "seq2seq" else None,
+            len(weights),
         )
-        self._table = LocalEmbeddings(self._model, self._encoder)
+        self._table = LocalEmbeddings(self._model, self._encoder, self._turn)
         footprint = Footprint.of(
             self._model.config, self._table.vocabulary_size, weights.element_size()
         )
         self._limit = MemoryLimit.sensible(footprint, self._device)
         self._fingerprint = fingerprint(self._model, loaded.tokenizer)
         self._factors = Factors(self._dtype)
-        self._encoded: dict[tuple[Any, ...], EncodedPrompt] = {}
+        self._encoded = Kept(_MOST_ENCODED)
         self._engine = choose_engine(loaded, self._limit)
         self._geometry: Geometry | None = None
 
@@ -175,6 +184,7 @@ class LocalBackend:
     def geometry(self) -> Geometry:
         """Modules and shapes; measured when it is first asked for."""
         with self._turn:
+            self._check_open()
             if self._geometry is None:
                 context = self._encoder.max_length
                 self._geometry = measure(self._model, self._engine, context)
@@ -296,7 +306,7 @@ class LocalBackend:
             if self._closed:
                 return
             self._closed = True
-            self._hand_back()
+            self._lent.hand_back()
             self._engine.release()
             self._encoded.clear()
             self._factors.clear()
@@ -318,13 +328,6 @@ class LocalBackend:
         hidden = self._table.hidden_size
         return Candidates.of(self._model, delta, hidden, self._weights, self._factors)
 
-    def _hand_back(self) -> None:
-        """Leaves the model as it was before."""
-        if getattr(self._model.config, "_attn_implementation", None) != self._own_attention:
-            self._model.set_attn_implementation(self._own_attention)
-        for part in self._in_training:
-            part.training = True
-
     def _check(self, request: ScoreRequest) -> None:
         self._check_open()
         check_assignment(request, self.name)
@@ -332,7 +335,8 @@ class LocalBackend:
             taken = self.capabilities.deltas
             inside = taken.intersection(request.delta.kinds) - {SOFT_PROMPT}
             geometry = self.geometry if inside else None
-            check_delta(request.delta, taken, self._table.hidden_size, geometry)
+            table = self._table.vocabulary_size, self._table.hidden_size
+            check_delta(request.delta, taken, table, geometry)
         if request.top_k > self.capabilities.max_top_k:
             raise UnsupportedError(
                 f"top_k={request.top_k} is more than the vocabulary's {self.capabilities.max_top_k}"
@@ -351,12 +355,7 @@ class LocalBackend:
 
     def _encode_one(self, prompt: Prompt, slots: dict[str, int], room: int) -> EncodedPrompt:
         key = (prompt, tuple(sorted(slots.items())), room)
-        known = self._encoded.get(key)
-        if known is None:
-            if len(self._encoded) > 50_000:
-                self._encoded.clear()
-            known = self._encoded[key] = self._encoder.encode(prompt, slots, room)
-        return known
+        return self._encoded.get(key, lambda: self._encoder.encode(prompt, slots, room))
 
 
 def _context(model: Any, tokenizer: Any) -> int:
@@ -365,6 +364,7 @@ def _context(model: Any, tokenizer: Any) -> int:
         getattr(model.config.get_text_config(), "max_position_embeddings", None),
         getattr(model.config, "n_positions", None),
         tokenizer.model_max_length,
+        *_before_long_rope(model.config.get_text_config()),
     ]
     embeddings: Any = getattr(model.base_model, "embeddings", None)
     table: Any = getattr(embeddings, "position_embeddings", None)
@@ -375,6 +375,19 @@ def _context(model: Any, tokenizer: Any) -> int:
     # Models whose positions have no end say -1, tokenizers a number beyond all memory.
     known = [limit for limit in limits if limit and 0 < limit < 1 << 24]
     return min(known) if known else 1024
+
+
+def _before_long_rope(config: Any) -> Iterator[int | None]:
+    """Where LongRoPE turns to its other angles.
+
+    Beyond it transformers goes by the longest sequence of a batch, which changes what the others
+    are answered, and what a shared beginning's keys are.
+    """
+    given = getattr(config, "rope_parameters", None) or {}
+    # Some models have a set for each type of layer.
+    for each in (given, *(own for own in given.values() if isinstance(own, Mapping))):
+        if each.get("rope_type") == "longrope":
+            yield each.get("original_max_position_embeddings")
 
 
 def _decoder_start(model: Any) -> int:

@@ -29,7 +29,7 @@ from blackbox_delta.backends.local.batching import (
 )
 from blackbox_delta.backends.local.candidates import Candidates
 from blackbox_delta.backends.local.deep import in_slots_of
-from blackbox_delta.backends.local.layout import common_lead, first_soft
+from blackbox_delta.backends.local.layout import common_lead, first_own
 from blackbox_delta.backends.local.lower_layers import LowerLayers, Passed
 from blackbox_delta.backends.local.passes import Passes
 from blackbox_delta.backends.local.reading import Readings, Targets, read_logits
@@ -82,7 +82,7 @@ class CausalEngine:
         if assignment is not None:
             job.run_assigned(assignment)
             return readings
-        lead, starts = common_lead(rows), [first_soft(row) for row in rows]
+        lead, starts = common_lead(rows), [first_own(row) for row in rows]
         per_candidate = lead + sum(len(row) - lead for row in rows)
         per_example = sum(len(row) - start for row, start in zip(rows, starts, strict=True))
         if soft.count and candidates.among_tokens and per_example < per_candidate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,20 @@ from blackbox_delta.types import FloatArray
 
 
 class LocalEmbeddings:
-    """The input embeddings of a local model."""
+    """The input embeddings of a local model.
 
-    def __init__(self, model: Any, encoder: PromptEncoder) -> None:
+    Args:
+        model: The model.
+        encoder: Its tokenizer.
+        turn: Held while a pass goes through the model, in which its table may answer otherwise.
+    """
+
+    def __init__(
+        self, model: Any, encoder: PromptEncoder, turn: AbstractContextManager[object]
+    ) -> None:
         self._module = model.get_input_embeddings()
         self._encoder = encoder
+        self._turn = turn
         self._std: float | None = None
 
     @property
@@ -47,7 +57,8 @@ class LocalEmbeddings:
     def rows(self, token_ids: Sequence[int]) -> FloatArray:
         """Embeddings of shape (len(token_ids), hidden)."""
         ids = torch.tensor(list(token_ids), device=self._module.weight.device)
-        rows: FloatArray = self._module(ids).float().cpu().numpy()
+        with self._turn:
+            rows: FloatArray = self._module(ids).float().cpu().numpy()
         return rows
 
     def tokenize(self, text: str) -> list[int]:

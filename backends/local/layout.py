@@ -88,10 +88,14 @@ def common_lead(rows: Sequence[IntArray]) -> int:
     return int(np.argmin(same)) if not same.all() else shortest
 
 
-def first_soft(row: IntArray) -> int:
-    """Index of the first soft token, or the row's length."""
+def first_own(row: IntArray) -> int:
+    """Index of the first soft token, or of the last code where there is none.
+
+    What precedes it is the same for all candidates, and at least one code is left: the one behind
+    which the answer is read.
+    """
     soft = np.flatnonzero(row < 0)
-    return int(soft[0]) if len(soft) else len(row)
+    return int(soft[0]) if len(soft) else len(row) - 1
 
 
 def embed(

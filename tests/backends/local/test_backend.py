@@ -1,21 +1,24 @@
-"""What a backend takes from a model's configuration, and how it leaves a model it cannot open."""
+"""What a backend takes from a model's configuration, what it refuses, and how it leaves a model."""
 
 from __future__ import annotations
 
 import copy
 import sys
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 from by_the_book import batch, request_for
 from changed_models import SLOT
 from transformers import PreTrainedTokenizerFast
 
 from blackbox_delta.backends.local import LocalBackend
-from blackbox_delta.errors import ModelError
+from blackbox_delta.errors import ConfigError, ModelError
+from blackbox_delta.types import AnswerSlot, Prompt, ScoreRequest, Words
 
 
 @pytest.mark.parametrize("said", [-1, 0, None])
@@ -38,6 +41,118 @@ def test_positions_need_not_be_an_embedding_of_torch(tiny: Any) -> None:
     backend = LocalBackend.from_objects(model, tiny("roberta").tokenizer, name="own table")
 
     assert backend._encoder.max_length == len(table.weight) - table.padding_idx - 1
+
+
+def test_with_longrope_the_context_is_what_is_turned_alike(tiny: Any) -> None:
+    """Beyond it one long text changes what the others of its batch are answered."""
+    tokenizer = tiny("llama").tokenizer
+    config = transformers.Phi3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        original_max_position_embeddings=32,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": [1.0] * 4,
+            "long_factor": [4.0, 5.0, 6.0, 8.0],
+            "original_max_position_embeddings": 32,
+        },
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    model = transformers.Phi3ForCausalLM(config)
+    backend = LocalBackend.from_objects(model, tokenizer, name="phi")
+    prompts = [Prompt((Words("great " * n, True), AnswerSlot())) for n in (2, 9, 60)]
+
+    together = backend.score(ScoreRequest(prompts, [" great", " dull"])).label_logprobs
+
+    assert backend.capabilities.max_length == 32
+    for row, prompt in enumerate(prompts):
+        alone = backend.score(ScoreRequest([prompt], [" great", " dull"])).label_logprobs
+        np.testing.assert_allclose(together[:, [row]], alone, rtol=0, atol=1e-4)
+
+
+def test_sparse_attention_is_back_when_a_model_is(tiny: Any) -> None:
+    """A short text makes transformers leave it for good."""
+    tokenizer = tiny("bert").tokenizer
+    config = transformers.BigBirdConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        block_size=4,
+        num_random_blocks=1,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = transformers.BigBirdForMaskedLM(config).train()
+
+    LocalBackend.from_objects(model, tokenizer, name="bird").close()
+
+    assert model.bert.attention_type == "block_sparse"
+    assert all(part.training for part in model.modules())
+    kinds = {type(layer.attention.self).__name__ for layer in model.bert.encoder.layer}
+    assert kinds == {"BigBirdBlockSparseAttention"}
+
+
+def test_weights_that_are_not_in_memory_are_refused(tiny: Any) -> None:
+    model = copy.deepcopy(tiny("llama").model)
+    model.model.layers[1].to("meta")
+    with pytest.raises(ModelError, match=r"of 'm' are not in memory, such as model\.layers\.1"):
+        LocalBackend.from_objects(model, tiny("llama").tokenizer, name="m")
+
+
+def test_a_model_serves_one_backend(tiny: Any) -> None:
+    model, tokenizer = copy.deepcopy(tiny("llama").model), tiny("llama").tokenizer
+    first = LocalBackend.from_objects(model, tokenizer, name="m")
+    with pytest.raises(ModelError, match=r"serves another open backend; close\(\) that first"):
+        LocalBackend.from_objects(model, tokenizer, name="m")
+    first.close()
+    LocalBackend.from_objects(model, tokenizer, name="m")
+
+
+@pytest.mark.parametrize("room", [0, -5])
+def test_a_prompt_needs_room(room: int, tiny: Any) -> None:
+    with pytest.raises(ConfigError, match=f"max_length = {room} leaves no room"):
+        tiny("llama").wrap(max_length=room)
+
+
+def test_a_closed_backend_measures_nothing(tiny: Any) -> None:
+    backend = tiny("llama").wrap()
+    backend.close()
+    with pytest.raises(ModelError, match="has been closed"):
+        _ = backend.geometry
+
+
+@pytest.mark.parametrize(("text", "word"), [("x [NEW]", " great"), ("x", "[NEW]")])
+def test_a_token_that_the_model_lacks_is_named(text: str, word: str, tiny: Any) -> None:
+    tokenizer = copy.deepcopy(tiny("gpt2").tokenizer)
+    tokenizer.add_tokens(["[NEW]"])
+    model = copy.deepcopy(tiny("gpt2").model)
+    backend = LocalBackend.from_objects(model, tokenizer, name="m")
+    request = ScoreRequest([Prompt((Words(text), AnswerSlot()))], [word, " good"])
+
+    with pytest.raises(ModelError, match=r"makes '\[NEW\]' token .*resize_token_embeddings"):
+        backend.score(request)
+
+
+def test_embeddings_are_not_read_while_a_pass_goes_through(tiny: Any) -> None:
+    """Where a model is given token ids, its table then answers with soft prompts."""
+    backend = tiny("llama").wrap()
+    read = threading.Thread(target=backend.embedding_table.rows, args=([3],))
+    with backend._turn:
+        read.start()
+        read.join(0.2)
+        assert read.is_alive()
+    read.join(10)
+    assert not read.is_alive()
 
 
 def test_a_model_that_cannot_be_opened_is_left_as_it_was(tiny: Any) -> None:

@@ -11,6 +11,7 @@ from by_the_book import CHOICES, TEXTS, Reference, Template, request_for
 from blackbox_delta.types import (
     AnswerSlot,
     DecoderStart,
+    Prompt,
     ScoreRequest,
     SoftSlot,
     Words,
@@ -149,6 +150,23 @@ def test_any_number_of_candidates(
 
     expected = reference_scores(Reference(*vars(tiny(model)).values()), request)
     assert scores.shape == (max(1, candidates), len(TEXTS), len(CHOICES))
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("slotted", [(True, False, False), (False, True, True), (False,) * 3])
+@pytest.mark.parametrize("model", ["llama", "gpt2", "bloom", "bert", "t5"])
+def test_prompts_with_and_without_the_slot_go_together(
+    model: str, slotted: tuple[bool, ...], tiny: Any, tiny_backend: Any, soft_prompt: Any
+) -> None:
+    prompts = [
+        Prompt((Words(text), *([SoftSlot("a")] if slot else []), AnswerSlot()))
+        for text, slot in zip(TEXTS, slotted, strict=True)
+    ]
+    request = ScoreRequest(prompts, CHOICES, soft_prompt(2, 32, a=2))
+
+    scores = tiny_backend(model).score(request).label_logprobs
+
+    expected = reference_scores(Reference(*vars(tiny(model)).values()), request)
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-4)
 
 
