@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 from blackbox_delta.backends.remote.http.address import parse_base_url
 from blackbox_delta.backends.remote.wires.offers import Offer, Preset, WireName
@@ -21,9 +22,20 @@ _LABELLED: tuple[Tier, ...] = ("embeddings", "label-logprobs")
 
 
 class _Checked(BaseModel):
-    """Immutable values; what makes no sense is refused with this package's error."""
+    """Immutable values; what makes no sense is refused with this package's error.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Raises:
+        ConfigError: A name is unknown or a value makes no sense. The value is not repeated: it may
+            be a key.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
@@ -32,11 +44,7 @@ class _Checked(BaseModel):
         Raises:
             ConfigError: A name is unknown or a value makes no sense.
         """
-        given = {name: value for name, value in values.items() if value is not None}
-        try:
-            return cls.model_validate(given)
-        except ValidationError as error:
-            raise ConfigError(_explain(error)) from None
+        return cls(**{name: value for name, value in values.items() if value is not None})
 
 
 class Endpoint(_Checked):
@@ -70,14 +78,19 @@ class Endpoint(_Checked):
     tokens_per_minute: int | None = Field(default=None, ge=1)
     timeout: float = Field(default=60.0, gt=0, allow_inf_nan=False)
 
+    @field_validator("base_url")
+    @classmethod
+    def _without_secrets(cls, base_url: str) -> str:
+        parse_base_url(base_url)
+        return base_url
+
     @property
     def known_preset(self) -> Preset | None:
         """The preset that was named, or that the host tells.
 
         Raises:
-            ConfigError: No preset of that name, or the base URL makes no sense.
+            ConfigError: No preset of that name.
         """
-        parse_base_url(self.base_url)
         if self.preset is None:
             return preset_for(self.base_url)
         if self.preset not in PRESETS:
@@ -150,11 +163,17 @@ class Access(_Checked):
 
 
 def _explain(error: ValidationError) -> str:
-    problems = []
-    for problem in error.errors(include_url=False, include_input=False):
-        name = ".".join(str(part) for part in problem["loc"])
-        problems.append(f"{name}: {problem['msg'].lower()}")
-    return "; ".join(problems)
+    return "; ".join(map(_explained, error.errors(include_url=False, include_input=False)))
+
+
+def _explained(problem: ErrorDetails) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "value_error":  # our own sentence, which names what is wrong
+        return problem["msg"].removeprefix("Value error, ")
+    said = f"{name}: {problem['msg'].lower()}"
+    if problem["type"] == "extra_forbidden" and "key" in name.lower():
+        said += "; say where the key is, with key_env or key_file"
+    return said
 
 
 def plain(model: BaseModel) -> dict[str, Any]:

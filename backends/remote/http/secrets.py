@@ -16,8 +16,8 @@ from blackbox_delta.errors import AuthorisationError, ConfigError
 
 _MASK = "[key]"
 _MAX_BYTES = 64 * 1024
-#: What variables are called, by a custom that few keys follow.
-_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
+#: What variables are called, by a custom that few keys follow: digits come with an underscore.
+_NAME = re.compile(r"(?=[^0-9]*$|.*_)[A-Z_][A-Z0-9_]*")
 
 
 class Secret:
@@ -124,7 +124,13 @@ def _from_file(path: Path) -> Secret:
     try:
         found = _tried(_read_private(path).decode("ascii", "replace"))
     except OSError as error:
-        raise ConfigError(f"the key file {path} cannot be read: {error.strerror}") from None
+        if path.is_absolute() or path.exists():
+            raise ConfigError(f"the key file {path} cannot be read: {error.strerror}") from None
+        # What stands there instead may be the key itself.
+        raise ConfigError(
+            "--key-file (in Python key_file) wants the path of a file that holds the key, and "
+            "what it was given is no file here; never give the key itself"
+        ) from None
     return _checked(found, f"the key file {path}")
 
 

@@ -181,11 +181,21 @@ def test_two_sources_are_one_too_many(tmp_path: Path) -> None:
         read_key("TOY_KEY", key_file(tmp_path))
 
 
-@pytest.mark.parametrize("pasted", [KEY, "sk-live-abcdef", "gsk_abc", "a=b", "", "MY KEY", "Ä"])
+@pytest.mark.parametrize(
+    "pasted", [KEY, "sk-live-abcdef", "gsk_abc", "a=b", "", "MY KEY", "Ä", "AKIA17QX"]
+)
 def test_a_key_in_place_of_a_variable_s_name_is_not_shown(pasted: str) -> None:
     with pytest.raises(ConfigError, match="wants the name of an environment variable") as caught:
         read_key(pasted, None)
     assert not pasted or pasted not in str(caught.value)
+
+
+@pytest.mark.parametrize("pasted", [KEY, "sk-live-abcdef", "AKIA17QX"])
+def test_a_key_in_place_of_a_file_is_not_shown(pasted: str) -> None:
+    with pytest.raises(ConfigError, match="wants the path of a file") as caught:
+        read_key(None, Path(pasted))
+    assert pasted not in str(caught.value)
+    assert caught.value.__cause__ is None
 
 
 def test_a_variable_in_small_letters_is_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
