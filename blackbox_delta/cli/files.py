@@ -74,17 +74,29 @@ def check_output(
             f"{output} is part of a run, which would be destroyed; name another file to write"
         )
     if keep:
-        _check_partial(partial_path(_behind_links(output)))
+        _check_left(_behind_links(output))
 
 
-def _check_partial(partial: Path) -> None:
+def _check_left(target: Path) -> None:
+    """Makes sure that an earlier command left nothing that this one could replace."""
+    partial, scratch = partial_path(target), scratch_path(target)
     # Names that are too long are not there, and a link that leads nowhere is.
     if os.path.lexists(partial):
-        raise ConfigError(
-            f"{partial} is there already: it holds what was answered before an earlier command "
-            "failed, and would be lost if this one fails too; rename or remove it, or add "
-            "--cache FILE, which keeps what is answered"
-        )
+        left, when = partial, "an earlier command failed, and would be lost if this one fails too"
+    elif _holds_something(scratch):
+        left, when = scratch, "another command was killed, or it is still at work on that"
+    else:
+        return
+    raise ConfigError(
+        f"{left} is there already: it holds what was answered before {when}; rename or remove it, "
+        "or add --cache FILE, which keeps what is answered"
+    )
+
+
+def _holds_something(path: Path) -> bool:
+    with suppress(OSError):
+        return path.stat().st_size > 0
+    return False
 
 
 def partial_path(output: Path) -> Path:

@@ -48,7 +48,8 @@ from blackbox_delta.cli.options import (
     UrlArgument,
 )
 from blackbox_delta.cli.server import Caller, Key, Server
-from blackbox_delta.cli.tune import Job, carry_out, show_forecast, show_found, stoppable
+from blackbox_delta.cli.stopping import stoppable
+from blackbox_delta.cli.tune import Job, carry_out, show_forecast, show_found
 from blackbox_delta.errors import BlackBoxDeltaError, ConfigError, RunError
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import Columns

@@ -89,6 +89,19 @@ def test_what_an_earlier_failure_left_is_never_replaced(
     assert partial.read_text() == left
 
 
+def test_what_a_killed_command_left_is_never_replaced(
+    finished: Path, many: Path, tmp_path: Path
+) -> None:
+    output, left = tmp_path / "answers.jsonl", tmp_path / ".answers.jsonl.new"
+    left.write_text("paid\n")
+    message = " ".join(failed(run("predict", finished, many, "--output", output)).split())
+    assert f"{left} is there already: it holds what was answered before another" in message
+    assert left.read_text() == "paid\n"
+    left.write_text("")
+    assert run("predict", finished, many, "--output", output).exit_code == 0
+    assert not left.exists()
+
+
 def test_what_another_command_left_meanwhile_is_not_replaced_either(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,9 +71,14 @@ def started(data: Path, *more: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell that runs the tests in the background has made them deaf to it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        preexec_fn=hearing,  # noqa: PLW1509
     )
+
+
+def hearing() -> None:
+    """A shell that runs the tests in the background, or ``nohup``, has made them deaf."""
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_DFL)
 
 
 def test_a_pipe_gets_one_plain_line_a_generation(data: Path) -> None:
@@ -99,14 +104,15 @@ def test_a_pipe_gets_plain_lines_about_views(data: Path) -> None:
     assert all(line.isprintable() for line in (stdout + stderr).splitlines())
 
 
-def test_ctrl_c_ends_with_one_sentence(data: Path) -> None:
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_who_is_told_to_stop_ends_with_one_sentence(told: signal.Signals, data: Path) -> None:
     with started(data, "--budget", 1_000_000) as process:
         assert process.stderr is not None
         while "generation 1" not in process.stderr.readline():
             assert process.poll() is None
-        process.send_signal(signal.SIGINT)
+        process.send_signal(told)
         rest = process.stderr.read()
-        assert process.wait(timeout=120) == 130
+        assert process.wait(timeout=120) == 128 + told
     assert "Traceback" not in rest
     assert rest.splitlines()[-1] == "Stopped; without --out nothing was kept."
 

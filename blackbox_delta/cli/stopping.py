@@ -1,0 +1,67 @@
+"""Commands that are told to stop: one sentence, and an exit code that says who told them."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import typer
+from rich.console import Console
+
+#: What ends a process politely beside Ctrl-C: ``kill``, a container or a batch system that stops
+#: it, and a terminal that is closed.
+_POLITE = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class _Told(KeyboardInterrupt):
+    """As Ctrl-C, so that what is under way is cleaned up and booked the same way.
+
+    Attributes:
+        number: The signal's.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def stoppable(advice: str, err: Console) -> Iterator[None]:
+    """Makes an interruption a sentence and the exit code 128 + the signal's number, 130 for Ctrl-C.
+
+    Args:
+        advice: What can be done then, the sentence's second half.
+        err: Where it is said.
+    """
+    from blackbox_delta.display import say
+
+    try:
+        with _listening():
+            yield
+    except KeyboardInterrupt as told:
+        say(err, f"Stopped; {advice}.")
+        number = told.number if isinstance(told, _Told) else signal.SIGINT
+        raise typer.Exit(128 + number) from None
+
+
+@contextmanager
+def _listening() -> Iterator[None]:
+    """Polite signals interrupt, unless somebody has decided otherwise (``nohup``, an embedder)."""
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        raise _Told(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are for the main thread to handle
+        return
+    unheard = [each for each in _POLITE if signal.getsignal(each) is signal.SIG_DFL]
+    for each in unheard:
+        signal.signal(each, interrupt)
+    try:
+        yield
+    finally:
+        for each in unheard:
+            signal.signal(each, signal.SIG_DFL)
