@@ -12,6 +12,7 @@ from typing import Any
 from blackbox_delta.artifact import Artifact
 from blackbox_delta.auto import Auto
 from blackbox_delta.backends import opened
+from blackbox_delta.beforehand import check_place, check_settings
 from blackbox_delta.budget import Budget
 from blackbox_delta.earlier import read_earlier
 from blackbox_delta.errors import ConfigError
@@ -82,6 +83,9 @@ def tune(
         raise ConfigError(f"{what} needs a run folder: give out=FOLDER")
     split, chosen = _split(data, columns, chosen)
     texts = _texts(unlabeled, split, columns, chosen)
+    check_settings(split, chosen)
+    if out is not None:
+        check_place(Path(out), resume=resume, cache=None if cache is None else Path(cache))
     budget = Budget.parse(chosen.budget, chosen.prices)
     backend = opened(model)
     earlier = read_earlier(backend, chosen.subspace_from or ())
@@ -127,6 +131,7 @@ def forecast(
     chosen = Settings.of(settings)
     split, chosen = _split(data, columns, chosen)
     texts = _texts(unlabeled, split, columns, chosen)
+    check_settings(split, chosen)
     budget = Budget.parse(chosen.budget, chosen.prices)
     backend = opened(model)
     earlier = read_earlier(backend, chosen.subspace_from or ())

@@ -68,14 +68,9 @@ def open_run(path: Path, description: Json, *, resume: bool) -> Iterator[RunFold
             another run.
     """
     description = {"version": VERSION, **json.loads(json.dumps(description))}
-    started = is_there(path / RUN_NAME)
-    if started and not resume:
-        raise RunError(
-            f"{path} holds a run already; add --resume to go on with it, or choose another folder"
-        )
-    if resume and started:
+    if check_folder(path, resume=resume):
         _check_same(path, description)
-    elif not started:
+    else:
         _start(path, description)
     journal_path = path / JOURNAL_NAME
     with (
@@ -88,6 +83,43 @@ def open_run(path: Path, description: Json, *, resume: bool) -> Iterator[RunFold
                 "restore it from a copy, or start again in a new folder"
             )
         yield RunFolder(path, journal, history)
+
+
+def check_folder(path: Path, *, resume: bool) -> bool:
+    """Checks that a run can be begun in a folder, or goes on there; makes nothing.
+
+    Returns:
+        Whether there is one to go on with.
+
+    Raises:
+        RunError: There is a run already (without ``resume``), or something else.
+    """
+    if is_there(path / RUN_NAME):
+        if not resume:
+            raise RunError(
+                f"{path} holds a run already; add --resume to go on with it, or choose another "
+                "folder"
+            )
+        return True
+    for place in (path, *path.parents):
+        if is_there(place):
+            if not place.is_dir():
+                raise RunError(f"{place} is a file; name a folder for the run")
+            break
+    # A kill may have left the half-written description behind.
+    if path.is_dir() and set(_content(path)) - {scratch_path(path / RUN_NAME)}:
+        raise RunError(
+            f"{path} is not empty and holds no run; choose an empty or a new folder, so that "
+            "nothing in it is overwritten"
+        )
+    return False
+
+
+def _content(path: Path) -> list[Path]:
+    try:
+        return list(path.iterdir())
+    except OSError as error:
+        raise RunError(f"the run folder {path} cannot be used: {error.strerror}") from error
 
 
 def read_description(path: Path) -> Json | None:
@@ -176,19 +208,10 @@ def is_part_of_run(path: Path) -> bool:
 
 
 def _start(path: Path, description: Json) -> None:
-    if path.exists() and not path.is_dir():
-        raise RunError(f"{path} is a file; name a folder for the run")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        # A kill may have left the half-written description behind.
-        others = set(path.iterdir()) - {scratch_path(path / RUN_NAME)}
     except OSError as error:
         raise RunError(f"the run folder {path} cannot be used: {error.strerror}") from error
-    if others:
-        raise RunError(
-            f"{path} is not empty and holds no run; choose an empty or a new folder, so that "
-            "nothing in it is overwritten"
-        )
     write_record(path / RUN_NAME, description)
 
 

@@ -91,7 +91,7 @@ def tune_over_seeds(
     if isinstance(unlabeled, Iterable) and not isinstance(unlabeled, str):
         unlabeled = list(unlabeled)  # for every seed, also what can be gone through but once
     if out is not None:
-        _check_folder(Path(out), resume, [split.seed for split in splits])
+        check_folders(Path(out), resume, [split.seed for split in splits])
     backend = opened(model)
     if chosen.subspace_from:
         _check_earlier(backend, splits, chosen)
@@ -136,8 +136,12 @@ def folder_name(seed: int) -> str:
     return f"seed-{seed}"
 
 
-def _check_folder(out: Path, resume: bool, seeds: Sequence[int]) -> None:
-    """A folder with other things in it is left alone, and no run drops out of the sum."""
+def check_folders(out: Path, resume: bool, seeds: Sequence[int]) -> None:
+    """Checks that runs of these seeds can be begun in a folder, or go on there; makes nothing.
+
+    Raises:
+        RunError: It holds something else, or runs of more seeds, which would drop out of the sum.
+    """
     if is_there(out / RUN_NAME):
         raise RunError(
             f"{out} holds a run of one seed; choose another folder for a run over several"

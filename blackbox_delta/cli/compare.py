@@ -15,6 +15,7 @@ from blackbox_delta.cli.groups import Place
 from blackbox_delta.cli.models import Source
 from blackbox_delta.cli.options import ModelOption
 from blackbox_delta.cli.server import Server
+from blackbox_delta.cli.stopping import stoppable
 from blackbox_delta.errors import ConfigError, RemoteError
 from blackbox_delta.tasks import Columns
 
@@ -75,11 +76,8 @@ def compare(
     check_matplotlib()
     tasks = tuple(load_task(each, columns) for each in data)
     grid = Grid(tasks, chosen, _seeds(seeds), shots, max_test, test_seed)
-    try:
+    with stoppable("the same command goes on", _err):
         _run(grid, Source(model, place, server.endpoint), out)
-    except KeyboardInterrupt:
-        _err.print("Stopped; the same command goes on.")
-        raise typer.Exit(130) from None
 
 
 def _contenders(methods: Sequence[str] | None) -> tuple[Contender, ...]:
@@ -100,11 +98,14 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 def _run(grid: Grid, source: Source, out: Path) -> None:
-    from blackbox_delta.compare.grid import Comparison
+    from blackbox_delta.compare.grid import Comparison, prepare
     from blackbox_delta.compare.outcome import publish
     from blackbox_delta.compare.report import Report
+    from blackbox_delta.compare.store import Store
     from blackbox_delta.compare.watching import watching
 
+    # Before a server is asked what it offers, which takes queries.
+    prepare(grid, Store(out))
     with source.opened(_err) as backend, _advised(), watching(_err, len(grid)) as watcher:
         report = Report(Comparison(grid, backend, out, watcher).run())
         name = backend.name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +14,10 @@ from blackbox_delta.backends.remote.endpoint import Access, Endpoint, plain
 from blackbox_delta.backends.remote.keys import key_options, with_key_source
 from blackbox_delta.cli.groups import Place
 from blackbox_delta.cli.server import Key
-from blackbox_delta.errors import ConfigError, RemoteError, RunError
+from blackbox_delta.errors import ConfigError, RemoteError, RunError, UnsupportedError
 from blackbox_delta.prices import Prices
 from blackbox_delta.settings import Settings
+from blackbox_delta.types import SOFT_PROMPT
 
 if TYPE_CHECKING:
     from blackbox_delta.artifact import Artifact
@@ -61,6 +62,19 @@ class Source:
                 )
         known = replace(self, model=self.model or description.get("model"))
         return known._used(access) if access else known
+
+    def check_kinds(self, kinds: Sequence[str]) -> None:
+        """Checks that deltas can act there, as far as that is known before it is opened.
+
+        Raises:
+            UnsupportedError: They act inside a model, and it is a server's.
+        """
+        inside = [kind for kind in kinds if kind != SOFT_PROMPT]
+        if inside and self.endpoint is not None:
+            raise UnsupportedError(
+                f"a server takes no {inside[0]}, soft prompts at most; what acts inside a model "
+                "needs a local one: --model without --base-url"
+            )
 
     def assumed(self) -> Source:
         """The same, but a server is taken at its documentation's word and asked nothing.

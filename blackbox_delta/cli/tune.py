@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
 
 from blackbox_delta.cli.models import Source
@@ -134,8 +132,7 @@ def carry_out(job: Job, err: Console) -> Json:
     from blackbox_delta.seeds import tune_over_seeds
 
     split, settings = job.splits[0], job.settings
-    # What cannot be read is found before a server is asked what it offers.
-    plan_line("", split, settings)
+    _check(job)
     told: dict[str, Any] = {"out": job.out, "resume": job.resume, "cache": job.cache}
     told |= {"unlabeled": job.unlabeled, **settings.model_dump()}
     with job.source.opened(err) as backend:
@@ -155,6 +152,34 @@ def carry_out(job: Job, err: Console) -> Json:
             return tune_over_seeds(backend, job.task, seeds, observers=begin, **told).result
 
 
+def _check(job: Job) -> None:
+    """Finds what is wrong before a server is asked what it offers, which takes some 20 queries.
+
+    Raises:
+        BlackBoxDeltaError: Something is.
+    """
+    from blackbox_delta.beforehand import check_place, check_settings
+    from blackbox_delta.seeds import check_folders
+
+    for split in job.splits:
+        check_settings(split, job.settings)
+    job.source.check_kinds(job.settings.delta_kinds)
+    if job.out is not None and not job.alone:
+        check_folders(job.out, job.resume, [split.seed for split in job.splits])
+    for folder in job.folders:
+        check_place(folder, resume=job.resume, cache=job.cache)
+
+
+def _cached(job: Job) -> int:
+    """How many of its queries a cache had answered already."""
+    from blackbox_delta.journal import summarise
+    from blackbox_delta.runs import JOURNAL_NAME
+
+    if job.cache is None:
+        return 0
+    return sum(summarise(folder / JOURNAL_NAME).total.cached for folder in job.folders)
+
+
 def show_found(job: Job, result: Json, out: Console) -> None:
     """What was found, and what to do with it."""
     from blackbox_delta.display import say, show_result, show_seeds_result
@@ -163,21 +188,11 @@ def show_found(job: Job, result: Json, out: Console) -> None:
         show_result(out, result)
     else:
         show_seeds_result(out, result)
+    if cached := _cached(job):
+        say(out, f"{cached:,} of these queries came from {job.cache} and cost nothing.")
     if job.out is None:
         say(out, "Nothing was kept; add --out RUN to keep the tuned model.")
         return
     run = job.out if job.alone else job.out / result["recommended"]["folder"]
     command = ["blackbox-delta", "predict", str(run), "FILE", *job.source.key_options]
     say(out, f"Next: {shlex.join(command)}")
-
-
-@contextmanager
-def stoppable(advice: str, err: Console) -> Iterator[None]:
-    """Makes an interruption a sentence and the exit code 130."""
-    from blackbox_delta.display import say
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        say(err, f"Stopped; {advice}.")
-        raise typer.Exit(130) from None

@@ -134,6 +134,22 @@ def shared_template(able: Capabilities, pairs: bool) -> str:
     return in_words(default_template(pairs, chat=able.chat), DEFAULT_STARTS[0])
 
 
+def prepare(grid: Grid, store: Store) -> None:
+    """Finds what is missing before anything is spent, and makes the folder.
+
+    Raises:
+        DataError: Splits of the grid's shots cannot be drawn.
+        MissingExtraError: A method's packages are missing.
+        RunError: The folder cannot be used.
+    """
+    for task, seed in product(grid.tasks, grid.seeds):
+        grid.split(task, seed)
+    for contender in grid.contenders:
+        contender.make(None)
+    PeakMemory()
+    store.prepare()
+
+
 class Comparison:
     """Works on a grid's cells; finished ones are read, not worked on again.
 
@@ -165,22 +181,13 @@ class Comparison:
                 method's requests (:class:`RejectedError`) is that method's refusal.
             JournalError: Replies that are kept are damaged, or cannot be written.
         """
-        self._check()
-        self._store.prepare()
+        prepare(self._grid, self._store)
         with self._store.recorded(self._backend) as backend:
             for wait in (False, True):
                 for position in self._grid.places():
                     if position.key not in self._found and self._may_begin(position):
                         self._visit(position, backend, wait=wait)
         return tuple(self._found[position.key] for position in self._grid.places())
-
-    def _check(self) -> None:
-        """Finds what is missing before anything is spent."""
-        for task, seed in product(self._grid.tasks, self._grid.seeds):
-            self._split(task, seed, None)
-        for contender in self._grid.contenders:
-            contender.make(None)
-        PeakMemory()
 
     def _split(self, task: TaskData, seed: int, shots: int | None) -> FewShotSplit:
         key = (task.name, seed, shots)

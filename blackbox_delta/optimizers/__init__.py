@@ -51,6 +51,7 @@ __all__ = [
     "NevergradOptimizer",
     "RandomSearch",
     "TwoStage",
+    "check_name",
     "make_optimizer",
     "try_out",
 ]
@@ -119,7 +120,21 @@ def make_optimizer(
             sigma=sigma,
             budget=budget_candidates,
         )
-    raise ConfigError(
+    raise _unknown(name)
+
+
+def check_name(name: str) -> None:
+    """Checks that there is an optimizer of that name; nevergrad's are known when they are made.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if name not in OPTIMIZERS and not name.startswith(NEVERGRAD_PREFIX):
+        raise _unknown(name)
+
+
+def _unknown(name: str) -> ConfigError:
+    return ConfigError(
         f"There is no optimizer '{name}'. Choose one of {', '.join(OPTIMIZERS)}, "
         f"or {NEVERGRAD_PREFIX}NAME with a name in nevergrad's registry."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from blackbox_delta.problem.asking import ask, ask_within
 from blackbox_delta.problem.earlier import EarlierDelta
 from blackbox_delta.problem.frame import DIMENSION, Frame
-from blackbox_delta.problem.problem import Part, Problem, build_problem
+from blackbox_delta.problem.problem import Part, Problem, build_problem, labels_of
 from blackbox_delta.problem.reader import Reader
 from blackbox_delta.problem.starts import starts_in_words
 
@@ -19,5 +19,6 @@ __all__ = [
     "ask",
     "ask_within",
     "build_problem",
+    "labels_of",
     "starts_in_words",
 ]

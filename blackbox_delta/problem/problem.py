@@ -118,7 +118,7 @@ def build_problem(
         UnsupportedError: The backend cannot read the template or take the delta.
         ConfigError: The delta or the subspace makes no sense.
     """
-    verbalizer = Verbalizer.build(_labels(split, settings), settings.label_words)
+    verbalizer = Verbalizer.build(labels_of(split, settings), settings.label_words)
     pairs = _pairs(split)
     starts = find_starts(backend, settings, verbalizer, pairs)
     sources = dict.fromkeys(start.source for start in starts)
@@ -166,7 +166,12 @@ def _pairs(split: FewShotSplit) -> bool:
     return pairs
 
 
-def _labels(split: FewShotSplit, settings: Settings) -> list[str]:
+def labels_of(split: FewShotSplit, settings: Settings) -> list[str]:
+    """The c classes of a split that can be tuned on.
+
+    Raises:
+        DataError: A part is empty, or there are fewer than two classes.
+    """
     if not split.train or (settings.uses_development and not split.dev):
         raise DataError("the split needs training and development examples and lacks one of them")
     labels = sorted({str(example.label) for example in split.train})

@@ -27,6 +27,9 @@ def test_runs_share_what_they_paid(data: Path, toy_server: FaultyServer, tmp_pat
     (first, paid), (second, probe_alone) = reports
     assert second == first
     assert paid - probe_alone == first["queries"] + first["test_queries"] == ALL
+    assert f"{ALL} of these queries came from {cache} and cost nothing." in " ".join(
+        done.stdout.split()
+    )
     shown = run("journal", tmp_path / "two").stdout
     assert f"{ALL} replies came from a shared cache and cost nothing." in shown
     assert re.search(rf"total\s+0\s+{ALL}\s+0", shown)
