@@ -44,7 +44,7 @@ class Cell:
     template: str
 
     def description(self, backend: Backend) -> Json:
-        """Everything that the finding depends on, but for the precision and the machine.
+        """Everything that the finding depends on, but for a local model's precision and machine.
 
         Cells made on different machines can so be put together; each keeps the backend's identity.
         """
@@ -61,6 +61,9 @@ class Cell:
             "model": backend.name,
             "fingerprint": backend.fingerprint,
         }
+        # Two servers may call different models by one name, and no fingerprint tells them apart.
+        if endpoint := backend.identity.get("endpoint"):
+            described["endpoint"] = endpoint
         return dict(json.loads(json.dumps(described)))
 
     def name(self, backend: Backend) -> str:
