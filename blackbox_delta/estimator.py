@@ -283,6 +283,9 @@ def _labels(y: Any) -> NDArray[Any]:
     if y is None:
         raise DataError("this classifier requires y to be passed, but the target y is None")
     try:
+        # pandas' own missing value is neither true nor false, which checks stumble over.
+        if callable(isna := getattr(y, "isna", None)) and np.any(isna()):
+            raise ValueError("Input y contains missing labels; drop those rows")
         labels: NDArray[Any] = column_or_1d(y, warn=True)
         assert_all_finite(labels, input_name="y")
         # scikit-learn looks at the first object only.

@@ -498,6 +498,7 @@ def test_texts_that_cannot_be_used(X: Any, message: str) -> None:
         ([*LABELS[:-1], ""], "position 23: the label .* is empty"),
         (np.array([*LABELS[:-1], None], dtype=object), "Unknown label type: y holds objects"),
         (np.linspace(0, 1, 24), "Unknown label type: continuous"),
+        (pd.Series([*LABELS[:-1], pd.NA], dtype="string"), "y contains missing labels"),
         (np.full(24, np.nan), "NaN"),
         (np.ones((24, 2)), "1d array"),
         (None, "requires y"),

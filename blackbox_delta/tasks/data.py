@@ -200,7 +200,10 @@ def _folder(path: Path) -> dict[str, Table]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     if "train.jsonl" not in there:
-        raise DataError(f"{path} has no train.jsonl; it holds: {', '.join(there) or 'nothing'}")
+        raise DataError(
+            f"{path} has no train.jsonl; it holds: {', '.join(there) or 'nothing'}. A single file "
+            "can be named itself"
+        )
     parts = [part for part in ("train", "dev", "test") if f"{part}.jsonl" in there]
     return {part: read_table(path / f"{part}.jsonl") for part in parts}
 
