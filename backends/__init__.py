@@ -48,7 +48,9 @@ def open_backend(
             raise ConfigError("a server is asked (endpoint) or used as before (address), not both")
         return _remote(model, endpoint, address)
     if model is None:
-        raise ConfigError("name the model, or the server that it is called on")
+        raise ConfigError(
+            "name the model (--model), or the server that it is called on (--base-url)"
+        )
     if model == "fake" or model.startswith("fake:"):
         from blackbox_delta.backends.fake import FakeBackend
 

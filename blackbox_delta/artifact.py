@@ -215,7 +215,8 @@ class Artifact:
             return self.address
         if not self.address:
             option = next(iter(key))
-            raise ConfigError(f"this run was tuned on a local model; leave {option} out")
+            written = f"--{option.replace('_', '-')} (in Python {option})"
+            raise ConfigError(f"this run was tuned on a local model; leave {written} out")
         endpoint = self.address.get("endpoint")
         if not isinstance(endpoint, dict):
             raise ConfigError("the saved address of the model is damaged; tune it again")

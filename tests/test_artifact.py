@@ -363,7 +363,9 @@ def test_the_user_says_which_key_is_sent() -> None:
         assert artifact.address_with(**said)["endpoint"] == endpoint
     assert artifact.address_with() == artifact.address
     local = Artifact.of(FakeBackend(), [member("plain", WITHOUT_SLOT)])
-    with pytest.raises(ConfigError, match="local model; leave key_file out"):
+    with pytest.raises(
+        ConfigError, match=r"local model; leave --key-file \(in Python key_file\) out"
+    ):
         local.address_with(key_file="/other")
     with pytest.raises(ConfigError, match="address of the model is damaged"):
         replace(artifact, address={"endpoint": 3}).address_with("OTHER")

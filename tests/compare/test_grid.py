@@ -109,6 +109,25 @@ def test_every_cell_is_worked_on_in_the_grid_s_order(tmp_path: Path) -> None:
     assert all(each.measured is not None and each.peak_bytes > 10**7 for each in found)
 
 
+class At(FakeBackend):
+    """Two servers may call different models by one name."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        return {**super().identity, "endpoint": self._url}
+
+
+def test_a_server_s_cells_are_its_own(tmp_path: Path) -> None:
+    stub = Stub()
+    for url, expected in (("http://one/v1", 2), ("http://two/v1", 4), ("http://one/v1", 4)):
+        run(grid(contender(stub)), tmp_path, At(url))
+        assert times(stub) == expected
+
+
 def test_all_seeds_and_shots_answer_the_same_test_examples(tmp_path: Path) -> None:
     few, many = Stub(), Stub()
     run(grid(contender(few), contender(many, "stub@8")), tmp_path)

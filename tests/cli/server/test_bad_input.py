@@ -80,4 +80,4 @@ def test_a_local_run_has_no_url(data: Path, tmp_path: Path, server: FaultyServer
     command = ["eval", tmp_path / "run", "--data", data]
     message = failed(run(*command, "--base-url", server.url))
     assert "tuned on a local model; leave --base-url out" in message
-    assert "tuned on a local model; leave key_env out" in failed(run(*command, "--key-env", "KEY"))
+    assert "a local model; leave --key-env (in Python" in failed(run(*command, "--key-env", "KEY"))
