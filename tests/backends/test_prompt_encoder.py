@@ -161,7 +161,7 @@ def test_a_template_that_is_too_long_is_refused(encoder: Callable[..., PromptEnc
 
 
 def test_a_soft_prompt_that_is_too_long_is_refused(encoder: Callable[..., PromptEncoder]) -> None:
-    with pytest.raises(TemplateError, match="template and the soft prompt alone"):
+    with pytest.raises(TemplateError, match="the template, with its soft prompt or prefix, is"):
         encoder("gpt2").encode(around("fine"), {"soft": 40}, 1)
 
 

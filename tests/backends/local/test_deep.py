@@ -189,7 +189,7 @@ def test_models_with_narrow_embeddings_take_none(tiny: Any) -> None:
     [
         ("a@2", (1, 2, 32), "a layer from 1 to 1"),
         ("b@1", (1, 2, 32), "a slot of its own"),
-        ("a@1", (1, 2, 31), r"takes \(candidates, tokens, 32\)"),
+        ("a@1", (1, 2, 31), r"takes \(candidates, 2, 32\)"),
     ],
 )
 def test_what_does_not_fit_is_refused(

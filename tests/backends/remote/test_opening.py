@@ -94,9 +94,12 @@ def test_every_preset_can_be_taken_at_its_word(name: str, tier: str | None, fold
     ids=str,
 )
 def test_what_cannot_be_is_refused_at_once(endpoint: Any, said: str) -> None:
-    given = Endpoint.of({"base_url": URL, **endpoint})
+    def opened() -> RemoteBackend:
+        given = Endpoint.of({"base_url": URL, **endpoint})
+        return RemoteBackend("m", given, assumed_access(given))
+
     with pytest.raises(ConfigError, match=said) as caught:
-        RemoteBackend("m", given, assumed_access(given))
+        opened()
     assert "\n" not in str(caught.value)
 
 
