@@ -59,12 +59,18 @@ def _causal(loaded: LoadedModel, limit: MemoryLimit) -> Engine:
     for by_ids, slots in _WAYS:
         trial = trials.get(slots) or Trial(loaded, slots=slots)
         ways: dict[str, Any] = {"by_ids": by_ids, "slots": slots}
-        shared, reason = _tried(partial(_sharing, model, limit, **ways), trial)
+        shared, reason = _tried(
+            partial(_sharing, model, limit, **ways), trial.difference, trial.tolerance
+        )
         if shared is not None:
             shared.takes_prefixes = _alike(shared)
             return shared
         model.set_attn_implementation(own_attention)
-        plain, objection = _tried(partial(PlainEngine, model, loaded.kind, limit, **ways), trial)
+        plain, objection = _tried(
+            partial(PlainEngine, model, loaded.kind, limit, **ways),
+            trial.difference,
+            trial.tolerance,
+        )
         if plain is not None:
             logger.warning(
                 "%s cannot share prefixes between candidates (%s): whole sequences are evaluated "
@@ -112,25 +118,34 @@ def _whole(loaded: LoadedModel, limit: MemoryLimit) -> PlainEngine:
         )
         if slots not in trials:
             trials[slots] = Trial(loaded, mask, slots=slots)
-        engine, reason = _tried(make, trials[slots])
+        trial = trials[slots]
+        engine, reason = _tried(make, trial.difference, trial.tolerance)
         if engine is not None:
             return _with_fronts(loaded, engine, mask, make, by_ids=by_ids)
         reasons.append(reason)
     raise _unusable(loaded, reasons)
 
 
-def _tried(make: Callable[[], AnyEngine], trial: Trial) -> tuple[AnyEngine | None, str]:
-    """An engine if it answers as the model does, or else what speaks against it."""
+def _tried(
+    make: Callable[[], AnyEngine], proof: Callable[[Any], float], tolerance: float
+) -> tuple[AnyEngine | None, str]:
+    """An engine if its answers are right, or else what speaks against it.
+
+    Args:
+        make: Makes it.
+        proof: How far its log-probabilities are from what they must be.
+        tolerance: How far they may be.
+    """
     try:
         engine = make()
         try:
-            difference = trial.difference(engine)
+            difference = proof(engine)
         finally:
             engine.release()
             engine.computed_tokens = 0
     except Exception as error:  # an unknown architecture may fail in any way
         return None, _told(error)
-    if difference <= trial.tolerance:
+    if difference <= tolerance:
         return engine, ""
     return None, f"log-probabilities differ by {difference:.2g}"
 
@@ -171,15 +186,8 @@ def _with_fronts(
         trunk = trunk_of(loaded.model)
         fronts = Fronts(loaded.model, trunk, by_ids=by_ids)
         proof = partial(_doubled, mask=mask)
-    fronted = make(fronts=fronts)
-    try:
-        difference = proof(fronted)
-        reason = f"log-probabilities differ by {difference:.2g}"
-    except Exception as error:  # an unknown architecture may fail in any way
-        difference, reason = np.inf, _told(error)
-    fronted.release()
-    fronted.computed_tokens = 0
-    if difference <= agreement(loaded.model):
+    fronted, reason = _tried(partial(make, fronts=fronts), proof, agreement(loaded.model))
+    if fronted is not None:
         return fronted
     logger.info("%s takes no prefixes (%s)", loaded.name, reason)
     return engine

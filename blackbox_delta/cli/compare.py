@@ -98,16 +98,15 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 def _run(grid: Grid, source: Source, out: Path) -> None:
-    from blackbox_delta.compare.grid import Comparison, prepare
+    from blackbox_delta.compare.grid import Comparison
     from blackbox_delta.compare.outcome import publish
     from blackbox_delta.compare.report import Report
-    from blackbox_delta.compare.store import Store
     from blackbox_delta.compare.watching import watching
 
-    # Before a server is asked what it offers, which takes queries.
-    prepare(grid, Store(out))
+    # Finds what is wrong before a server is asked what it offers, which takes queries.
+    comparison = Comparison(grid, out)
     with source.opened(_err) as backend, _advised(), watching(_err, len(grid)) as watcher:
-        report = Report(Comparison(grid, backend, out, watcher).run())
+        report = Report(comparison.run(backend, watcher))
         name = backend.name
     seeds = ", ".join(map(str, grid.seeds))
     tested = "all" if grid.max_test is None else f"at most {grid.max_test:,}"

@@ -14,6 +14,7 @@ from blackbox_delta.cli.models import Source
 from blackbox_delta.settings import Settings
 
 if TYPE_CHECKING:
+    from blackbox_delta.journal import Spending
     from blackbox_delta.tasks import FewShotSplit, TaskData
     from blackbox_delta.tuner import Observer
     from blackbox_delta.types import Example, Json
@@ -107,12 +108,9 @@ def _held(job: Job) -> Iterator[str]:
     Raises:
         JournalError: The journal of a run that is to be resumed is in use or damaged.
     """
-    from blackbox_delta.journal import summarise
     from blackbox_delta.prices import dollars
-    from blackbox_delta.runs import JOURNAL_NAME
 
-    journals = [folder / JOURNAL_NAME for folder in job.folders if job.resume]
-    totals = [summarise(path).total for path in journals if path.is_file()]
+    totals = _totals(job) if job.resume else []
     if replies := sum(total.replies for total in totals):
         paid = [total.usage for total in totals]
         prices = job.settings.prices
@@ -123,6 +121,19 @@ def _held(job: Job) -> Iterator[str]:
         )
     if job.cache is not None:
         yield f"What {job.cache} holds is not taken off: it only shows what a run asks for."
+
+
+def _totals(job: Job) -> list[Spending]:
+    """What each of its journals holds, as far as they are there.
+
+    Raises:
+        JournalError: One is in use or damaged.
+    """
+    from blackbox_delta.journal import summarise
+    from blackbox_delta.runs import JOURNAL_NAME
+
+    journals = [folder / JOURNAL_NAME for folder in job.folders]
+    return [summarise(path).total for path in journals if path.is_file()]
 
 
 def carry_out(job: Job, err: Console) -> Json:
@@ -170,16 +181,6 @@ def _check(job: Job) -> None:
         check_place(folder, resume=job.resume, cache=job.cache)
 
 
-def _cached(job: Job) -> int:
-    """How many of its queries a cache had answered already."""
-    from blackbox_delta.journal import summarise
-    from blackbox_delta.runs import JOURNAL_NAME
-
-    if job.cache is None:
-        return 0
-    return sum(summarise(folder / JOURNAL_NAME).total.cached for folder in job.folders)
-
-
 def show_found(job: Job, result: Json, out: Console) -> None:
     """What was found, and what to do with it."""
     from blackbox_delta.display import say, show_result, show_seeds_result
@@ -188,7 +189,7 @@ def show_found(job: Job, result: Json, out: Console) -> None:
         show_result(out, result)
     else:
         show_seeds_result(out, result)
-    if cached := _cached(job):
+    if job.cache and (cached := sum(total.cached for total in _totals(job))):
         say(out, f"{cached:,} of these queries came from {job.cache} and cost nothing.")
     if job.out is None:
         say(out, "Nothing was kept; add --out RUN to keep the tuned model.")

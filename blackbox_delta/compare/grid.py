@@ -134,60 +134,58 @@ def shared_template(able: Capabilities, pairs: bool) -> str:
     return in_words(default_template(pairs, chat=able.chat), DEFAULT_STARTS[0])
 
 
-def prepare(grid: Grid, store: Store) -> None:
-    """Finds what is missing before anything is spent, and makes the folder.
+class Comparison:
+    """Works on a grid's cells; finished ones are read, not worked on again.
+
+    Args:
+        grid: The cells.
+        out: The folder that keeps them.
 
     Raises:
         DataError: Splits of the grid's shots cannot be drawn.
         MissingExtraError: A method's packages are missing.
         RunError: The folder cannot be used.
     """
-    for task, seed in product(grid.tasks, grid.seeds):
-        grid.split(task, seed)
-    for contender in grid.contenders:
-        contender.make(None)
-    PeakMemory()
-    store.prepare()
 
-
-class Comparison:
-    """Works on a grid's cells; finished ones are read, not worked on again.
-
-    Args:
-        grid: The cells.
-        backend: The model.
-        out: The folder that keeps them.
-        watcher: Told of every cell.
-    """
-
-    def __init__(self, grid: Grid, backend: Backend, out: Path, watcher: Watcher) -> None:
+    def __init__(self, grid: Grid, out: Path) -> None:
         self._grid = grid
-        self._backend = backend
         self._store = Store(out)
-        self._watcher = watcher
         self._found: dict[tuple[str, str, int], Finding] = {}
         self._splits: dict[tuple[str, int, int | None], FewShotSplit] = {}
+        self._prepare()
 
-    def run(self) -> tuple[Finding, ...]:
+    def run(self, backend: Backend, watcher: Watcher) -> tuple[Finding, ...]:
         """What was found in every cell, in the grid's order.
 
-        Cells that another process works on are left for later, and then waited for.
+        Cells that another process works on are left for later, and then waited for. What a method
+        raises is its refusal, but for what follows.
+
+        Args:
+            backend: The model.
+            watcher: Told of every cell.
 
         Raises:
-            BlackBoxDeltaError: Splits of the grid's shots cannot be drawn, a method's packages are
-                missing, or the folder cannot be used. What a method raises is its refusal, but for
-                what follows.
             RemoteError: The server fails, or does not accept the key. What it does not do of a
                 method's requests (:class:`RejectedError`) is that method's refusal.
             JournalError: Replies that are kept are damaged, or cannot be written.
         """
-        prepare(self._grid, self._store)
-        with self._store.recorded(self._backend) as backend:
+        with self._store.recorded(backend) as recorded:
             for wait in (False, True):
-                for position in self._grid.places():
-                    if position.key not in self._found and self._may_begin(position):
-                        self._visit(position, backend, wait=wait)
+                for position in filter(self._is_due, self._grid.places()):
+                    finding = self._visit(position, recorded, watcher, wait=wait)
+                    if finding is not None:
+                        self._found[position.key] = finding
+                        watcher.end(position, finding)
         return tuple(self._found[position.key] for position in self._grid.places())
+
+    def _prepare(self) -> None:
+        """Finds what is missing before a model is opened or anything is spent."""
+        for task, seed in product(self._grid.tasks, self._grid.seeds):
+            self._split(task, seed, None)
+        for contender in self._grid.contenders:
+            contender.make(None)
+        PeakMemory()
+        self._store.prepare()
 
     def _split(self, task: TaskData, seed: int, shots: int | None) -> FewShotSplit:
         key = (task.name, seed, shots)
@@ -195,11 +193,12 @@ class Comparison:
             self._splits[key] = self._grid.split(task, seed, shots)
         return self._splits[key]
 
-    def _may_begin(self, position: Position) -> bool:
-        """Other seeds wait for the first one's learning rate."""
-        return not position.contender.takes_rate or (
-            position.seed == self._grid.seeds[0] or self._first(position) in self._found
-        )
+    def _is_due(self, position: Position) -> bool:
+        """Whether a cell is to be visited now: seeds wait for the first one's learning rate."""
+        if position.key in self._found:
+            return False
+        is_first = position.seed == self._grid.seeds[0]
+        return is_first or not position.contender.takes_rate or self._first(position) in self._found
 
     def _first(self, position: Position) -> tuple[str, str, int]:
         return replace(position, seed=self._grid.seeds[0]).key
@@ -214,28 +213,26 @@ class Comparison:
         rate = first.measured.details.get("learning_rate")
         return None if rate is None else (float(rate),)
 
-    def _visit(self, position: Position, backend: Backend, *, wait: bool) -> None:
+    def _visit(
+        self, position: Position, backend: Backend, watcher: Watcher, *, wait: bool
+    ) -> Finding | None:
+        """What was found in a cell; ``None`` if another process works on it."""
         try:
-            cell = self._cell(position)
+            cell = self._cell(position, backend)
         except DataError as error:  # too few examples for the shots that this method alone has
-            self._conclude(position, _refused(position, str(error)))
-            return
+            return _refused(position, str(error))
         name = cell.name(backend)
         with self._store.claimed(name, wait=wait) as mine:
             if not mine:
-                return
+                return None
             finding = self._store.read(name)
             if finding is None:
-                step = self._watcher.begin(position)
+                step = watcher.begin(position)
                 finding = self._work(position, cell, self._trial(cell, name, backend), step)
                 self._store.write(name, cell, finding, backend)
-        self._conclude(position, finding)
+        return finding
 
-    def _conclude(self, position: Position, finding: Finding) -> None:
-        self._found[position.key] = finding
-        self._watcher.end(position, finding)
-
-    def _cell(self, position: Position) -> Cell:
+    def _cell(self, position: Position, backend: Backend) -> Cell:
         spec = position.contender.spec
         return Cell(
             task=position.task.name,
@@ -243,7 +240,7 @@ class Comparison:
             seed=position.seed,
             title=str(spec),
             method=position.contender.make(self._rates(position)),
-            template=shared_template(self._backend.capabilities, position.task.pairs),
+            template=shared_template(backend.capabilities, position.task.pairs),
         )
 
     def _trial(self, cell: Cell, name: str, backend: Backend) -> Trial:

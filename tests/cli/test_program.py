@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import PROGRAM, failed, result_of, run, tune, write_lines
+from command_line import PROGRAM, failed, hearing, result_of, run, tune, write_lines
 
 from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.types import ScoreRequest, Scores, Sink
@@ -73,12 +73,6 @@ def started(data: Path, *more: object) -> subprocess.Popen[str]:
         text=True,
         preexec_fn=hearing,  # noqa: PLW1509
     )
-
-
-def hearing() -> None:
-    """A shell that runs the tests in the background, or ``nohup``, has made them deaf."""
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_DFL)
 
 
 def test_a_pipe_gets_one_plain_line_a_generation(data: Path) -> None:

@@ -87,7 +87,7 @@ def grid(*contenders: Contender, tasks: tuple[TaskData, ...] | None = None, shot
 def run(
     cells: Grid, out: Path, backend: Backend | None = None, watcher: Silent | None = None
 ) -> tuple[Finding, ...]:
-    return Comparison(cells, backend or FakeBackend(), out, watcher or Silent()).run()
+    return Comparison(cells, out).run(backend or FakeBackend(), watcher or Silent())
 
 
 def times(stub: Stub) -> int:
@@ -109,12 +109,16 @@ def test_every_cell_is_worked_on_in_the_grid_s_order(tmp_path: Path) -> None:
     assert all(each.measured is not None and each.peak_bytes > 10**7 for each in found)
 
 
-class At(FakeBackend):
-    """Two servers may call different models by one name."""
+class Served(FakeBackend):
+    """The toy model as if it were called on a server."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str = "http://127.0.0.1:1") -> None:
         super().__init__()
         self._url = url
+
+    @property
+    def address(self) -> Json:
+        return {"endpoint": {"base_url": self._url}}
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -124,7 +128,7 @@ class At(FakeBackend):
 def test_a_server_s_cells_are_its_own(tmp_path: Path) -> None:
     stub = Stub()
     for url, expected in (("http://one/v1", 2), ("http://two/v1", 4), ("http://one/v1", 4)):
-        run(grid(contender(stub)), tmp_path, At(url))
+        run(grid(contender(stub)), tmp_path, Served(url))
         assert times(stub) == expected
 
 
@@ -328,14 +332,6 @@ def test_a_probability_of_zero_can_be_kept(tmp_path: Path) -> None:
     [found, _] = run(grid(contender(Certain())), tmp_path)
     assert found.measured is not None
     assert found.measured.log_proba.argmax(axis=1).tolist() == [0] * 10
-
-
-class Served(FakeBackend):
-    """The toy model as if it were called on a server."""
-
-    @property
-    def address(self) -> Json:
-        return {"endpoint": {"base_url": "http://127.0.0.1:1"}}
 
 
 def test_a_method_that_opens_the_model_is_refused_on_a_server(tmp_path: Path) -> None:

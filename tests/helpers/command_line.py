@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -66,3 +67,9 @@ def failed(done: Result) -> str:
     assert "Traceback" not in done.stderr
     assert done.stderr.count("Error: ") == 1
     return done.stderr.split("Error: ")[1].strip()
+
+
+def hearing() -> None:
+    """A shell that runs the tests in the background, or ``nohup``, has made them deaf."""
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_DFL)

@@ -7,7 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from command_line import PROGRAM, failed, result_of, run
+from command_line import PROGRAM, failed, hearing, result_of, run
 from faulty_server import FaultyServer
 from served import ALL, PRICED, SMALL, asked, tune
 from typer.testing import Result
@@ -70,8 +70,7 @@ def test_ctrl_c_ends_with_one_sentence_and_pays_nothing_twice(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # A shell that runs the tests in the background has made them deaf to it.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+            preexec_fn=hearing,  # noqa: PLW1509
         ) as process:
             deadline = time.monotonic() + 60
             while sum(" story" in text for text in list(slow.answered)) < 5:
