@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,10 +15,14 @@ from rich.console import Console
 #: What ends a process politely beside Ctrl-C: ``kill``, a container or a batch system that stops
 #: it, and a terminal that is closed.
 _POLITE = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_UNTOUCHED = (signal.SIG_DFL, signal.default_int_handler)
+#: Seconds within which being told again is the same telling: a key that is held, or a shell that
+#: passes on what the terminal has sent as well. It must not break off what books the first.
+_ECHO = 1.0
 
 
 class _Told(KeyboardInterrupt):
-    """As Ctrl-C, so that what is under way is cleaned up and booked the same way.
+    """Any of them, so that what is under way is cleaned up and booked the same way.
 
     Attributes:
         number: The signal's.
@@ -38,30 +43,35 @@ def stoppable(advice: str, err: Console) -> Iterator[None]:
     """
     from blackbox_delta.display import say
 
-    try:
-        with _listening():
+    with _listening():
+        try:
             yield
-    except KeyboardInterrupt as told:
-        say(err, f"Stopped; {advice}.")
-        number = told.number if isinstance(told, _Told) else signal.SIGINT
-        raise typer.Exit(128 + number) from None
+        except KeyboardInterrupt as told:
+            say(err, f"Stopped; {advice}.")
+            number = told.number if isinstance(told, _Told) else signal.SIGINT
+            raise typer.Exit(128 + number) from None
 
 
 @contextmanager
 def _listening() -> Iterator[None]:
-    """Polite signals interrupt, unless somebody has decided otherwise (``nohup``, an embedder)."""
+    """Interrupted once, unless somebody has decided otherwise (``nohup``, an embedder)."""
+    told_at = -_ECHO
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
-        raise _Told(number)
+        nonlocal told_at
+        if time.monotonic() - told_at >= _ECHO:
+            told_at = time.monotonic()
+            raise _Told(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are for the main thread to handle
         return
-    unheard = [each for each in _POLITE if signal.getsignal(each) is signal.SIG_DFL]
-    for each in unheard:
+    heard = {each: signal.getsignal(each) for each in [signal.SIGINT, *_POLITE]}
+    taken = {each: handler for each, handler in heard.items() if handler in _UNTOUCHED}
+    for each in taken:
         signal.signal(each, interrupt)
     try:
         yield
     finally:
-        for each in unheard:
-            signal.signal(each, signal.SIG_DFL)
+        for each, handler in taken.items():
+            signal.signal(each, handler)
