@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -42,6 +42,8 @@ COLUMNS = (
     "delta_size",
     "dimension",
 )
+#: Cells that differ in one of these do not compare: each kind has a table of its own.
+KIND = ("task", "dtype", "shots", "test_n")
 LEGEND = (
     "D: numbers of the delta; d: those that are searched. kept kB: beside the model, mean. peak "
     "MB: the most that the process held while it searched and answered. calls: test accuracy after "
@@ -56,7 +58,7 @@ class Cells:
     """What was found with one delta, or one head alone.
 
     Attributes:
-        name: The method without its budget.
+        name: The method without its budget and shots.
         lines: Its cells by budget in calls (0 where it takes none) and seed.
     """
 
@@ -83,7 +85,7 @@ class Cells:
 
 
 def read(paths: Iterable[Path]) -> list[dict[str, str]]:
-    """All cells that were not refused, the later of two that are the same.
+    """All cells that were not refused, kind by kind, the later of two that are the same.
 
     Raises:
         DataError: A file cannot be read, or has other columns.
@@ -100,7 +102,7 @@ def read(paths: Iterable[Path]) -> list[dict[str, str]]:
             if missing := sorted(set(COLUMNS) - set(line)):
                 raise DataError(f"{file} has no column {missing[0]!r}; is it a comparison's?")
             if line["accuracy"]:
-                key = tuple(line[name] for name in ("task", "dtype", "method", "seed"))
+                key = tuple(line[name] for name in (*KIND, "method", "seed"))
                 cells[key] = {name: line[name] for name in COLUMNS}
     if not cells:
         raise DataError("there are no finished cells")
@@ -112,7 +114,8 @@ def table(title: str, lines: Sequence[dict[str, str]], seeds: Sequence[int]) -> 
     found: dict[str, Cells] = {}
     for line in lines:
         spec = Spec.parse(line["method"])
-        cells = found.setdefault(spec.name, Cells(spec.name, {}))
+        name = str(replace(spec, calls=None, shots=None))
+        cells = found.setdefault(name, Cells(name, {}))
         cells.lines[spec.calls or 0, int(line["seed"])] = line
     budgets = sorted(
         {budget for cells in found.values() for budget, _ in cells.lines}, reverse=True
@@ -121,6 +124,11 @@ def table(title: str, lines: Sequence[dict[str, str]], seeds: Sequence[int]) -> 
     order = sorted(found.values(), key=lambda each: (each.name.startswith(SEARCH), each.name))
     columns = ["method", "D", "d", "kept kB", "peak MB", *heads]
     return Table(title, columns, [cells.row(budgets, seeds) for cells in order])
+
+
+def _title(task: str, dtype: str, shots: str, test_n: str) -> str:
+    """Of the table of one kind of cells."""
+    return ", ".join(filter(None, [task, dtype, f"{shots} shots", f"{test_n} test examples"]))
 
 
 def write_csv(lines: Sequence[dict[str, str]], path: Path) -> None:
@@ -140,10 +148,9 @@ def main() -> None:
     options = parser.parse_args()
     lines = read(options.paths)
     seeds = sorted({int(line["seed"]) for line in lines})
-    # Cells of different precision do not compare exactly: a table for each.
     tables = [
-        table(", ".join(filter(None, kind)), list(group), seeds)
-        for kind, group in groupby(lines, key=itemgetter("task", "dtype"))
+        table(_title(*kind), list(group), seeds)
+        for kind, group in groupby(lines, key=itemgetter(*KIND))
     ]
     write_csv(lines, options.results / f"{NAME}.csv")
     note = LEGEND.format(seeds=", ".join(map(str, seeds)))

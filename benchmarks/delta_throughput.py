@@ -109,7 +109,7 @@ def _problem(kind: str, backend: LocalBackend, workload: Workload) -> Problem:
     )
     slot = "{soft}" if set(kind.split("+")).intersection(IN_SLOTS) else ""
     settings = Settings(recipe="search", delta=kind, template=f"{{text}} {slot} It was {{label}}")
-    split = FewShotSplit(examples, examples, (), SEED, len(examples))
+    split = FewShotSplit(examples, examples, (), len(examples), SEED)
     return build_problem(backend, split, settings)
 
 

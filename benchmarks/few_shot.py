@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 import blackbox_delta.tuner
-from blackbox_delta.api import tune
+from blackbox_delta.api import draw_for, tune
 from blackbox_delta.backends import open_backend
 from blackbox_delta.backends.remote import Endpoint
+from blackbox_delta.backends.remote.http.address import parse_base_url
 from blackbox_delta.errors import BlackBoxDeltaError, DataError, RunError
 from blackbox_delta.runs import RUN_NAME, read_result
 from blackbox_delta.settings import Settings
@@ -66,19 +67,29 @@ class Cell:
         """What progress displays call it."""
         return f"{self.task} seed {self.settings.seed}"
 
-    def result(self, model: str) -> Json | None:
+    def result(self, model: str, endpoint: Endpoint | None) -> Json | None:
         """What the run reported, if it is finished.
 
         Raises:
-            RunError: The folder holds a run with other settings.
+            RunError: The folder holds a run on another model or server, or with other data or
+                settings.
         """
         result = read_result(self.folder)
         if result is None:
             return None
         run = json.loads((self.folder / RUN_NAME).read_text(encoding="utf-8"))
-        if (run["model"], run["settings"]) != (model, self.settings.model_dump()):
+        wanted = {
+            "model": model,
+            "data": draw_for(self.data, self.settings, self.settings.seed).digest(),
+            "settings": self.settings.model_dump(),
+        }
+        other = [name for name, value in wanted.items() if run[name] != value]
+        url = None if endpoint is None else str(parse_base_url(endpoint.base_url)).rstrip("/")
+        if run["identity"].get("endpoint") != url:
+            other.append("server")
+        if other:
             raise RunError(
-                f"{self.folder} holds a run with another model or other settings; "
+                f"{self.folder} holds a run with other {' and '.join(other)}; "
                 "give another --out, or remove the folder"
             )
         return result
@@ -127,7 +138,8 @@ def run_all(
     cells: Sequence[Cell], model: str, endpoint: Endpoint | None, console: Console
 ) -> list[Json]:
     """Every cell's line, in order; what is finished is only read."""
-    found = {cell.folder: cell.result(model) for cell in cells}  # complains before it works
+    # Complains before it works.
+    found = {cell.folder: cell.result(model, endpoint) for cell in cells}
     missing = [cell for cell in cells if found[cell.folder] is None]
     console.print(f"{len(cells) - len(missing)} of {len(cells)} cells are finished already")
     backend = open_backend(model, endpoint=endpoint) if missing else None
@@ -143,7 +155,7 @@ def run_all(
         for number, cell in enumerate(missing, 1):
             assert backend is not None
             cell.run(backend, _observer(display, cell))
-            result = found[cell.folder] = cell.result(model)
+            result = found[cell.folder] = cell.result(model, endpoint)
             console.print(f"{number} of {len(missing)}: {cell.title}: {_said(result or {})}")
     return [cell.row(found[cell.folder] or {}) for cell in cells]
 

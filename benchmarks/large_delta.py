@@ -74,7 +74,7 @@ class Search:
             }
         )
         examples = tuple(Example(text, None, label) for text, label in TEXTS.items())
-        split = FewShotSplit(examples, examples, (), SEED, len(examples))
+        split = FewShotSplit(examples, examples, (), len(examples), SEED)
         self._problem: Problem = build_problem(backend, split, settings)
         self._optimizer: Optimizer = make_optimizer(
             "cma-diagonal", options.dimension, seed=SEED, population=self._candidates

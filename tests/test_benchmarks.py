@@ -125,6 +125,12 @@ def test_few_shot_on_the_toy_model(recipe: str, data: Path, tmp_path: Path) -> N
     assert "other settings" in other.stderr
     assert "Traceback" not in other.stderr
 
+    with (data / "mood" / "train.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"text": "a good new day", "label": "good"}) + "\n")
+    other = call("few_shot.py", *common, "--budget", 12)
+    assert other.returncode == 1
+    assert "other data" in other.stderr
+
 
 def test_deltas_of_two_comparisons_stand_in_one_table(data: Path, tmp_path: Path) -> None:
     """The second says again what the first found on one seed, and more."""
@@ -170,9 +176,25 @@ def test_cells_of_another_precision_are_a_table_of_their_own(data: Path, tmp_pat
 
     assert done.returncode == 0, done.stderr
     table = (tmp_path / "delta_quality.md").read_text(encoding="utf-8")
-    first, second = table.split("**mood, float64**")
-    assert "**mood, bfloat16**" in first
+    first, second = table.split("**mood, float64, 2 shots, ")
+    assert "**mood, bfloat16, 2 shots, " in first
     assert first.count("| dect |") == second.count("| dect |") == 1
+
+
+def test_cells_of_other_shots_and_other_parts_are_not_mixed(data: Path, tmp_path: Path) -> None:
+    methods = "dect,dect@3,auto:4,auto:4-demonstrations"
+    options = ["--data", data / "mood", "--shots", 2, "--methods", methods, "--seeds", "13"]
+    options += ["--model", "fake", "--out", tmp_path]
+    made = CliRunner().invoke(app, ["compare", *map(str, options)])
+    assert made.exit_code == 0, made.output
+
+    done = call("delta_quality.py", tmp_path, "--results", tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "delta_quality.md").read_text(encoding="utf-8")
+    two, three = table.split("**mood, float64, 3 shots, ")
+    assert [part.count("| dect |") for part in (two, three)] == [1, 1]
+    assert [two.count(f"| {name} |") for name in ("auto", "auto-demonstrations")] == [1, 1]
 
 
 @pytest.mark.parametrize(

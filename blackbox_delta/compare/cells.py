@@ -104,7 +104,7 @@ class Cell:
             train_truth=train_truth,
             measured=measured,
             peak_bytes=peak_bytes,
-            identity=dict(identity),
+            identity={**identity, **({"dtype": measured.dtype} if measured.dtype else {})},
         )
 
     def refused(self, reason: str) -> Finding:
@@ -139,7 +139,8 @@ class Finding:
         measured: What the method reached; ``None`` if it refused.
         refusal: Why it did.
         peak_bytes: Memory of the process at most while the method ran, the open model included.
-        identity: Of the backend that answered; empty for a refusal.
+        identity: Of the backend that answered, with the precision of the model that the method
+            opened where it did; empty for a refusal.
     """
 
     task: str
@@ -157,7 +158,7 @@ class Finding:
     @property
     def dtype(self) -> str:
         """The precision that the model had, such as ``"bfloat16"``; empty where nobody says."""
-        return self.identity.get("dtype", "").removeprefix("torch.")
+        return precision(self.identity)
 
     def to_json(self) -> Json:
         """Ready for JSON, but for the identity."""
@@ -195,6 +196,11 @@ class Finding:
             return cls(**found, identity=dict(identity))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(f"the cell is incomplete: {error!r}") from error
+
+
+def precision(identity: Mapping[str, str]) -> str:
+    """Of a backend by its identity, such as ``"bfloat16"``; empty where nobody says."""
+    return identity.get("dtype", "").removeprefix("torch.")
 
 
 def _listed(log_proba: Vector) -> list[list[float]]:

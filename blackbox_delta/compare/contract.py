@@ -57,15 +57,16 @@ class Measured:
     Attributes:
         log_proba: (n, c) log class probabilities of the test examples.
         train_log_proba: (n, c) those of the training examples, under the final model.
-        calls: Passes over the training examples that were spent on tuning, a forward and backward
-            pass counted as three.
-        queries: Example-forwards spent on tuning, likewise.
+        calls: Queries by training examples, so passes over them, those over the development
+            examples included.
+        queries: Example-forwards spent on tuning, a forward and backward pass counted as three.
         tokens: Prompt tokens of those.
         seconds: Wall time of tuning.
         test_queries: Queries that one test example takes.
         artifact_bytes: What must be kept beside the model.
         curve: Loss against calls.
         details: Anything else worth keeping, ready for JSON: settings, the learning rate chosen.
+        dtype: Precision of the model, where the method has opened one itself.
     """
 
     log_proba: Vector
@@ -78,6 +79,7 @@ class Measured:
     artifact_bytes: int
     curve: tuple[Point, ...] = ()
     details: Json = field(default_factory=dict)
+    dtype: str | None = None
 
 
 class Method(Protocol):

@@ -86,8 +86,10 @@ class Grid:
             ConfigError: Shots or seed make no sense.
             DataError: A class has too few examples.
         """
-        pool = task if shots is None or task.dev is not None else replace(task, dev=task.train)
-        drawn = draw_split(pool, shots or self.shots, seed)
+        if shots is None or task.dev is not None:
+            drawn = draw_split(task, shots or self.shots, seed)
+        else:
+            drawn = _with_the_rest(task, shots, seed)
         test = sample_test(task.test, self.test_seed, self.max_test)
         return replace(drawn, test=test, test_seed=self.test_seed)
 
@@ -98,6 +100,23 @@ class Grid:
 
     def __len__(self) -> int:
         return len(self.tasks) * len(self.contenders) * len(self.seeds)
+
+
+def _with_the_rest(task: TaskData, shots: int, seed: int) -> FewShotSplit:
+    """A split whose development examples are what is left of the training part, k at most.
+
+    Raises:
+        ConfigError: The seed makes no sense.
+        DataError: A class has too few examples, or none are left of it.
+    """
+    draw_split(task, shots, seed, development=False)
+    try:
+        return draw_split(replace(task, dev=task.train), shots, seed)
+    except DataError:
+        raise DataError(
+            f"{task.name}: {shots} training examples of every class leave none of one of them for "
+            "development; ask for fewer, or add examples"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blackbox_delta.compare.methods import GRADIENTS
@@ -224,8 +225,7 @@ def _draw_curves(axes: Axes, cells: Sequence[Scored], report: Report) -> None:
 
 def _family(method: str) -> str:
     """The method without its budget: ``auto:4`` and ``auto:16`` are one line."""
-    spec = Spec.parse(method)
-    return str(Spec(spec.name, None, spec.shots))
+    return str(replace(Spec.parse(method), calls=None))
 
 
 def _styles(report: Report) -> dict[str, _Style]:

@@ -125,14 +125,17 @@ class Report:
 
     Args:
         findings: Of every cell.
+        dtype: The precision in which the model is open; empty where nobody says.
 
     Attributes:
         findings: As given.
+        dtype: As given.
         scored: Those with measurements, by task, method and seed.
     """
 
-    def __init__(self, findings: Iterable[Finding]) -> None:
+    def __init__(self, findings: Iterable[Finding], dtype: str = "") -> None:
         self.findings = tuple(findings)
+        self.dtype = dtype
         self.scored = {
             (each.task, each.method, each.seed): _score(each, each.measured)
             for each in self.findings

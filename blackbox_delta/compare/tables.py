@@ -128,6 +128,12 @@ def remarks(report: Report) -> list[str]:
             f"Cells were measured in several precisions ({counts}; each cell's is in its line of "
             "the CSV), so a part of their differences may be rounding."
         )
+    elif report.dtype and report.dtypes and report.dtype not in report.dtypes:
+        [before] = report.dtypes
+        said.append(
+            f"All cells were measured before, in {before}; the model is open in {report.dtype} "
+            "now. Give another --out to measure them in it."
+        )
     return said
 
 

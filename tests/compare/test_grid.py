@@ -456,6 +456,14 @@ def test_too_few_examples_for_a_method_s_own_shots_are_its_refusal(tmp_path: Pat
     assert found[2].shots == 64
 
 
+def test_shots_that_leave_nothing_for_development_are_a_refusal_that_says_so(
+    tmp_path: Path,
+) -> None:
+    found = run(grid(contender(Stub(), "stub@20")), tmp_path)
+    said = "films: 20 training examples of every class leave none of one of them for development"
+    assert [said in str(each.refusal) for each in found] == [True, True]
+
+
 @pytest.mark.parametrize(
     "content",
     [

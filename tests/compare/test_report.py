@@ -185,8 +185,9 @@ def test_cells_of_several_precisions_are_told_apart() -> None:
     said = "several precisions (1 in float32, 2 in bfloat16"
     assert said in remarks(report)[-1]
     assert said in markdown(report, "fake", [])
-    alike = Report([*kinds[1:], *others[2:]])
-    assert len(remarks(alike)) == len(remarks(report)) - 1
+    halves = [*kinds[1:], *others[2:]]
+    assert len(remarks(Report(halves, "bfloat16"))) == len(remarks(report)) - 1
+    assert "in bfloat16; the model is open in float32 now" in remarks(Report(halves, "float32"))[-1]
 
 
 def test_the_markdown_report_is_whole() -> None:

@@ -13,7 +13,7 @@ import torch
 from blackbox_delta.compare.contract import Measured, Point, Step, Trial
 from blackbox_delta.compare.gradients.adaptations import VIRTUAL_TOKENS, Adapted, adapt
 from blackbox_delta.compare.gradients.memory import peak_memory
-from blackbox_delta.compare.gradients.opening import open_causal
+from blackbox_delta.compare.gradients.opening import PRECISION, open_causal
 from blackbox_delta.compare.gradients.questions import Part, Questions, put
 from blackbox_delta.compare.gradients.scoring import LabelScorer, cross_entropy
 from blackbox_delta.errors import ConfigError
@@ -94,7 +94,8 @@ class BBTv2Style:
     loss on the development examples answers in the end.
 
     Args:
-        calls: Passes over the training examples, that of the start included.
+        calls: Passes over the training examples, that of the start included; those over the
+            development examples come on top, and are counted.
 
     Raises:
         ConfigError: ``calls`` is less than 1.
@@ -136,7 +137,7 @@ class BBTv2Style:
             gc.collect()  # a wrapped model and its wrapper hold one another
 
     def _run(self, trial: Trial, step: Step) -> Measured:
-        loaded = open_causal(trial.model)
+        loaded = open_causal(trial.model, trial.backend.identity.get("device"))
         questions = put(trial, loaded, VIRTUAL_TOKENS)
         began = time.perf_counter()
         adapted = adapt("prefix", loaded.model, questions.frame, trial.seed)
@@ -158,7 +159,7 @@ class BBTv2Style:
         measured = Measured(
             log_proba=scorer.read(questions.test),
             train_log_proba=scorer.read(questions.train.prompts),
-            calls=float(found.calls),
+            calls=queries / len(questions.train),
             queries=queries,
             tokens=tokens,
             seconds=seconds,
@@ -172,6 +173,7 @@ class BBTv2Style:
                 "dev_scored": found.judged,
                 "peak_memory_mb": peak_memory(),
             },
+            dtype=str(PRECISION),
         )
         step(1.0, "bbtv2-style: done")
         return measured

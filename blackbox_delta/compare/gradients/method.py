@@ -14,7 +14,7 @@ from blackbox_delta.compare.gradients.adaptations import (
     adapt,
 )
 from blackbox_delta.compare.gradients.memory import peak_memory
-from blackbox_delta.compare.gradients.opening import open_causal
+from blackbox_delta.compare.gradients.opening import PRECISION, open_causal
 from blackbox_delta.compare.gradients.questions import MAX_TOKENS, Questions, put
 from blackbox_delta.compare.gradients.rates import Attempt, Job, best_rate
 from blackbox_delta.compare.gradients.scoring import LabelScorer
@@ -45,8 +45,8 @@ class GradientMethod:
     trained on their cross-entropy: fp32, AdamW, no dropout, no early stopping.
 
     The learning rate is the one whose model answers the development examples best, by accuracy
-    and then by loss; the first among equals. A single rate is taken as it is, and the development
-    examples are not looked at.
+    and then by loss; the first among equals. One at which training diverges is passed over. A
+    single rate is taken as it is, and the development examples are not looked at.
 
     Args:
         kind: ``"full"``, ``"lora"``, ``"prefix"``, ``"prompt"`` or ``"bitfit"``.
@@ -96,7 +96,7 @@ class GradientMethod:
             gc.collect()  # a wrapped model and its wrapper hold one another
 
     def _run(self, trial: Trial, step: Step) -> Measured:
-        loaded = open_causal(trial.model)
+        loaded = open_causal(trial.model, trial.backend.identity.get("device"))
         questions = put(trial, loaded, VIRTUAL_TOKENS)
         began = time.perf_counter()
         adapted = adapt(self.kind, loaded.model, questions.frame, trial.seed)
@@ -110,7 +110,7 @@ class GradientMethod:
         measured = Measured(
             log_proba=scorer.read(questions.test),
             train_log_proba=scorer.read(questions.train.prompts),
-            calls=float(PASSES * epochs * len(attempts)),
+            calls=queries / len(questions.train),
             queries=queries,
             tokens=tokens,
             seconds=seconds,
@@ -118,6 +118,7 @@ class GradientMethod:
             artifact_bytes=adapted.artifact_bytes,
             curve=_curve(best),
             details=_details(job, adapted, best, attempts),
+            dtype=str(PRECISION),
         )
         step(1.0, f"{self.kind}: done")
         return measured

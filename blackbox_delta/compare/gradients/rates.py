@@ -11,7 +11,7 @@ from torch import nn
 
 from blackbox_delta.compare.contract import Step
 from blackbox_delta.compare.gradients.questions import Questions
-from blackbox_delta.compare.gradients.scoring import LabelScorer, cross_entropy
+from blackbox_delta.compare.gradients.scoring import DivergedError, LabelScorer, cross_entropy
 from blackbox_delta.compare.gradients.training import Plan, Tell, steps_of, train
 from blackbox_delta.types import Json
 
@@ -50,12 +50,14 @@ class Attempt:
         losses: Training loss of each epoch.
         dev_accuracy: Share of right answers on the development examples; ``None`` if not scored.
         dev_loss: Cross-entropy there, in nats; likewise.
+        diverged: Whether the model answered them with no numbers.
     """
 
     rate: float
     losses: tuple[float, ...]
     dev_accuracy: float | None = None
     dev_loss: float | None = None
+    diverged: bool = False
 
     def beats(self, other: Attempt | None) -> bool:
         """Whether it is better by accuracy, then by loss; not where equal."""
@@ -71,7 +73,8 @@ class Attempt:
             "learning_rate": self.rate,
             "dev_accuracy": self.dev_accuracy,
             "dev_loss": self.dev_loss,
-            "final_train_loss": self.losses[-1],
+            "final_train_loss": None if self.diverged else self.losses[-1],
+            "diverged": self.diverged,
         }
 
 
@@ -81,7 +84,7 @@ def best_rate(job: Job, rates: Sequence[float], step: Step) -> tuple[Attempt, li
     With a single rate the development examples are not scored.
 
     Raises:
-        BackendError: Training diverged.
+        DivergedError: Training diverged with every one of several rates.
     """
     search = len(rates) > 1
     start = _state(job.parameters) if search else {}
@@ -93,16 +96,21 @@ def best_rate(job: Job, rates: Sequence[float], step: Step) -> tuple[Attempt, li
         losses = train(job.scorer, job.parameters, job.questions.train, plan, tell)
         attempt = _judged(job, rate, losses) if search else Attempt(rate, losses)
         attempts.append(attempt)
-        if attempt.beats(best):
+        if not attempt.diverged and attempt.beats(best):
             best, kept = attempt, _state(job.parameters) if search else {}
+    if best is None:
+        tried = ", ".join(f"{rate:g}" for rate in rates)
+        raise DivergedError(f"training diverged with every learning rate that was tried: {tried}")
     _restore(job.parameters, kept)
-    assert best is not None  # noqa: S101 - there is at least one rate
     return best, attempts
 
 
 def _judged(job: Job, rate: float, losses: tuple[float, ...]) -> Attempt:
     dev = job.questions.dev
-    log_proba = job.scorer.read(dev.prompts)
+    try:
+        log_proba = job.scorer.read(dev.prompts)
+    except DivergedError:
+        return Attempt(rate, losses, diverged=True)
     accuracy = float(np.mean(log_proba.argmax(axis=1) == dev.labels))
     return Attempt(rate, losses, accuracy, cross_entropy(log_proba, dev.labels))
 

@@ -33,6 +33,10 @@ def cross_entropy(log_proba: Vector, labels: IntArray) -> float:
     return -float(np.mean(log_proba[np.arange(len(labels)), labels]))
 
 
+class DivergedError(BackendError):
+    """Training left the model without numbers to answer with."""
+
+
 class LabelScorer:
     """Reads label words from a causal model, adapted or not.
 
@@ -82,14 +86,14 @@ class LabelScorer:
         """Log class probabilities (n, c) of any number of prompts.
 
         Raises:
-            BackendError: The model answers with something else than numbers.
+            DivergedError: The model answers with something else than numbers.
         """
         answers = np.zeros((len(prompts), self._choices))
         for piece in self.pieces(prompts, SCORING_BATCH):
             chosen = [prompts[index] for index in piece]
             answers[piece] = self.log_proba(chosen).double().cpu().numpy()
         if not np.isfinite(answers).all():
-            raise BackendError(
+            raise DivergedError(
                 "the trained model answers NaN or infinity: training diverged; give smaller "
                 "learning rates"
             )

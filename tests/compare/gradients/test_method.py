@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,12 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
+import torch
+
+from blackbox_delta.backends.fake import FakeBackend
+from blackbox_delta.backends.local import loading
 from blackbox_delta.compare.contract import Measured, Method, Trial
-from blackbox_delta.compare.gradients import GRIDS, GradientMethod, gradient_method
+from blackbox_delta.compare.gradients import GRIDS, BBTv2Style, GradientMethod, gradient_method
 from blackbox_delta.compare.gradients.opening import open_causal
 from blackbox_delta.compare.gradients.questions import put
 from blackbox_delta.compare.gradients.rates import Attempt
@@ -98,8 +102,8 @@ def test_what_was_spent_is_counted(make_trial: MakeTrial, kind: str, shift: int)
     measured = run(GradientMethod(kind, (1e-3, 1e-2)), trial)
     questions = put(trial, open_causal(trial.model), 10)
     epochs, rates, train, dev = 4, 2, 10, 6
-    assert measured.calls == 3 * epochs * rates
     assert measured.queries == rates * (3 * epochs * train + dev)
+    assert measured.calls == measured.queries / train
     prompts = 3 * epochs * questions.train.tokens + questions.dev.tokens
     assert measured.tokens == rates * prompts + shift * measured.queries
     assert [point.calls for point in measured.curve] == [3, 6, 9, 12]
@@ -121,6 +125,45 @@ def test_progress_rises_to_one(make_trial: MakeTrial) -> None:
 def test_training_that_diverges_is_an_error_of_ours(make_trial: MakeTrial) -> None:
     with pytest.raises(BackendError, match="smaller learning rates"):
         run(GradientMethod("full", (1e30,)), make_trial(shots=64))
+    with pytest.raises(BackendError, match=r"every learning rate that was tried: 1e\+30, 2e\+30"):
+        run(GradientMethod("full", (1e30, 2e30)), make_trial(shots=64))
+
+
+@pytest.mark.parametrize("rates", [(1e-3, 1e30), (1e30, 1e-3)])
+def test_a_rate_that_diverges_is_passed_over(
+    make_trial: MakeTrial, rates: tuple[float, float]
+) -> None:
+    measured = run(GradientMethod("full", rates), make_trial(shots=64))
+    alone = run(GradientMethod("full", (1e-3,)), make_trial(shots=64))
+    np.testing.assert_array_equal(measured.log_proba, alone.log_proba)
+    assert measured.details["learning_rate"] == 1e-3
+    tried = {each["learning_rate"]: each["diverged"] for each in measured.details["tried"]}
+    assert tried == {1e-3: False, 1e30: True}
+    json.dumps(measured.details, allow_nan=False)
+
+
+class OnCpu(FakeBackend):
+    """As a local backend on a machine with a GPU that is told to leave it alone."""
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        return {**super().identity, "device": "cpu", "dtype": "torch.bfloat16"}
+
+
+@pytest.mark.parametrize("method", [GradientMethod("lora", (1e-2,)), BBTv2Style(2)])
+def test_the_model_is_opened_where_the_backend_is_and_says_how_precisely(
+    method: Method, make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+
+    def choose(device: str | None) -> Any:
+        asked.append(device)
+        return torch.device("cpu")
+
+    monkeypatch.setattr(loading, "choose_device", choose)
+    measured = run(method, dataclasses.replace(make_trial(shots=64), backend=OnCpu()))
+    assert asked == ["cpu"]
+    assert measured.dtype == "torch.float32"
 
 
 @pytest.mark.parametrize("rates", [(), (0.0,), (-1e-3,), (float("nan"),), (float("inf"),)])
