@@ -81,6 +81,8 @@ def tune(
     if out is None and (resume or cache is not None):
         what = "resume" if resume else "cache"
         raise ConfigError(f"{what} needs a run folder: give out=FOLDER")
+    if observer is not None and not callable(observer):
+        raise ConfigError(f"observer must be a function, not a {type(observer).__name__}")
     split, chosen = _split(data, columns, chosen)
     texts = _texts(unlabeled, split, columns, chosen)
     check_settings(split, chosen)

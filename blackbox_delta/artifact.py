@@ -35,6 +35,8 @@ ARRAYS_NAME = "artifact.safetensors"
 _HEAD, _SUBSPACE = "head.", "subspace."
 #: What an address may say of a key, in its endpoint.
 _KEY = ("key_env", "key_file")
+#: Precisions as a local model is asked for in them, by what a backend's identity calls them.
+_PRECISIONS = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 
 ONE_IN_FP16 = (
     "or one of the two is open in fp16, which rounds weights to others than fp32 and bf16 do"
@@ -172,6 +174,8 @@ class Artifact:
         sharpness: A factor on the members' pooled log-probabilities.
         address: Where the model is reached, beside its name. On disk it holds neither a key nor
             where one is: whoever is given the folder must not be led to send theirs.
+        dtype: The precision of a local model, as :func:`blackbox_delta.backends.open_backend` takes
+            it: in another one it answers otherwise. ``None`` where nobody says.
     """
 
     model: str
@@ -179,13 +183,14 @@ class Artifact:
     members: tuple[SavedMember, ...]
     sharpness: float = 1.0
     address: Json = field(default_factory=dict)
+    dtype: str | None = None
 
     @classmethod
     def of(cls, backend: Backend, members: Sequence[Member], sharpness: float = 1.0) -> Artifact:
         """The artifact of what answers on ``backend``."""
         saved = tuple(SavedMember.of(member) for member in members)
-        address = _keyless(backend.address)
-        return cls(backend.name, backend.fingerprint, saved, sharpness, address)
+        address, dtype = _keyless(backend.address), precision_of(backend)
+        return cls(backend.name, backend.fingerprint, saved, sharpness, address, dtype)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -270,6 +275,7 @@ class Artifact:
             "version": VERSION,
             "model": self.model,
             "address": _keyless(self.address),
+            "dtype": self.dtype,
             "fingerprint": self.fingerprint,
             "labels": list(self.labels),
             "members": [member.to_json() for member in self.members],
@@ -312,7 +318,19 @@ class Artifact:
             members,
             float(described["sharpness"]),
             _keyless(described["address"]),
+            _precision(described.get("dtype")),  # earlier versions did not write it down
         )
+
+
+def precision_of(backend: Backend) -> str | None:
+    """The precision of a local model, as it is asked for; ``None`` where nobody says."""
+    return None if backend.address else _PRECISIONS.get(backend.identity.get("dtype", ""))
+
+
+def _precision(described: object) -> str | None:
+    if described is None or described in _PRECISIONS.values():
+        return None if described is None else str(described)
+    raise ValueError(f"unknown precision {described!r}")
 
 
 def _keyless(address: Json) -> Json:

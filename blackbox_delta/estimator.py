@@ -20,6 +20,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from blackbox_delta.api import tune
+from blackbox_delta.artifact import Artifact, precision_of
 from blackbox_delta.backends import open_backend, opened
 from blackbox_delta.errors import ConfigError, DataError
 from blackbox_delta.settings import Settings
@@ -190,7 +191,8 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
         if isinstance(self.model, Backend):
-            state["model"] = _Closed.of(self.model) if self.model.address else self.model.name
+            closed = _Closed.of(self.model)
+            state["model"] = closed if closed.is_needed else closed.name
         if "tuned_model_" in state:
             state["_artifact"] = state.pop("tuned_model_").artifact
         return state
@@ -201,7 +203,7 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             with _OPENING:
                 own = vars(self)
                 if "tuned_model_" not in own and "_artifact" in own:
-                    self.tuned_model_ = TunedModel(self._artifact, self._backend(), self.result_)
+                    self.tuned_model_ = self._reopened(self._artifact)
                     del self._artifact
                 if "tuned_model_" in own:  # perhaps since another thread was here
                     return self.tuned_model_
@@ -209,12 +211,16 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     # ------------------------------------------------------------------ what tune() is told
 
-    def _backend(self) -> Backend:
+    def _backend(self, dtype: str | None = None) -> Backend:
+        """The model; one that is only named is opened in a given precision."""
         model = self.model
         if isinstance(model, str | _Closed):
             with _OPENING:
-                return _opened(model)
+                return _opened(model, dtype)
         return opened(model)
+
+    def _reopened(self, artifact: Artifact) -> TunedModel:
+        return TunedModel(artifact, self._backend(artifact.dtype), self.result_)
 
     def _split(self, examples: tuple[Example, ...], classes: NDArray[Any]) -> FewShotSplit:
         if len(classes) < 2:
@@ -237,6 +243,9 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         words = self.label_words
         if isinstance(words, Mapping):
             words = {_name(label): word for label, word in words.items()}
+            present = {str(example.label) for example in split.train}
+            if present <= words.keys():  # a fold of a cross-validation may lack a rare class
+                words = {label: word for label, word in words.items() if label in present}
         return {**settings, "label_words": words, "shots": split.shots, "seed": split.seed}
 
 
@@ -250,22 +259,31 @@ class _Closed:
     Attributes:
         name: The model's name.
         address: :attr:`Backend.address` as JSON.
+        dtype: The precision of a local model, where it is known.
     """
 
     name: str
     address: str
+    dtype: str | None = None
 
     @classmethod
     def of(cls, backend: Backend) -> Self:
-        return cls(backend.name, json.dumps(backend.address))
+        return cls(backend.name, json.dumps(backend.address), precision_of(backend))
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there is more to it than a name."""
+        return self.dtype is not None or bool(json.loads(self.address))
 
 
 @lru_cache(maxsize=1)
-def _opened(model: str | _Closed) -> Backend:
+def _opened(model: str | _Closed, dtype: str | None) -> Backend:
     """The model, kept open until another is asked for."""
+    if isinstance(model, _Closed) and (address := json.loads(model.address)):
+        return open_backend(model.name, address=address)
     if isinstance(model, _Closed):
-        return open_backend(model.name, address=json.loads(model.address))
-    return open_backend(str(model))
+        return open_backend(model.name, dtype=model.dtype)
+    return open_backend(model) if dtype is None else open_backend(model, dtype=dtype)
 
 
 def _seed(random_state: Any) -> int:

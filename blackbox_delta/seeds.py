@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,11 @@ def draw_splits(task: TaskData, settings: Settings, seeds: int) -> list[FewShotS
         ConfigError: There is no seed, or a setting is out of range.
         DataError: A class has too few different examples.
     """
-    if seeds < 1:
+    try:
+        few = index(seeds) < 1
+    except TypeError:
+        raise ConfigError(f"the number of seeds must be a whole number, not {seeds!r}") from None
+    if few:
         raise ConfigError(f"the number of seeds must be at least 1, not {seeds}")
     drawn = [draw_for(task, settings, seed) for seed in range(settings.seed, settings.seed + seeds)]
     first = drawn[0]

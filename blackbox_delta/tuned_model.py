@@ -76,7 +76,7 @@ class TunedModel:
                 as the folder that it is in now; else the one of the saved name and address is
                 opened.
             device: Where to open it.
-            dtype: In which precision.
+            dtype: In which precision; by default in that in which it was tuned.
             key_env: The environment variable that holds the key for its server. A folder never
                 says; without it a key goes to a provider's own hosts and to this machine alone.
             key_file: A file that holds the key, likewise.
@@ -255,9 +255,12 @@ def model_of(
 ) -> Backend:
     """The model that an artifact was tuned on, if it is where it was; else the one that is given.
 
+    A local one is opened in the precision that it was tuned in, unless another is asked for.
+
     Raises:
         BlackBoxDeltaError: It cannot be opened; see :func:`blackbox_delta.backends.open_backend`.
     """
+    dtype = dtype or artifact.dtype
     if backend is not None:
         return opened(backend, device=device, dtype=dtype)
     return open_backend(artifact.model, device=device, dtype=dtype, address=address)

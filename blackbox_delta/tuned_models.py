@@ -70,7 +70,7 @@ class TunedModels:
                 as the folder that it is in now; else the one of the saved name and address is
                 opened.
             device: Where to open it.
-            dtype: In which precision.
+            dtype: In which precision; by default in that in which the first was tuned.
             key_env: The environment variable that holds the key for its server. A folder never
                 says; without it a key goes to a provider's own hosts and to this machine alone.
             key_file: A file that holds the key, likewise.

@@ -343,6 +343,14 @@ def test_another_run_is_not_resumed_and_the_difference_is_named(
         tune(out=tmp_path, resume=True, **{**before, **change})
 
 
+def test_what_cannot_be_called_is_no_observer() -> None:
+    backend = FakeBackend()
+    wrong: Any = 5
+    with pytest.raises(ConfigError, match="observer must be a function, not a int"):
+        tune(backend, SPLIT, observer=wrong, **SMALL)
+    assert backend.calls == 0
+
+
 def test_resuming_and_sharing_need_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="resume needs a run folder"):
         tune("fake", SPLIT, resume=True, **SMALL)

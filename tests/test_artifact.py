@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -36,6 +36,7 @@ from blackbox_delta.problem import build_problem
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import Template, draw_split, load_task
 from blackbox_delta.tuned_model import TunedModel
+from blackbox_delta.tuned_models import TunedModels
 from blackbox_delta.types import Json, Vector
 
 TASK = load_task(str(files("blackbox_delta.data") / "support"))
@@ -331,6 +332,42 @@ def test_the_address_is_kept_and_given_to_whoever_opens_the_model(
     assert asked == [("fake", {"device": "cpu", "dtype": None, "address": backend.address})]
 
 
+class Half(FakeBackend):
+    """The toy model as if it ran here in bf16."""
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        return {**super().identity, "dtype": "torch.bfloat16"}
+
+
+@pytest.mark.parametrize(("asked", "got"), [(None, "bf16"), ("fp32", "fp32")])
+@pytest.mark.parametrize("name", [None, "fake:moved"])
+def test_a_local_model_is_opened_in_the_precision_that_it_was_tuned_in(
+    asked: str | None,
+    got: str,
+    name: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Artifact.of(Half(), [member("plain", WITHOUT_SLOT)]).save(tmp_path)
+    precisions: list[str | None] = []
+
+    def opened(_model: str, *, dtype: str | None, **_given: Any) -> FakeBackend:
+        precisions.append(dtype)
+        return Half()
+
+    monkeypatch.setattr("blackbox_delta.tuned_model.open_backend", opened)
+    monkeypatch.setattr("blackbox_delta.backends.open_backend", opened)
+    TunedModel.load(tmp_path, backend=name, dtype=asked)
+    TunedModels.load({"a": tmp_path}, backend=name, dtype=asked)
+    assert precisions == [got, got]
+
+
+def test_artifacts_that_say_nothing_of_precision_are_read(saved: Saved, tmp_path: Path) -> None:
+    described(copied(saved, tmp_path), lambda value: value.pop("dtype"))
+    assert Artifact.load(tmp_path).dtype is None
+
+
 class Elsewhere(FakeBackend):
     """The toy model as if it stood behind a server that wants a key."""
 
@@ -395,6 +432,8 @@ def test_an_edited_label_is_noticed(saved: Saved, tmp_path: Path) -> None:
         lambda value: value.pop("address"),
         lambda value: value.update(address="http://127.0.0.1"),
         lambda value: value.update(address=None),
+        lambda value: value.update(dtype="int3"),
+        lambda value: value.update(dtype=[]),
         lambda value: value["members"][0].update(head="tail"),
         lambda value: value["members"][0].update(head="calibrated"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -391,6 +391,43 @@ def test_joblib_stores_an_open_backend_by_its_name(tmp_path: Path) -> None:
     copied = joblib.load(tmp_path / "classifier")
     assert copied.model == "fake:mine"
     assert copied.predict(FRESH).tolist() == fitted.predict(FRESH).tolist()
+
+
+class Half(FakeBackend):
+    """The toy model as if it ran here in bf16."""
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        return {**super().identity, "dtype": "torch.bfloat16"}
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_pickle_is_opened_in_the_precision_that_it_was_tuned_in(
+    by_name: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precisions: list[str | None] = []
+
+    def opened(_model: str, dtype: str | None = None) -> FakeBackend:
+        precisions.append(dtype)
+        return Half()
+
+    monkeypatch.setattr(blackbox_delta.estimator, "open_backend", opened)
+    blackbox_delta.estimator._opened.cache_clear()
+    fitted = quick(model="fake" if by_name else Half()).fit(TEXTS, LABELS)
+    assert precisions == [None] * by_name
+    copied = pickle.loads(pickle.dumps(fitted))  # noqa: S301
+    assert copied.predict(FRESH).tolist() == fitted.predict(FRESH).tolist()
+    assert precisions[by_name:] == ["bf16"]
+    blackbox_delta.estimator._opened.cache_clear()
+
+
+def test_words_of_a_class_that_a_fold_lacks_are_left_aside() -> None:
+    words = {label: label for label in [*np.unique(LABELS), "rare"]}
+    fitted = quick(label_words=words).fit(TEXTS, LABELS)
+    assert set(fitted.classes_) == set(LABELS)
+    del words[LABELS[0]]
+    with pytest.raises(VerbalizerError, match=f"no word for: {LABELS[0]}"):
+        quick(label_words=words).fit(TEXTS, LABELS)
 
 
 def test_a_pickle_refuses_another_model() -> None:

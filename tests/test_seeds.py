@@ -228,6 +228,8 @@ def test_a_shared_cache_saves_what_seeds_have_in_common(tmp_path: Path) -> None:
     [
         (0, {}, ConfigError, "seeds must be at least 1, not 0"),
         (-1, {}, ConfigError, "at least 1"),
+        ("3", {}, ConfigError, "a whole number, not '3'"),
+        (2.0, {}, ConfigError, "a whole number, not 2.0"),
         (2, {"resume": True}, ConfigError, "resume needs a run folder"),
         (2, {"cache": "cache"}, ConfigError, "cache needs a run folder"),
         (2, {"shots": 100}, DataError, "too few"),
@@ -236,7 +238,7 @@ def test_a_shared_cache_saves_what_seeds_have_in_common(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_work_costs_nothing(
-    seeds: int, change: Json, error: type[BlackBoxDeltaError], message: str
+    seeds: Any, change: Json, error: type[BlackBoxDeltaError], message: str
 ) -> None:
     backend = FakeBackend()
     with pytest.raises(error, match=message):

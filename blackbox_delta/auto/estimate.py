@@ -27,16 +27,20 @@ LEAST = 10
 def cross_fitted_accuracy(asker: Asker, finished: Sequence[Seen], most: int) -> float | None:
     """Share of right answers over the folds; ``None`` where there are too few examples.
 
+    A class's only example is not counted: without it nobody could know the class.
+
     Args:
         asker: Fits heads on what was asked already.
         finished: Views that finished.
         most: Views that an answer may take.
     """
     labels = asker.labels
-    if len(labels) < LEAST:
+    alone = np.bincount(labels)[labels] == 1
+    if np.count_nonzero(~alone) < LEAST:
         return None
     fold_of = stratified_folds(labels, FOLDS)
-    right = [_right(asker, finished, np.flatnonzero(fold_of == k), most) for k in range(FOLDS)]
+    folds = [np.flatnonzero((fold_of == k) & ~alone) for k in range(FOLDS)]
+    right = [_right(asker, finished, out, most) for out in folds if len(out)]
     return float(np.mean(np.concatenate(right)))
 
 

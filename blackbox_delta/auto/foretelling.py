@@ -9,7 +9,7 @@ from math import ceil
 import numpy as np
 
 from blackbox_delta.auto.asking import Asker
-from blackbox_delta.auto.views import DEMONSTRATIONS, View, demonstrated
+from blackbox_delta.auto.views import View, demonstrated
 from blackbox_delta.budget import Budget, Need
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.forecast import Cost, Forecast, StartForecast
@@ -18,7 +18,15 @@ from blackbox_delta.report import asked_again
 from blackbox_delta.types import Usage
 
 
-def foretell(asker: Asker, views: Sequence[View], problem: Problem, most: int) -> Forecast:
+def foretell(
+    asker: Asker,
+    views: Sequence[View],
+    problem: Problem,
+    most: int,
+    *,
+    rounds: bool,
+    rewriting: Need | None,
+) -> Forecast:
     """What a run will spend: if nothing pays beyond the pool, and if everything does.
 
     Args:
@@ -26,6 +34,8 @@ def foretell(asker: Asker, views: Sequence[View], problem: Problem, most: int) -
         views: In the order in which they enter.
         problem: Whose test part is scored afterwards.
         most: Views that may be asked about a test example.
+        rounds: Whether rounds of demonstrations may follow the pool.
+        rewriting: What it takes to have the model propose words, where it may be asked to.
 
     Raises:
         ConfigError: The budget is in seconds, and nobody knows how fast the model answers.
@@ -37,10 +47,10 @@ def foretell(asker: Asker, views: Sequence[View], problem: Problem, most: int) -
             "model answers; give a budget in calls, queries, tokens or dollars"
         )
     pool = _pool(asker, views, budget)
-    every = _every_kind(asker, views)
+    every = _every_kind(asker, views) if rounds else list(views)
     needs = [asker.need(view, view.rows, references=False) for view in every]
     after_first = _charged(budget, needs[0].usage)
-    everything = _everything(needs, after_first)
+    everything = _everything(needs, rewriting, after_first)
     tests = [_test(asker, view, problem) for view in every]
     once = _once(asker, views[0], tests[0], problem)
     members, answering = _answering(needs, tests, after_first, most)
@@ -66,14 +76,16 @@ def _pool(asker: Asker, views: Sequence[View], budget: Budget) -> Cost:
     return Cost.of(round(spent.calls), spent.usage, spent.prices)
 
 
-def _everything(needs: Sequence[Need], after_first: Budget) -> Cost:
+def _everything(needs: Sequence[Need], rewriting: Need | None, after_first: Budget) -> Cost:
     """The whole budget, on queries as dear as they come after the first view.
 
     A view that drops out of the race makes room for others, maybe dearer ones, and for parts of
     some.
     """
     spent = _charged(after_first, after_first.usage)
-    dearest = max(needs, key=lambda need: need.tokens / need.queries)
+    dearest = max(needs, key=_tokens_a_query)
+    if rewriting is not None and _tokens_a_query(rewriting) > _tokens_a_query(dearest):
+        _charge_if_payable(spent, rewriting)
     n = dearest.queries
     one = Need("a query", 0, 1, ceil(dearest.tokens / n), ceil(dearest.output_tokens / n))
     for need in (dearest, one):
@@ -119,10 +131,12 @@ def _charged(budget: Budget, usage: Usage) -> Budget:
     return spent
 
 
+def _tokens_a_query(need: Need) -> float:
+    return need.tokens / need.queries
+
+
 def _every_kind(asker: Asker, views: Sequence[View]) -> list[View]:
     """All views, and one of each kind that further rounds of demonstrations may bring."""
-    if all(view.kind != DEMONSTRATIONS for view in views):
-        return list(views)
     rng = np.random.default_rng(0)
     starts = [view.start for view in views if view.start is not None]
     rounds = (demonstrated(asker.backend, start, rng, 1) for start in starts)

@@ -27,7 +27,7 @@ from blackbox_delta.auto.finding import found_by
 from blackbox_delta.auto.ledger import Ledger
 from blackbox_delta.auto.pooling import Pooled, best_pool
 from blackbox_delta.auto.race import run_race
-from blackbox_delta.auto.rewriting import rewritten_views
+from blackbox_delta.auto.rewriting import rewriting_need, rewritten_views
 from blackbox_delta.auto.searching import DeltaSearch, can_be_halved, check_optimizer
 from blackbox_delta.auto.selftraining import SelfTrained, self_train
 from blackbox_delta.auto.views import DEMONSTRATIONS, View, demonstrated, pool_of_views
@@ -115,8 +115,18 @@ class Auto:
         """
         from blackbox_delta.auto.foretelling import foretell
 
-        most = self._settings.max_queries_per_example
-        return foretell(self._asker, self._views, self._problem, most)
+        rewriting = None
+        if "rewritings" not in self._left_out:
+            seed = self._settings.seed
+            rewriting = rewriting_need(self._asker, self._problem, REWRITINGS, seed)
+        return foretell(
+            self._asker,
+            self._views,
+            self._problem,
+            self._settings.max_queries_per_example,
+            rounds="demonstrations" not in self._left_out,
+            rewriting=rewriting,
+        )
 
     # ------------------------------------------------------------------ the run
 

@@ -63,12 +63,21 @@ def rewritten_views(asker: Asker, problem: Problem, count: int, seed: int) -> li
         BackendError: No sound reply could be had.
         SpentError: Replies were lost, and the budget ran out over it.
     """
-    rng = np.random.default_rng([seed, 5])
-    proposed = propose(asker, problem, count, rng)
+    proposed = propose(asker, problem, count, _drawing(seed))
     base = _slotted(problem)
     starts = [_with_words(base, words) for words in proposed] if base else []
     rows = np.arange(len(problem.train))
     return [View(str(each.words).strip(), each.reader, rows, start=each) for each in starts]
+
+
+def rewriting_need(asker: Asker, problem: Problem, count: int, seed: int) -> Need | None:
+    """What it takes at most to have so many words proposed; ``None`` where none would be."""
+    found = _writing(asker, problem, count, _drawing(seed))
+    return None if found is None else found[1]
+
+
+def _drawing(seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, 5])
 
 
 def propose(asker: Asker, problem: Problem, count: int, rng: np.random.Generator) -> list[str]:
@@ -92,19 +101,29 @@ def propose(asker: Asker, problem: Problem, count: int, rng: np.random.Generator
         BackendError: No sound reply could be had.
         SpentError: Replies were lost, and the budget ran out over it.
     """
-    table, base = asker.backend.embedding_table, _slotted(problem)
-    if table is None or base is None or count < 1 or not _goes_on(asker):
+    found = _writing(asker, problem, count, rng)
+    if found is None:
         return []
-    writer = _Writer(asker, base.reader, table, _question(problem, rng), rng)
-    try:
-        need = writer.need(count)
-    except TemplateError:
-        return []
+    writer, need = found
     if not asker.budget.affords(need):
         return []
     words = problem.reader.verbalizer.words
     lines = [cleaned(draft.line, words) for draft in writer.drafts(count)]
     return ["\n" + line for line in _new(lines, _known(problem))]
+
+
+def _writing(
+    asker: Asker, problem: Problem, count: int, rng: np.random.Generator
+) -> tuple[_Writer, Need] | None:
+    """Who proposes words, and what that takes at most; ``None`` where none are proposed."""
+    table, base = asker.backend.embedding_table, _slotted(problem)
+    if table is None or base is None or count < 1 or not _goes_on(asker):
+        return None
+    writer = _Writer(asker, base.reader, table, _question(problem, rng), rng)
+    try:
+        return writer, writer.need(count)
+    except TemplateError:
+        return None
 
 
 def cleaned(line: str, label_words: Sequence[str]) -> str:

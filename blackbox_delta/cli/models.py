@@ -114,7 +114,7 @@ class Source:
         if not address:
             if url is not None:
                 raise ConfigError("this run was tuned on a local model; leave --base-url out")
-            return cls(model or artifact.model, place)
+            return cls(model or artifact.model, replace(place, dtype=place.dtype or artifact.dtype))
         endpoint, access = address.get("endpoint"), address.get("access")
         if not isinstance(endpoint, dict) or not isinstance(access, dict):
             raise ConfigError("the saved address of the model is damaged; tune it again")

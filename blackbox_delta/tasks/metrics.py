@@ -10,6 +10,8 @@ import numpy as np
 from blackbox_delta.errors import DataError
 from blackbox_delta.types import FloatArray, IntArray, Vector
 
+_LEAST = float(np.log(np.finfo(np.float64).tiny))
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -18,7 +20,8 @@ class Metrics:
     Attributes:
         accuracy: Share of right answers.
         macro_f1: Mean F1 over the classes that occur among the labels or the answers.
-        log_loss: Mean negative log-probability of the right class, in nats.
+        log_loss: Mean negative log-probability of the right class, in nats; a probability of zero
+            counts as the smallest positive number.
         n: Number of examples.
         recall: Share of right answers for each class that occurs among the labels.
     """
@@ -41,19 +44,19 @@ def evaluate(y_true: IntArray, log_proba: Vector | FloatArray, labels: Sequence[
     Raises:
         DataError: There are no examples, the shapes do not fit, or a probability is not a number.
     """
-    from scipy.special import softmax
-    from sklearn.metrics import f1_score, log_loss, recall_score
+    from scipy.special import log_softmax
+    from sklearn.metrics import f1_score, recall_score
 
     _check(y_true, log_proba, labels)
     predicted = log_proba.argmax(axis=1)
     present = np.unique(y_true)
     recall = recall_score(y_true, predicted, labels=present, average=None, zero_division=0)
-    # In float64, so that rows sum to one as closely as scikit-learn asks for.
-    proba = softmax(log_proba.astype(np.float64), axis=1)
+    # Not scikit-learn's log_loss, which takes probabilities, and no less than 2e-16 of them.
+    said = log_softmax(log_proba.astype(np.float64), axis=1)[np.arange(len(y_true)), y_true]
     return Metrics(
         accuracy=float(np.mean(predicted == y_true)),
         macro_f1=float(f1_score(y_true, predicted, average="macro", zero_division=0)),
-        log_loss=float(log_loss(y_true, proba, labels=np.arange(len(labels)))),
+        log_loss=float(-np.maximum(said, _LEAST).mean()),
         n=len(y_true),
         recall={labels[k]: float(value) for k, value in zip(present, recall, strict=True)},
     )

@@ -19,8 +19,12 @@ from blackbox_delta.types import Evidence, Example
 
 def asker(n: int, classes: int = 2) -> Asker:
     """About n examples whose classes take turns; nothing is asked of its model."""
-    train = tuple(Example(f"text {i}", label=f"class {i % classes}") for i in range(n))
-    split = FewShotSplit(train, (), (), n // classes, 0)
+    return asker_of([f"class {i % classes}" for i in range(n)])
+
+
+def asker_of(labels: list[str]) -> Asker:
+    train = tuple(Example(f"text {i}", label=label) for i, label in enumerate(labels))
+    split = FewShotSplit(train, (), (), 1, 0)
     problem = build_problem(FakeBackend(), split, Settings(template="{text} is {label}"))
     assert isinstance(problem.train, Part)
     return Asker(FakeBackend(), problem, make_head("discriminant"), Budget(10))
@@ -79,6 +83,15 @@ def test_examples_that_a_view_was_not_asked_about_are_answered_by_the_others() -
     found = cross_fitted_accuracy(owner, [finished[0], rest], 16)
     assert found is not None
     assert found > 0.8
+
+
+def test_who_is_alone_in_a_class_is_not_counted() -> None:
+    """Without that one example nobody could know the class."""
+    one_each = asker(12, classes=12)
+    assert cross_fitted_accuracy(one_each, views(one_each, 1, 4.0, 1), 16) is None
+    owner = asker_of(["a", "b"] * 12 + ["lonely"])
+    found = cross_fitted_accuracy(owner, views(owner, 3, 6.0, 1), 2)
+    assert found == 1.0, "of 24; it would be 24 of 25"
 
 
 @pytest.mark.parametrize("n", [4, LEAST - 2])

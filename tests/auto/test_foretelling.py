@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted import TEXT_ONLY, Planted, problem_of, split
+from planted import TEXT_ONLY, Planted, around, asked_text, noise, problem_of, split
 
 from blackbox_delta.api import forecast, tune
 from blackbox_delta.auto import race
@@ -17,7 +18,7 @@ from blackbox_delta.errors import BlackBoxDeltaError, ConfigError
 from blackbox_delta.forecast import Cost, Forecast
 from blackbox_delta.problem import Problem
 from blackbox_delta.tasks import VIEW_STARTS
-from blackbox_delta.types import Example, Json, ScoreRequest
+from blackbox_delta.types import Example, Json, ScoreRequest, Scores, Sink
 
 SHOTS, CLASSES, TESTS = 4, 2, 3
 N, ANCHORS = SHOTS * CLASSES, 4 * CLASSES
@@ -194,6 +195,41 @@ def test_a_pool_that_fills_up_with_demonstrations_is_no_dearer_than_foretold(cha
     assert least.queries < result["test_queries"] <= most.queries
     assert least.tokens < result["test_tokens"] <= most.tokens
     assert result["test_cost_usd"] <= (most.usd or 0)
+
+
+class Imitating(FakeBackend):
+    """The toy model with its soft prompts, to which examples before a text say most."""
+
+    def score(self, request: ScoreRequest, sink: Sink | None = None) -> Scores:
+        scores = super().score(request)
+        said = np.empty_like(scores.label_logprobs)
+        for place, prompt in enumerate(request.prompts):
+            knows = demonstrations_say_more(around(prompt))
+            text = asked_text(prompt)
+            said[:, place] = noise(text, said.shape[2]) - 6
+            said[:, place, int(text.endswith("class1"))] += knows
+        return replace(scores, label_logprobs=said)
+
+
+def test_rounds_of_demonstrations_are_foretold_where_the_pool_has_none() -> None:
+    """The user's own words have a soft slot and none of theirs in it; the shipped ones have."""
+    data = split([16, 16], test=30)
+    given: Json = {"budget": "40", "template": "{text} {soft} It was {label}", **PRICES}
+    told = forecast(Imitating(), data, **given).starts[-1]
+    result = tune(Imitating(), data, **given).result
+    assert any("round" in part["part"] for part in result["parts"])
+    assert result["tokens"] <= told.search.tokens
+    assert result["test_tokens"] <= told.test_most.tokens
+
+
+@pytest.mark.parametrize("calls", [14, 16, 20])
+def test_words_that_the_model_proposes_are_foretold(calls: int) -> None:
+    """Short texts: the question is longer than any of them."""
+    data, given = split([4] * 6), {"budget": f"{calls}", "without": "demonstrations,search"}
+    told = forecast(FakeBackend(), data, **given, head="discriminant").starts[-1]
+    result = tune(FakeBackend(), data, **given, head="discriminant").result
+    assert result["parts"][-1]["part"] == "rewritings"
+    assert result["tokens"] <= told.search.tokens
 
 
 def demonstrations_say_more(around: str) -> float:

@@ -52,7 +52,14 @@ def test_a_probability_of_zero_gives_a_finite_loss() -> None:
     log_proba = np.array([[0.0, -np.inf], [-np.inf, 0.0]])
     metrics = evaluate(np.array([0, 0]), log_proba, ("a", "b"))
     assert math.isfinite(metrics.log_loss)
-    assert metrics.log_loss > 10
+    assert metrics.log_loss > 300
+
+
+def test_a_confident_mistake_costs_what_it_says() -> None:
+    small = 1e-30
+    log_proba = np.log([[small, 1.0], [0.5, 0.5]])
+    metrics = evaluate(np.array([0, 0]), log_proba, ("a", "b"))
+    assert metrics.log_loss == pytest.approx(-(math.log(small) + math.log(0.5)) / 2)
 
 
 @pytest.mark.parametrize(
