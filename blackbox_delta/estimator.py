@@ -61,10 +61,14 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     A model given by name is opened once and stays open until another is fitted, so that
     ``cross_val_score`` and ``GridSearchCV`` do not load it for every fit. An open backend is
     shared by clones; in a parameter grid give names, as scikit-learn copies what stands there. A
-    pickle holds what was tuned and the model's name, with its server's address where it has one,
+    pickle holds what was tuned and the model's name, with its precision or its server's address,
     and which variable or file that server's key is in, but never the key; the model is opened when
     it is needed. Unpickling runs what is in the file anyway: take no pickle from whom you would
     not give the key.
+
+    The model is asked about the labels' names. ``cross_val_predict(method="predict_proba")`` and
+    ``VotingClassifier`` replace labels by 0, 1, … before they come here: it is asked about these
+    numbers then.
 
     Args:
         model: A model's name (see :func:`blackbox_delta.backends.open_backend`) or an open
@@ -72,7 +76,8 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         recipe: ``"auto"`` or ``"search"``; see :class:`blackbox_delta.settings.Settings`, as for
             all that follows but the last two.
         template: Where the text, the soft prompt and the answer stand; ``None`` for a default.
-        label_words: Label to the word that stands for it; ``None`` for the labels themselves.
+        label_words: Label to the word that stands for it; ``None`` for the labels themselves. Words
+            of classes that do not occur are left aside.
         head: The output side; ``None`` for the recipe's own.
         optimizer: What searches.
         budget: What one fit may spend.
