@@ -28,7 +28,8 @@ _COLUMNS = {
 _COLUMN_OPTIONS = {"text": "text_column", "text_pair": "pair_column", "label": "label_column"}
 _PLACE = {
     "device": "cpu or cuda; by default cuda where there is one.",
-    "dtype": "fp32, bf16 or fp16; by default fp32 on a CPU, bf16 on a GPU.",
+    "dtype": "fp32, bf16 or fp16; by default fp32 on a CPU, bf16 on a GPU, and for a saved run "
+    "what it was tuned in.",
 }
 
 
