@@ -20,7 +20,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from blackbox_delta.api import tune
-from blackbox_delta.artifact import Artifact, precision_of
+from blackbox_delta.artifact import precision_of
 from blackbox_delta.backends import open_backend, opened
 from blackbox_delta.errors import ConfigError, DataError
 from blackbox_delta.settings import Settings
@@ -197,7 +197,7 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         state = dict(super().__getstate__())
         if isinstance(self.model, Backend):
             closed = _Closed.of(self.model)
-            state["model"] = closed if closed.is_needed else closed.name
+            state["model"] = closed.name if closed == _Closed(closed.name) else closed
         if "tuned_model_" in state:
             state["_artifact"] = state.pop("tuned_model_").artifact
         return state
@@ -208,7 +208,8 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             with _OPENING:
                 own = vars(self)
                 if "tuned_model_" not in own and "_artifact" in own:
-                    self.tuned_model_ = self._reopened(self._artifact)
+                    backend = self._backend(self._artifact.dtype)
+                    self.tuned_model_ = TunedModel(self._artifact, backend, self.result_)
                     del self._artifact
                 if "tuned_model_" in own:  # perhaps since another thread was here
                     return self.tuned_model_
@@ -218,14 +219,13 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _backend(self, dtype: str | None = None) -> Backend:
         """The model; one that is only named is opened in a given precision."""
-        model = self.model
-        if isinstance(model, str | _Closed):
+        model: str | Backend | _Closed = self.model
+        if isinstance(model, str):
+            model = _Closed(str(model), dtype=dtype)
+        if isinstance(model, _Closed):
             with _OPENING:
-                return _opened(model, dtype)
+                return _opened(model)
         return opened(model)
-
-    def _reopened(self, artifact: Artifact) -> TunedModel:
-        return TunedModel(artifact, self._backend(artifact.dtype), self.result_)
 
     def _split(self, examples: tuple[Example, ...], classes: NDArray[Any]) -> FewShotSplit:
         if len(classes) < 2:
@@ -256,39 +256,30 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class _Closed:
-    """What a pickle keeps of an open backend that its name alone does not lead to; no secret.
+    """A model that is opened when it is needed: what a pickle keeps of an open backend; no secret.
 
     It says where the key is, which an artifact does not: a worker process must find it again, and
     who made the pickle could run whatever code they like.
 
     Attributes:
         name: The model's name.
-        address: :attr:`Backend.address` as JSON.
-        dtype: The precision of a local model, where it is known.
+        address: :attr:`Backend.address` as JSON; that of a local model is empty.
+        dtype: The precision of a local model; ``None`` for the machine's own choice.
     """
 
     name: str
-    address: str
+    address: str = "{}"
     dtype: str | None = None
 
     @classmethod
     def of(cls, backend: Backend) -> Self:
         return cls(backend.name, json.dumps(backend.address), precision_of(backend))
 
-    @property
-    def is_needed(self) -> bool:
-        """Whether there is more to it than a name."""
-        return self.dtype is not None or bool(json.loads(self.address))
-
 
 @lru_cache(maxsize=1)
-def _opened(model: str | _Closed, dtype: str | None) -> Backend:
+def _opened(model: _Closed) -> Backend:
     """The model, kept open until another is asked for."""
-    if isinstance(model, _Closed) and (address := json.loads(model.address)):
-        return open_backend(model.name, address=address)
-    if isinstance(model, _Closed):
-        return open_backend(model.name, dtype=model.dtype)
-    return open_backend(model) if dtype is None else open_backend(model, dtype=dtype)
+    return open_backend(model.name, dtype=model.dtype, address=json.loads(model.address))
 
 
 def _seed(random_state: Any) -> int:

@@ -126,10 +126,10 @@ def draw_splits(task: TaskData, settings: Settings, seeds: int) -> list[FewShotS
         DataError: A class has too few different examples.
     """
     try:
-        few = index(seeds) < 1
+        count = index(seeds)
     except TypeError:
         raise ConfigError(f"the number of seeds must be a whole number, not {seeds!r}") from None
-    if few:
+    if count < 1:
         raise ConfigError(f"the number of seeds must be at least 1, not {seeds}")
     drawn = [draw_for(task, settings, seed) for seed in range(settings.seed, settings.seed + seeds)]
     first = drawn[0]

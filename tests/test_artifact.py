@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from precisions import Half
 from safetensors.numpy import load_file, save
 
 import blackbox_delta
@@ -330,14 +331,6 @@ def test_the_address_is_kept_and_given_to_whoever_opens_the_model(
     monkeypatch.setattr("blackbox_delta.tuned_model.open_backend", opened)
     assert TunedModel.load(tmp_path, device="cpu").backend is backend
     assert asked == [("fake", {"device": "cpu", "dtype": None, "address": backend.address})]
-
-
-class Half(FakeBackend):
-    """The toy model as if it ran here in bf16."""
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        return {**super().identity, "dtype": "torch.bfloat16"}
 
 
 @pytest.mark.parametrize(("asked", "got"), [(None, "bf16"), ("fp32", "fp32")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import sklearn
 from faulty_server import FaultyServer
+from precisions import Half
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -274,9 +275,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The models that were opened, in order; none is open to begin with."""
     names: list[str] = []
 
-    def counted(model: str) -> Any:
+    def counted(model: str, **given: Any) -> Any:
         names.append(model)
-        return open_backend(model)
+        return open_backend(model, **given)
 
     blackbox_delta.estimator._opened.cache_clear()
     monkeypatch.setattr(blackbox_delta.estimator, "open_backend", counted)
@@ -367,9 +368,9 @@ def test_threads_share_what_a_pickle_opens(
     opened.clear()
     slow = blackbox_delta.estimator.open_backend
 
-    def slowly(model: str) -> Any:
+    def slowly(model: str, **given: Any) -> Any:
         time.sleep(0.05)
-        return slow(model)
+        return slow(model, **given)
 
     monkeypatch.setattr(blackbox_delta.estimator, "open_backend", slowly)
     with ThreadPoolExecutor(8) as threads:
@@ -393,21 +394,13 @@ def test_joblib_stores_an_open_backend_by_its_name(tmp_path: Path) -> None:
     assert copied.predict(FRESH).tolist() == fitted.predict(FRESH).tolist()
 
 
-class Half(FakeBackend):
-    """The toy model as if it ran here in bf16."""
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        return {**super().identity, "dtype": "torch.bfloat16"}
-
-
 @pytest.mark.parametrize("by_name", [False, True])
 def test_a_pickle_is_opened_in_the_precision_that_it_was_tuned_in(
     by_name: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     precisions: list[str | None] = []
 
-    def opened(_model: str, dtype: str | None = None) -> FakeBackend:
+    def opened(_model: str, *, dtype: str | None, **_given: Any) -> FakeBackend:
         precisions.append(dtype)
         return Half()
 

@@ -109,10 +109,10 @@ def _with_the_rest(task: TaskData, shots: int, seed: int) -> FewShotSplit:
         ConfigError: The seed makes no sense.
         DataError: A class has too few examples, or none are left of it.
     """
-    draw_split(task, shots, seed, development=False)
     try:
         return draw_split(replace(task, dev=task.train), shots, seed)
     except DataError:
+        draw_split(task, shots, seed, development=False)  # says what else is wrong
         raise DataError(
             f"{task.name}: {shots} training examples of every class leave none of one of them for "
             "development; ask for fewer, or add examples"

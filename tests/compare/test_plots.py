@@ -96,9 +96,8 @@ def test_the_legend_names_every_method_once_and_stands_outside() -> None:
 
 def test_a_recipe_without_a_part_is_no_further_budget_of_the_whole() -> None:
     methods = ("auto:4", "auto:16", "auto:16-words", "auto:4-words", "auto:16-demonstrations")
-    panel = accuracy_figure(Report([made("films", each, 13, answers(5)) for each in methods])).axes[
-        0
-    ]
+    found = [made("films", each, 13, answers(5)) for each in methods]
+    panel = accuracy_figure(Report(found)).axes[0]
     points = {each.get_label(): len(each.lines[0].get_xdata()) for each in panel.containers}
     assert points == {"auto": 2, "auto-words": 2, "auto-demonstrations": 1}
 

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from precisions import Half
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -14,7 +15,6 @@ pytest.importorskip("peft")
 
 import torch
 
-from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.backends.local import loading
 from blackbox_delta.compare.contract import Measured, Method, Trial
 from blackbox_delta.compare.gradients import GRIDS, BBTv2Style, GradientMethod, gradient_method
@@ -142,14 +142,6 @@ def test_a_rate_that_diverges_is_passed_over(
     json.dumps(measured.details, allow_nan=False)
 
 
-class OnCpu(FakeBackend):
-    """As a local backend on a machine with a GPU that is told to leave it alone."""
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        return {**super().identity, "device": "cpu", "dtype": "torch.bfloat16"}
-
-
 @pytest.mark.parametrize("method", [GradientMethod("lora", (1e-2,)), BBTv2Style(2)])
 def test_the_model_is_opened_where_the_backend_is_and_says_how_precisely(
     method: Method, make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
@@ -161,7 +153,7 @@ def test_the_model_is_opened_where_the_backend_is_and_says_how_precisely(
         return torch.device("cpu")
 
     monkeypatch.setattr(loading, "choose_device", choose)
-    measured = run(method, dataclasses.replace(make_trial(shots=64), backend=OnCpu()))
+    measured = run(method, dataclasses.replace(make_trial(shots=64), backend=Half()))
     assert asked == ["cpu"]
     assert measured.dtype == "torch.float32"
 
