@@ -61,7 +61,7 @@ class OutputSide:
 
     ``calibrated`` is the baseline of all comparisons: each label's mean log-probability over the
     training examples is taken off. ``dect`` follows DecT (Cui et al. 2023, "Decoder Tuning:
-    Efficient Language Understanding as Decoding", arXiv 2212.09666): calibrated label scores and
+    Efficient Language Understanding as Decoding", arXiv 2212.08408): calibrated label scores and
     class prototypes. DecT's prototypes are made of hidden states, which APIs do not return; here
     they are made of the answer's distribution.
 

@@ -197,7 +197,7 @@ class Chosen:
         """Weights (p, c) and bias (c,) on the design."""
         sharpness, *trusts = self.weighed.factors
         dual, bias = self.scatter.parameters(self.alpha)
-        weights, bias = sharpness * self.design.matrix.T @ dual, sharpness * bias
+        weights, bias = self.design.matrix.T @ (sharpness * dual), sharpness * bias
         for trust, prior in zip(trusts, self.priors, strict=True):
             weights += trust * prior
             bias -= trust * balanced_mean(self.design.matrix @ prior, self.scatter.labels)

@@ -128,14 +128,17 @@ class Design:
     def of(cls, evidence: Evidence, reference: Evidence | None = None) -> Design:
         """The design of n training examples; ``reference`` adds columns, not rows."""
         features = FeatureMap.of(evidence, reference)
-        raw = features(evidence)
-        mean = raw.mean(axis=0)
-        weight = features.weight
-        return cls(features, (raw - mean) * weight, mean, weight)
+        matrix, weight = features(evidence), features.weight
+        mean = matrix.mean(axis=0)
+        matrix -= mean  # in place: it is the largest thing that there is
+        matrix *= weight
+        return cls(features, matrix, mean, weight)
 
     def rows(self, evidence: Evidence) -> Vector:
         """Other replies as rows (n, p) like those of ``matrix``."""
-        rows: Vector = (self.features(evidence) - self.mean) * self.weight
+        rows = self.features(evidence)
+        rows -= self.mean
+        rows *= self.weight
         return rows
 
     @property

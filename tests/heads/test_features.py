@@ -1,7 +1,10 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from blackbox_delta.errors import ConfigError
+from blackbox_delta.heads import make_head
 from blackbox_delta.heads.features import Design, FeatureMap
 from blackbox_delta.types import Evidence
 
@@ -93,3 +96,24 @@ def test_unscaled_weights_give_the_same_scores(make_evidence) -> None:
         design.matrix @ weights + bias,
         atol=1e-9,
     )
+
+
+@pytest.mark.parametrize("name", ["ridge", "anchored"])
+def test_a_head_holds_the_matrix_once(name: str) -> None:
+    """Of a thousand examples it takes hundreds of megabytes, more than all else together."""
+    rng = np.random.default_rng(0)
+    n, k = 64, 100
+    evidence = Evidence(
+        rng.normal(size=(n, 2)).astype(np.float32),
+        np.stack([rng.choice(100_000, k, replace=False) for _ in range(n)]),
+        -np.sort(rng.exponential(size=(n, k)).astype(np.float32)),
+    )
+    labels = np.arange(n) % 2
+    matrix = Design.of(evidence).matrix.nbytes
+    head = make_head(name)
+    tracemalloc.start()
+    head.held_out(evidence, labels, None)
+    head.fit(evidence, labels, None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.8 * matrix
