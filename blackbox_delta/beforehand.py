@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blackbox_delta.budget import Budget
+from blackbox_delta.budget import Budget, Need
 from blackbox_delta.heads import make_head
 from blackbox_delta.journal import Journal
 from blackbox_delta.optimizers import check_name
@@ -22,13 +22,18 @@ def check_settings(split: FewShotSplit, settings: Settings) -> None:
         VerbalizerError: The label words do not fit the labels.
         TemplateError: The template cannot be read.
         ConfigError: There is no such head or optimizer, or the budget makes no sense.
+        BudgetError: It is of fewer queries than there are training examples.
     """
     Verbalizer.build(labels_of(split, settings), settings.label_words)
     if settings.template is not None:
         Template.parse(settings.template)
     make_head(settings.head_name)
     check_name(settings.optimizer)
-    Budget.parse(settings.budget, settings.prices)
+    budget = Budget.parse(settings.budget, settings.prices)
+    if budget.unit == "queries":
+        n = len(split.train)
+        # What else a recipe must pay for, and what tokens a query takes, depends on the model.
+        budget.require(Need("one pass over the training examples", 1, n, tokens=0))
 
 
 def check_place(out: Path, *, resume: bool, cache: Path | None = None) -> None:

@@ -11,6 +11,7 @@ import blackbox_delta.api
 from blackbox_delta.api import forecast, tune
 from blackbox_delta.errors import (
     BlackBoxDeltaError,
+    BudgetError,
     ConfigError,
     JournalError,
     RunError,
@@ -39,6 +40,7 @@ def _unopened(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"template": "{text}"}, TemplateError, "label"),
         ({"budget": "many"}, ConfigError, "budget"),
         ({"budget": "$2"}, BlackBoxDeltaError, "price"),
+        ({"budget": "1 query"}, BudgetError, "examples takes 2 queries; give at least 2"),
     ],
 )
 @pytest.mark.parametrize("call", [tune, forecast])
