@@ -10,11 +10,12 @@ from blackbox_delta.compare.search import run_search
 from blackbox_delta.settings import Settings
 from blackbox_delta.types import Json
 
-#: The defaults of Sun et al. 2022: 50 soft tokens before the text, d = 500, λ = 20, σ = 1, random
-#: words to start from, cross-entropy over the label words. The projection is uniform, as theirs;
-#: its entries are scaled by the embeddings' deviation, as in BBTv2 (arXiv 2205.11200), for their
-#: constant was chosen for RoBERTa. The covariance is full, as theirs: its 16 to 32 ms a generation
-#: are little beside prompts that begin with the soft tokens, of which nothing can be reused.
+#: The defaults of Sun et al. 2022: 50 soft tokens before the text, d = 500, λ = 20, random words to
+#: start from, cross-entropy over the label words; σ = 1 as in the later form of their program. The
+#: projection is uniform, as theirs; its entries are scaled by the embeddings' deviation, as in
+#: BBTv2 (arXiv 2205.11200), for theirs have one range for all models. The covariance is full, as
+#: theirs: its 16 to 32 ms a generation are little beside prompts that begin with the soft tokens,
+#: of which nothing can be reused.
 PUBLISHED: Json = {
     "recipe": "search",
     "soft_tokens": 50,

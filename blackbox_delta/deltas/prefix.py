@@ -1,7 +1,7 @@
 """Prefixes: keys and values in front of every sequence (Li & Liang, 2021, arXiv 2101.00190).
 
-In every layer, or in chosen ones, without the reparametrisation, as in P-tuning v2 (Liu et al.,
-2022, arXiv 2110.07602).
+In every layer, or in chosen ones, without the reparametrisation, which P-tuning v2 (Liu et al.,
+2022, arXiv 2110.07602) leaves open.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Small cores inside frozen singular vectors (LoRA-XS, Bałazy et al., 2024, arXiv 2405.17604).
 
-TinyLoRA (Morris et al., 2026, arXiv 2602.04118) goes on from there by drawing the cores of all
-modules from a few shared numbers by random projections, which here is the subspace.
+TinyLoRA (Morris et al., 2026, arXiv 2602.04118) goes on from there by making the cores from a few
+numbers, which modules may share, by random projections, which here is the subspace.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Xu et al. 2023, "kNN Prompting: Beyond-Context Learning with Calibration-Free Nearest Neighbor
 Inference" (arXiv:2303.13824): the training examples' output distributions are kept, and a new
-text goes with those of the smallest Kullback-Leibler divergence KL(stored ‖ new).
+text goes with those of the smallest Kullback-Leibler divergence, KL(stored ‖ new) as their program
+has it.
 
 An API returns k tokens, not the vocabulary, so a distribution is completed first. Its columns
 are the tokens returned for any training text, and one for everything else. Of a token outside

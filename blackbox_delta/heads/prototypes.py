@@ -4,9 +4,9 @@ Cui et al. 2023, "Decoder Tuning: Efficient Language Understanding as Decoding"
 (arXiv:2212.08408): a class is a hypersphere around the mean of its examples, its score is
 radius less distance, and the calibrated label scores are added with a weight. The paper takes
 hidden states through a trained projection. Inference APIs do not return hidden states, so the
-features here are those of the output distribution, each example centred and scaled to length 1
-as the paper does, and nothing is trained by gradients: centres and radii are means, and three
-factors (on distance, radius and label words) follow from the leave-one-out likelihood.
+features here are those of the output distribution, each example centred, then scaled to length 1
+as the paper's projections are, and nothing is trained by gradients: centres and radii are means,
+and three factors (on distance, radius and label words) follow from the leave-one-out likelihood.
 """
 
 from __future__ import annotations

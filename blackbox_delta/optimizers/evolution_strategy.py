@@ -1,7 +1,8 @@
 """An evolution strategy that estimates a gradient (Salimans et al., 2017, arXiv 1703.03864).
 
 With the settings that tune whole language models at a fixed step (Qiu et al., 2025, arXiv
-2509.24372): rewards are z-scored, and the mean moves by α = σ/2 times their weighted noise.
+2509.24372): rewards are z-scored, and the mean moves by α = σ/2 times their weighted noise. The
+mirrored pairs are those of Salimans et al.; Qiu et al. draw each candidate by itself.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 from blackbox_delta.optimizers.mirrored import MirroredOptimizer
 from blackbox_delta.types import Vector
 
-#: α / σ of Qiu et al., section 4.
+#: α / σ in the experiments of Qiu et al.
 LEARNING_RATE = 0.5
 
 
@@ -32,7 +33,7 @@ class EvolutionStrategy(MirroredOptimizer):
         spread = losses.std()
         if spread == 0:
             return np.zeros(self._dimension)
-        # Z of the upper and the lower half of a pair, whose noise is ε and −ε (Qiu et al., eq. 2).
+        # Z as in algorithm 2 of Qiu et al., of the two halves of a pair, whose noise is ε and −ε.
         rewards = (lower - upper) / spread
         step = LEARNING_RATE * self._sigma * (rewards @ directions) / len(losses)
         return np.asarray(step)

@@ -56,7 +56,8 @@ class SeparableSearch:
     """N(m, σ² diag(C)) around m = 0, of which only the active numbers are drawn and learned.
 
     Two candidates of a generation stand on either side of the mean, along its last step; σ grows
-    where the one ahead is better (Hansen, 2008, "CMA-ES with two-point step-size adaptation"). With
+    where the one ahead is better (Hansen, Atamna & Auger, 2014, "How to assess step-size adaptation
+    mechanisms in randomised search"; Hansen, 2008, spends two evaluations more on it). With
     few candidates in many dimensions that answers sooner than the length of a path, and it needs no
     memory of numbers that are new.
 

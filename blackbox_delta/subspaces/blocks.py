@@ -1,8 +1,8 @@
 """Each group of θ, such as a layer, moves with numbers of z of its own, by a map of its own.
 
-As in BBTv2 (Sun et al., 2022, arXiv 2205.11200, section 3.2), where every layer has its own z and
-its own random projection, whose deviation follows from what is there in the untuned model; our
-deltas measure θ in such units already. That structure within θ is worth knowing to a search of
+As in BBTv2 (Sun et al., 2022, arXiv 2205.11200), where every layer has its own z and its own
+random projection, whose deviation follows from what is there in the untuned model; our deltas
+measure θ in such units already. That structure within θ is worth knowing to a search of
 intrinsic dimension was found before (Aghajanyan et al., 2021, arXiv 2012.13255, structure-aware
 intrinsic dimension), there with one scale a layer.
 

@@ -40,7 +40,7 @@ class DenseSubspace(Subspace):
     """A with independent entries of unit variance, D·d of them, which are kept.
 
     s = scale / √d, so that with z ~ N(0, I) an entry of θ − p0 has the standard deviation
-    ``scale``. That is σ_A = α·std(E) / (√d·σ) of Black-Box Tuning for scale = α·std(E) / σ.
+    ``scale``. That is σ_A = α·std(E) / (√d·σ) of BBTv2 (2205.11200) for scale = α·std(E) / σ.
 
     Draw order: the entry (i, j) of A, row by row, takes the (i·d + j)-th 64-bit number of
     ``PCG64(seed)``; its upper 52 bits, plus a half, make u in (0, 1). Gaussian: Φ^-1(u).

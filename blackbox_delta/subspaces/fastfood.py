@@ -1,6 +1,6 @@
-"""Fastfood: a structured random matrix that is never built (Le, Sarlós & Smola, 2013, 1408.3060).
+"""Fastfood: a structured random matrix that is never built (Le, Sarlós & Smola, 2014, 1408.3060).
 
-Used for intrinsic dimension by Li et al. (2018, 1804.08838). Equation 4 of Le et al., with rows
+Used for intrinsic dimension by Li et al. (2018, 1804.08838). The matrix V of Le et al., with rows
 of unit length instead of the lengths S: blocks of n = 2^⌈log2 d⌉ rows, at least 16, each
 
     V = H G Π H B / (‖G‖ √n)

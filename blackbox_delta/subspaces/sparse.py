@@ -1,8 +1,9 @@
 """One coordinate of z for each entry of θ: as in Uni-LoRA (Li et al., 2025, arXiv 2506.00799).
 
-Each row of A holds a single ±1 at a random place. Distances are kept on average as a dense matrix
-keeps them, a projection is one look-up an entry, and nothing is kept: the memory does not grow
-with d·D. Rebuilding θ is exact, for nothing is ever added.
+Each row of A holds a single ±1 at a random place; there it is 1/√n_j without a sign, where n_j
+rows share the place j. Distances are kept on average as a dense matrix keeps them, a projection is
+one look-up an entry, and nothing is kept: the memory does not grow with d·D. Rebuilding θ is exact,
+for nothing is ever added.
 """
 
 from __future__ import annotations

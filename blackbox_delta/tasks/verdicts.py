@@ -109,7 +109,7 @@ def verdict_over_seeds(
       Business & Economic Statistics 29 (2011) 238-249) without its third, subtracted term, each
       part at its own degrees of freedom as by Zou and Donner, Statistics in Medicine 27 (2008)
       1693-1702. Without that term the noise of single answers counts twice, so the interval is
-      too wide rather than too narrow; crossed data allow no exact one (McCullagh, Bernoulli 6
+      too wide rather than too narrow; no bootstrap of crossed data is exact (McCullagh, Bernoulli 6
       (2000) 285-301), and the pigeonhole bootstrap (Owen, Annals of Applied Statistics 1 (2007)
       386-411) errs on the same side. Half an example is added to each of the four cells, as in
       :func:`paired_verdict`. With one seed the second part is unknown and left out.

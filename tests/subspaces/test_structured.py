@@ -52,7 +52,7 @@ def test_distances_and_angles_are_kept(kind: type[Subspace]) -> None:
 
 
 def test_fastfood_is_its_matrices() -> None:
-    """V = H G Π H B / (‖G‖ √n), equation 4 of Le et al., with scipy's Hadamard matrix."""
+    """The matrix V of Le et al., H G Π H B / (‖G‖ √n), with scipy's Hadamard matrix."""
     dimension, size, n = 11, 40, 16
     subspace = FastfoodSubspace(dimension, size, 7, 0.3)
     drawn = np.random.PCG64(7).random_raw(2 * 48).reshape(3, n, 2)

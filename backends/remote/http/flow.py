@@ -51,9 +51,9 @@ class AdaptiveLimit:
     with half the limit, for which a round is run at half the limit where the last one was long
     ago, as BBR does to learn the latency of an idle path (Cardwell et al. 2016).
 
-    As in TCP (Jacobson 1988) the limit grows by half a round at first, then by one, and is halved
-    by a refusal or timeout, once for all that were in flight when it was halved. A round is as
-    many answers as the limit allows in flight.
+    As in TCP (Jacobson 1988) the limit grows by a share of itself a round at first, here half, then
+    by one, and is halved by a refusal or timeout, once for all that were in flight when it was
+    halved. A round is as many answers as the limit allows in flight.
 
     Args:
         most: The limit never exceeds it.
