@@ -200,7 +200,12 @@ def _accuracies(test: HeldOutScores | None) -> Json:
 def _verdict(test: HeldOutScores | None) -> Json:
     if test is None:
         return {"verdict": UNMEASURED, "comparison": None}
-    details = asdict(test.verdict)
+    return told(test.verdict)
+
+
+def told(verdict: Verdict) -> Json:
+    """A verdict as ``result.json`` has it: the sentence, and all else beside it."""
+    details = asdict(verdict)
     return {"verdict": details.pop("sentence"), "comparison": details}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from blackbox_delta.backends import opened
 from blackbox_delta.earlier import read_earlier
 from blackbox_delta.errors import ConfigError, RunError
 from blackbox_delta.problem import build_problem
-from blackbox_delta.report import UNMEASURED
+from blackbox_delta.report import UNMEASURED, told
 from blackbox_delta.runs import RESULT_NAME, RUN_NAME, is_there, write_record
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import FewShotSplit, TaskData, load_task, verdict_over_seeds
@@ -231,9 +231,7 @@ def _verdict(runs: Sequence[Json]) -> Json:
         [_digits(run["test_right"][who]) for run in runs] for who in ("baseline", "tuned")
     )
     unsteady = any(run["comparison"]["unsteady"] for run in runs)
-    verdict = verdict_over_seeds(np.ones_like(tuned[0]), baselines, tuned, unsteady=unsteady)
-    details = asdict(verdict)
-    return {"verdict": details.pop("sentence"), "comparison": details}
+    return told(verdict_over_seeds(np.ones_like(tuned[0]), baselines, tuned, unsteady=unsteady))
 
 
 def _digits(text: str) -> IntArray:

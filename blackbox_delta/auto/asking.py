@@ -51,6 +51,17 @@ class Seen:
         """Whether it was asked about all examples that it may learn from."""
         return len(self.rows) == len(self.view.rows)
 
+    @property
+    def known(self) -> Evidence:
+        """The evidence.
+
+        Raises:
+            RuntimeError: Nothing was asked yet.
+        """
+        if self.evidence is None:
+            raise RuntimeError(f"the view {self.view.name!r} was asked nothing yet")
+        return self.evidence
+
     def losses(self, labels: IntArray) -> Vector:
         """(n,) held-out losses in nats; NaN for examples not asked about."""
         result: Vector = -self.held_out[np.arange(len(labels)), labels]
@@ -99,7 +110,7 @@ class Asker:
     def fitted(self, seen: Seen, head: Head | None = None) -> FittedHead:
         """A head, its own unless another is given, fitted on all that a view was asked."""
         with self._timed():
-            return (head or self.head).fit(_known(seen), self.labels[seen.rows], seen.reference)
+            return (head or self.head).fit(seen.known, self.labels[seen.rows], seen.reference)
 
     def as_of(self, seen: Seen, rows: IntArray) -> Seen:
         """What was known of a view when it had been asked about these of its examples alone.
@@ -110,7 +121,7 @@ class Asker:
         if len(at) == len(seen.rows):
             return seen
         part = self.fresh(seen.view)
-        part.rows, part.evidence = seen.rows[at], _known(seen).select(at)
+        part.rows, part.evidence = seen.rows[at], seen.known.select(at)
         part.reference = seen.reference
         self._hold_out(part)
         part.held_out[~np.isfinite(seen.held_out)] = np.nan
@@ -125,7 +136,7 @@ class Asker:
         places = np.flatnonzero(np.isfinite(whole.held_out[rows, 0]))
         if len(places):
             at = np.array([int(np.flatnonzero(whole.rows == rows[place])[0]) for place in places])
-            said[places] = self.fitted(part).log_proba(_known(whole).select(at))
+            said[places] = self.fitted(part).log_proba(whole.known.select(at))
         return said
 
     # ------------------------------------------------------------------ what it takes
@@ -203,7 +214,7 @@ class Asker:
     def _hold_out(self, seen: Seen) -> None:
         with self._timed():
             labels = self.labels[seen.rows]
-            seen.held_out[seen.rows] = self.head.held_out(_known(seen), labels, seen.reference)
+            seen.held_out[seen.rows] = self.head.held_out(seen.known, labels, seen.reference)
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
@@ -234,9 +245,3 @@ class Asker:
             # Lost queries, or tokens beyond their estimate, used up what was kept for it.
             raise SpentError(f"nothing is left for {need.what}", sent=0)
         return ask_within(self.budget, self.backend, request, calls=0)
-
-
-def _known(seen: Seen) -> Evidence:
-    if seen.evidence is None:
-        raise RuntimeError(f"the view {seen.view.name!r} was asked nothing yet")
-    return seen.evidence

@@ -173,7 +173,7 @@ class _Lesson:
                 at = np.flatnonzero(may & (folds[seen.rows] == fold))
                 if not len(at):
                     continue
-                hidden, rows = _evidence(seen).select(at), seen.rows[at]
+                hidden, rows = seen.known.select(at), seen.rows[at]
                 before[number][rows] = teachers[number].log_proba(hidden)
                 both = before[number][rows] + pupils[number].log_proba(hidden)
                 after[number][rows] = both / 2
@@ -187,7 +187,7 @@ class _Lesson:
         labels: IntArray | None = None,
     ) -> FittedHead:
         at = np.flatnonzero(shown[seen.rows])
-        evidence, known = _evidence(seen).select(at), self.asker.labels[seen.rows[at]]
+        evidence, known = seen.known.select(at), self.asker.labels[seen.rows[at]]
         if more is not None and labels is not None:
             evidence, known = Evidence.joined([evidence, more]), np.concatenate([known, labels])
         return self.asker.head.fit(evidence, known, seen.reference)
@@ -228,9 +228,3 @@ def _payable(asker: Asker, seen: Sequence[Seen], texts: Sequence[Example]) -> in
         return not asker.budget.affords(*needs)
 
     return bisect_left(range(1, len(texts) + 1), True, key=too_dear)
-
-
-def _evidence(seen: Seen) -> Evidence:
-    if seen.evidence is None:
-        raise RuntimeError(f"the view {seen.view.name!r} was asked nothing yet")
-    return seen.evidence

@@ -1,6 +1,6 @@
 """The options and arguments of single commands, as types of their parameters.
 
-Those that fill a type of the library, such as the settings, are made by :mod:`_cli_groups`.
+Those that fill a type of the library, such as the settings, are made by :mod:`.groups`.
 """
 
 from __future__ import annotations

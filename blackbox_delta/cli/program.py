@@ -239,9 +239,8 @@ def evaluate(
         stoppable(_GOES_ON if cache else _PAID, _err),
         loaded(run, place, model, base_url, key, cache, _err) as tuned,
     ):
-        # Runs of earlier versions do not tell the sample's; an artifact alone has no result.
-        seed: int = tuned.result.get("seed", Settings().seed)
-        seed = tuned.result.get("test_seed", seed)
+        # An artifact alone has no result.
+        seed: int = tuned.result.get("test_seed", Settings().seed)
         show_metrics(_out, tuned.evaluate(sample_test(examples, seed, max_test)))
 
 

@@ -49,6 +49,13 @@ def showing(views: Sequence[View]) -> list[View]:
     return [view for view in views if "demonstrations" in view.name]
 
 
+def all_draws(views: Sequence[View]) -> list[View]:
+    """Those that show examples, which must be as many as are drawn."""
+    found = showing(views)
+    assert len(found) == DRAWS
+    return found
+
+
 def texts(*pairs: tuple[str, str]) -> FewShotSplit:
     train = tuple(Example(text, label=label) for text, label in pairs)
     return FewShotSplit(train, (), (), 1, 0)
@@ -114,7 +121,7 @@ def test_demonstrations_take_a_quarter_of_a_class_and_four_at_most(shots: int, e
 def test_no_class_has_the_last_word_on_its_own() -> None:
     """The classes take turns in every prompt."""
     problem, views = views_of(split([16, 16]))
-    for view in showing(views):
+    for view in all_draws(views):
         (prompt,) = view.reader.prompts([Example("nothing")])
         read = said(prompt)
         order = sorted(
@@ -249,7 +256,7 @@ def test_odd_texts_are_shown_as_they_are() -> None:
 def test_a_backslash_before_an_n_is_no_new_line() -> None:
     pairs = [(f"C:\\new folder {i}{k}", "ab"[k]) for i in range(8) for k in range(2)]
     _, views = views_of(texts(*pairs))
-    for view in showing(views):
+    for view in all_draws(views):
         assert read_in(view, Example("any")).count("C:\\new folder") == 4
 
 
@@ -259,7 +266,7 @@ def test_pairs_are_shown_as_pairs() -> None:
     )
     problem, views = views_of(FewShotSplit(train, (), (), 8, 0))
     assert len(views) == len(VIEW_STARTS_PAIR) + DRAWS
-    for view in showing(views):
+    for view in all_draws(views):
         expected = by_hand(
             problem,
             view,
@@ -272,7 +279,7 @@ def test_pairs_are_shown_as_pairs() -> None:
 def test_label_words_that_are_sentences_are_shown_whole() -> None:
     words = {"class0": "It is {rather} good, is it not?", "class1": "No: not at all."}
     problem, views = views_of(split([8, 8]), label_words=words)
-    for view in showing(views):
+    for view in all_draws(views):
         expected = by_hand(
             problem,
             view,
@@ -323,7 +330,9 @@ def test_words_stand_in_the_slot_of_demonstrations(slot: str) -> None:
         soft_init="text: and so it is",
         dimension=8,
     )
-    for view in demonstrated(backend, problem, np.random.default_rng(0), DRAWS):
+    found = demonstrated(backend, problem, np.random.default_rng(0), DRAWS)
+    assert len(found) == DRAWS
+    for view in found:
         expected = by_hand(
             problem,
             view,

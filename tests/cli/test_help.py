@@ -24,8 +24,11 @@ def test_every_command_explains_itself_without_loading_torch() -> None:
 import sys
 from typer.testing import CliRunner
 from blackbox_delta.cli import app
-for command in ([], ["tune"], ["compare"], ["eval"], ["predict"], ["demo"]):
-    done = CliRunner().invoke(app, [*command, "--help"])
+from typer.main import get_command
+commands = sorted(get_command(app).commands)
+assert "export" in commands, commands
+for command in ("", *commands):
+    done = CliRunner().invoke(app, [*command.split(), "--help"])
     assert done.exit_code == 0, done.output
     assert "Usage: " in done.output, done.output
 heavy = {"torch", "transformers", "sklearn", "scipy", "cma", "nevergrad", "matplotlib"}
@@ -73,9 +76,7 @@ def test_a_line_that_cannot_be_read_is_a_usage_error() -> None:
     assert run("tune", "--model", "fake", "--data", ".", "--seeds", 0).exit_code == 2
 
 
-@pytest.mark.parametrize(
-    "command", ["tune", "compare", "probe", "journal", "eval", "predict", "demo"]
-)
+@pytest.mark.parametrize("command", sorted(get_command(app).commands))  # type: ignore[attr-defined]
 def test_every_option_is_explained_on_an_ordinary_terminal(command: str) -> None:
     done = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "80"})
     assert done.exit_code == 0, done.output

@@ -13,10 +13,7 @@ from blackbox_delta.errors import ConfigError
 _EXAMPLE = "write it like https://api.example.com/v1 or http://127.0.0.1:8000/v1"
 _PORTS = range(1, 1 << 16)
 _ENDPOINTS = ("/chat/completions", "/completions", "/models")
-#: Headers and query parameters that carry keys.
-_KEY_HEADERS = frozenset(
-    {"authorization", "proxy-authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie"}
-)
+#: Query parameters that carry keys.
 _KEY_PARAMETERS = frozenset(
     {"key", "api_key", "api-key", "apikey", "token", "access_token", "sig", "signature"}
 )
@@ -58,9 +55,7 @@ def read_url(text: str, base: httpx.URL | None = None) -> httpx.URL | None:
     return url if url.port is None or url.port in _PORTS else None
 
 
-def check_key_goes_safely(
-    url: httpx.URL, secret: Secret | None, query: Mapping[str, str], headers: Mapping[str, str]
-) -> None:
+def check_key_goes_safely(url: httpx.URL, secret: Secret | None, query: Mapping[str, str]) -> None:
     """Refuses settings under which a key would be readable on the wire, in URLs or in logs.
 
     Raises:
@@ -71,18 +66,15 @@ def check_key_goes_safely(
             f"the API key would travel unencrypted to {url.host}; use https, or a tunnel that "
             "ends at 127.0.0.1"
         )
-    for kind, items, names in (
-        ("query parameter", query, _KEY_PARAMETERS),
-        ("header", headers, _KEY_HEADERS),
-    ):
-        for name, value in items.items():
-            if name.lower() in names or (secret is not None and secret.reveal() in value):
-                raise ConfigError(
-                    f"the {kind} '{name}' would carry a key; give the key through an environment "
-                    "variable or a file instead"
-                )
-            if not (name + value).isascii() or not (name + value).isprintable():
-                raise ConfigError(f"the {kind} '{name}' may hold printable ASCII only")
+    for name, value in query.items():
+        held = secret is not None and secret.reveal() in value
+        if name.lower() in _KEY_PARAMETERS or held:
+            raise ConfigError(
+                f"the query parameter '{name}' would carry a key; give the key through an "
+                "environment variable or a file instead"
+            )
+        if not (name + value).isascii() or not (name + value).isprintable():
+            raise ConfigError(f"the query parameter '{name}' may hold printable ASCII only")
 
 
 def is_loopback(host: str) -> bool:

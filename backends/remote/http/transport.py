@@ -56,7 +56,6 @@ class Transport:
         auth_header: The header that carries it.
         auth_scheme: The word before it; empty for none.
         query: Parameters added to every URL.
-        headers: Headers added to every request.
         timeout: Seconds for a whole request; at most half of them, and ten, for connecting.
         max_bytes: The largest reply that is read, decompressed.
         connections: The most connections at once.
@@ -74,14 +73,13 @@ class Transport:
         auth_header: str = "Authorization",
         auth_scheme: str = "Bearer",
         query: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
         timeout: float = 60.0,
         max_bytes: int = 64 * 1024 * 1024,
         connections: int = 64,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._base = parse_base_url(base_url)
-        check_key_goes_safely(self._base, secret, query or {}, headers or {})
+        check_key_goes_safely(self._base, secret, query or {})
         if not timeout > 0:
             raise ConfigError(f"the timeout must be more than 0 seconds, not {timeout}")
         self._secret, self._timeout, self._max_bytes = secret, timeout, max_bytes
@@ -101,11 +99,7 @@ class Transport:
                 auth=auth,
                 params=dict(query or {}),
                 # Only what is decompressed here, under a limit.
-                headers={
-                    "User-Agent": "blackbox-delta",
-                    **(headers or {}),
-                    "Accept-Encoding": "gzip",
-                },
+                headers={"User-Agent": "blackbox-delta", "Accept-Encoding": "gzip"},
                 timeout=httpx.Timeout(timeout, connect=min(_CONNECT_SECONDS, timeout / 2)),
                 follow_redirects=False,
                 limits=limits,

@@ -118,7 +118,6 @@ class Preset:
         key_env: The environment variable that holds the key.
         models_path: Where it lists its models; ``None`` where it does not.
         owned_by: What its list of models gives as owner, where that tells the kind of server.
-        identify_path: Where it tells its version or model.
         tokenizer: Where it tokenizes text.
         metrics: Where it counts.
         query: Parameters that every request's URL carries.
@@ -136,7 +135,6 @@ class Preset:
     key_env: str = _KEY
     models_path: str | None = "models"
     owned_by: str | None = None
-    identify_path: str | None = None
     tokenizer: TokenizerPath | None = None
     metrics: Metrics | None = None
     query: Mapping[str, str] = field(default_factory=dict, hash=False)

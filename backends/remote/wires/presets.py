@@ -45,7 +45,6 @@ _VLLM = Preset(
         ),
     ),
     owned_by="vllm",
-    identify_path="../version",
     tokenizer=TokenizerPath("../tokenize", "prompt", "add_special_tokens"),
     metrics=Metrics("../metrics", "vllm:prompt_tokens_total", "vllm:prefix_cache_hits_total"),
     tried=True,
@@ -65,7 +64,6 @@ _LLAMA_CPP = Preset(
         Offer(wire="chat", path="chat/completions", max_top_k=100),
     ),
     owned_by="llamacpp",
-    identify_path="../props",
     tokenizer=TokenizerPath("../tokenize", "content", "add_special"),
     metrics=Metrics("../metrics", "llamacpp:prompt_tokens_total", None),  # with --metrics
     tried=True,
@@ -92,7 +90,6 @@ _SGLANG = Preset(
         ),
     ),
     owned_by="sglang",
-    identify_path="../get_model_info",
     tokenizer=TokenizerPath("../tokenize", "prompt", "add_special_tokens"),
     metrics=Metrics("../metrics", "sglang:prompt_tokens_total", "sglang:cached_tokens_total"),
     source="SGLang: docs/basic_usage/sampling_params, native_api, references/production_metrics",
@@ -218,7 +215,6 @@ _OLLAMA = Preset(
             wire="completions", path="completions", max_top_k=20, counted=True, may_be_fewer=True
         ),
     ),
-    identify_path="../api/version",
     source="Ollama: docs/api/openai-compatibility, openai/openai.go",
 )
 

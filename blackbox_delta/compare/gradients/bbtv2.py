@@ -12,7 +12,6 @@ import torch
 
 from blackbox_delta.compare.contract import Measured, Point, Step, Trial
 from blackbox_delta.compare.gradients.adaptations import VIRTUAL_TOKENS, Adapted, adapt
-from blackbox_delta.compare.gradients.memory import peak_memory
 from blackbox_delta.compare.gradients.opening import PRECISION, open_causal
 from blackbox_delta.compare.gradients.questions import Part, Questions, put
 from blackbox_delta.compare.gradients.scoring import LabelScorer, cross_entropy
@@ -171,7 +170,6 @@ class BBTv2Style:
                 "dimension_per_layer": spaces.dimension,
                 "generations": len(found.curve) - 1,
                 "dev_scored": found.judged,
-                "peak_memory_mb": peak_memory(),
             },
             dtype=str(PRECISION),
         )

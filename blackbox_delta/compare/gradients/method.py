@@ -13,7 +13,6 @@ from blackbox_delta.compare.gradients.adaptations import (
     Adapted,
     adapt,
 )
-from blackbox_delta.compare.gradients.memory import peak_memory
 from blackbox_delta.compare.gradients.opening import PRECISION, open_causal
 from blackbox_delta.compare.gradients.questions import MAX_TOKENS, Questions, put
 from blackbox_delta.compare.gradients.rates import Attempt, Job, best_rate
@@ -164,5 +163,4 @@ def _details(job: Job, adapted: Adapted, best: Attempt, attempts: list[Attempt])
         "epochs": job.epochs,
         "steps": steps_of(len(job.questions.train), job.epochs),
         "trainable_parameters": adapted.trainable,
-        "peak_memory_mb": peak_memory(),
     }

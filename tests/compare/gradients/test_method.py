@@ -33,7 +33,6 @@ def run(method: Method, trial: Trial) -> Measured:
 
 def without_time(measured: Measured) -> dict[str, Any]:
     known = dataclasses.asdict(measured)
-    known["details"].pop("peak_memory_mb")
     known.pop("seconds")
     return {key: np.asarray(value).tolist() for key, value in known.items()}
 

@@ -85,8 +85,7 @@ def test_redaction_finds_the_key_in_every_coat(key, before, after, encode) -> No
 @given(key=PRINTABLE.filter(lambda key: len(key) >= 12), user=st.text("abc:", max_size=7))
 def test_redaction_finds_the_key_inside_longer_base64(key: str, user: str) -> None:
     text = base64.b64encode(f"{user}{key}:tail".encode()).decode()
-    redacted = redact(text, Secret(key))
-    left = base64.b64encode(b"").decode() + redacted
+    left = redact(text, Secret(key))
     # At most the characters that the key shares with its neighbours remain.
     assert "[key]" in left
     assert len(left.replace("[key]", "")) <= len(text) - (len(key) * 8 // 6 - 1)

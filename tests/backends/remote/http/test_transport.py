@@ -62,10 +62,9 @@ def test_azure_style_keys_have_their_own_header_and_no_scheme(ask: Any) -> None:
         seen.append(request.headers)
         return httpx.Response(200, json={})
 
-    ask(auth_header="api-key", auth_scheme="", headers={"X-Team": "a"}, **mocked(handler))
+    ask(auth_header="api-key", auth_scheme="", **mocked(handler))
     assert seen[0]["api-key"] == KEY
     assert "authorization" not in seen[0]
-    assert seen[0]["x-team"] == "a"
 
 
 @pytest.mark.parametrize("before", range(0, 130, 7))
@@ -133,13 +132,11 @@ def test_a_key_never_travels_unencrypted_to_another_machine() -> None:
     [
         {"query": {"key": "x"}},
         {"query": {"anything": KEY}},
-        {"headers": {"Authorization": "Bearer x"}},
-        {"headers": {"X-Anything": f"Bearer {KEY}"}},
-        {"headers": {"X-Team": "a\r\nX-Evil: b"}},
+        {"query": {"anything": "a\r\nX-Evil: b"}},
         {"timeout": 0.0},
     ],
 )
-def test_keys_have_one_place_and_headers_hold_no_line_breaks(options: Any) -> None:
+def test_keys_have_one_place_and_no_parameter_holds_line_breaks(options: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         Transport("https://example.com/v1", secret=Secret(KEY), **options)
     assert KEY not in str(caught.value)
