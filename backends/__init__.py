@@ -51,6 +51,8 @@ def open_backend(
         raise ConfigError(
             "name the model (--model), or the server that it is called on (--base-url)"
         )
+    if not isinstance(model, str):
+        raise ConfigError(f"model must be a model's name, not a {type(model).__name__}")
     if model == "fake" or model.startswith("fake:"):
         from blackbox_delta.backends.fake import FakeBackend
 

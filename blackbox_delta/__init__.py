@@ -32,3 +32,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What a prompt completes: the public names too that were not used yet."""
+    return sorted({*globals(), *__all__})

@@ -300,6 +300,8 @@ def _labels(y: Any) -> NDArray[Any]:
         # pandas' own missing value is neither true nor false, which checks stumble over.
         if callable(isna := getattr(y, "isna", None)) and np.any(isna()):
             raise ValueError("Input y contains missing labels; drop those rows")
+        if getattr(y, "ndim", 0) == 1 and callable(own := getattr(y, "to_numpy", None)):
+            y = own()  # truth values and whole numbers that could be missing become floats else
         labels: NDArray[Any] = column_or_1d(y, warn=True)
         assert_all_finite(labels, input_name="y")
         # scikit-learn looks at the first object only.

@@ -115,6 +115,20 @@ def check_folder(path: Path, *, resume: bool) -> bool:
     return False
 
 
+def check_holds_no_run(path: Path) -> None:
+    """Checks that an artifact which is written there takes no run's place.
+
+    Raises:
+        RunError: There is a run.
+    """
+    for name in (RUN_NAME, RESULT_NAME):
+        if is_there(path / name):
+            raise RunError(
+                f"{path} holds a run, whose result would then tell of another model; save into "
+                "another folder"
+            )
+
+
 def _content(path: Path) -> list[Path]:
     try:
         return list(path.iterdir())

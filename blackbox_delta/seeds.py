@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from operator import index
 from pathlib import Path
@@ -19,6 +19,7 @@ from blackbox_delta.report import UNMEASURED, told
 from blackbox_delta.runs import RESULT_NAME, RUN_NAME, is_there, write_record
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import FewShotSplit, TaskData, load_task, verdict_over_seeds
+from blackbox_delta.tasks.tables import is_list
 from blackbox_delta.tuned_model import TunedModel
 from blackbox_delta.tuner import Observer
 from blackbox_delta.types import Backend, Example, IntArray, Json
@@ -88,9 +89,11 @@ def tune_over_seeds(
             :mod:`blackbox_delta.errors`.
     """
     chosen = Settings.of(settings)
+    if observers is not None and not callable(observers):
+        raise ConfigError(f"observers must be a function, not a {type(observers).__name__}")
     splits = draw_splits(load_task(data), chosen, seeds)
-    if isinstance(unlabeled, Iterable) and not isinstance(unlabeled, str):
-        unlabeled = list(unlabeled)  # for every seed, also what can be gone through but once
+    if is_list(unlabeled):
+        unlabeled = list(unlabeled)  # for every seed, though it can be gone through but once
     if out is not None:
         check_folders(Path(out), resume, [split.seed for split in splits])
     backend = opened(model)

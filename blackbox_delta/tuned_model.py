@@ -17,6 +17,7 @@ from blackbox_delta.members import Member, Source, pool
 from blackbox_delta.problem import ask
 from blackbox_delta.tasks import Metrics, evaluate
 from blackbox_delta.tasks.examples import sound
+from blackbox_delta.tasks.tables import is_list
 from blackbox_delta.types import Backend, Evidence, Example, Json, Vector
 
 #: Texts that all members answer before the next ones come.
@@ -72,9 +73,9 @@ class TunedModel:
 
         Args:
             folder: A run folder, or any folder with the two artifact files.
-            backend: The model, if it is open already, or its name where that has changed, such
-                as the folder that it is in now; else the one of the saved name and address is
-                opened.
+            backend: The model, if it is open already, or its name where that has changed: on its
+                server, or of a local one, such as the folder that it is in now. Else the one of
+                the saved name and address is opened.
             device: Where to open it.
             dtype: In which precision; by default in that in which it was tuned.
             key_env: The environment variable that holds the key for its server. A folder never
@@ -83,7 +84,9 @@ class TunedModel:
 
         Raises:
             ArtifactError: There is no artifact, or it is damaged or of a newer version.
-            RunError: The run's result is damaged.
+            RunError: The run's result is damaged, or the folder holds a run for each of several
+                seeds.
+            ConfigError: A key is given for a local model.
             ModelError: The model cannot be loaded.
             FingerprintError: It is not the model that was tuned.
         """
@@ -104,8 +107,12 @@ class TunedModel:
         """Writes the artifact into ``folder``, which is made if it is not there.
 
         Raises:
+            RunError: A run is kept there, whose result would then tell of another model.
             ArtifactError: It cannot be written.
         """
+        from blackbox_delta.runs import check_holds_no_run
+
+        check_holds_no_run(Path(folder))
         self.artifact.save(Path(folder))
 
     def predict(
@@ -156,8 +163,7 @@ class TunedModel:
         if isinstance(texts, str | Example) or isinstance(text_pairs, str):
             raise DataError("texts must be a list of texts, not one text; write [text]")
         for given in (texts, () if text_pairs is None else text_pairs):
-            # A table's length is that of its rows, but it gives the names of its columns.
-            if not isinstance(given, Collection) or getattr(given, "ndim", 1) != 1:
+            if not isinstance(given, Collection) or not is_list(given):
                 raise DataError(f"texts must be a list of texts, not a {type(given).__name__}")
         if text_pairs is not None and any(isinstance(text, Example) for text in texts):
             raise DataError("an Example has its second text with it; leave text_pairs out")
@@ -261,6 +267,8 @@ def model_of(
         BlackBoxDeltaError: It cannot be opened; see :func:`blackbox_delta.backends.open_backend`.
     """
     dtype = dtype or artifact.dtype
+    if isinstance(backend, str) and address:  # another name on the same server
+        return open_backend(backend, device=device, dtype=dtype, address=address)
     if backend is not None:
         return opened(backend, device=device, dtype=dtype)
     return open_backend(artifact.model, device=device, dtype=dtype, address=address)

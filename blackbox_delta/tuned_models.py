@@ -23,6 +23,8 @@ from blackbox_delta.types import (
     Vector,
 )
 
+_GIVE = "give a run folder for each user, {'name': folder}"
+
 
 class TunedModels:
     """Answers for many users at once as each one's :class:`TunedModel` does.
@@ -66,9 +68,9 @@ class TunedModels:
 
         Args:
             folders: A run folder for each user.
-            backend: The model, if it is open already, or its name where that has changed, such
-                as the folder that it is in now; else the one of the saved name and address is
-                opened.
+            backend: The model, if it is open already, or its name where that has changed: on its
+                server, or of a local one, such as the folder that it is in now. Else the one of
+                the saved name and address is opened.
             device: Where to open it.
             dtype: In which precision; by default in that in which the first was tuned.
             key_env: The environment variable that holds the key for its server. A folder never
@@ -76,13 +78,15 @@ class TunedModels:
             key_file: A file that holds the key, likewise.
 
         Raises:
-            ConfigError: There are no users.
+            ConfigError: There are no users, one is not named by a string, or a key is given for a
+                local model.
+            RunError: A folder holds a run for each of several seeds.
             ArtifactError: A folder holds no artifact, or a damaged one.
             ModelError: The model cannot be loaded.
             FingerprintError: Users were tuned on different models, or on another than this one.
         """
         if not isinstance(folders, Mapping):
-            raise ConfigError("give a run folder for each user, {'name': folder}")
+            raise ConfigError(_GIVE)
         from blackbox_delta.runs import artifact_of_one
 
         artifacts = {user: artifact_of_one(Path(folder)) for user, folder in folders.items()}
@@ -96,6 +100,18 @@ class TunedModels:
     def users(self) -> tuple[str, ...]:
         """Whose models are loaded."""
         return tuple(self._models)
+
+    def __contains__(self, user: object) -> bool:
+        """Whether a user's model is loaded."""
+        return user in self._models
+
+    def __iter__(self) -> Iterator[str]:
+        """The users."""
+        return iter(self._models)
+
+    def __len__(self) -> int:
+        """How many users there are."""
+        return len(self._models)
 
     def __getitem__(self, user: str) -> TunedModel:
         """One user's model, e.g. for its ``labels``.
@@ -259,8 +275,12 @@ def _listed(asked: object) -> list[tuple[str, str | Example]]:
 
 
 def _check_users(artifacts: Mapping[str, Artifact]) -> None:
+    if not isinstance(artifacts, Mapping):
+        raise ConfigError(_GIVE)
     if not artifacts:
-        raise ConfigError("there are no users: give a run folder for each, {'name': folder}")
+        raise ConfigError(f"there are no users: {_GIVE}")
+    if odd := [user for user in artifacts if not isinstance(user, str)]:
+        raise ConfigError(f"users are named by strings, not by {odd[0]!r}: {_GIVE}")
     (first, model), *others = artifacts.items()
     for user, other in others:
         if other.fingerprint != model.fingerprint:

@@ -571,3 +571,14 @@ def test_a_description_says_how_a_server_is_used(toy_server: Any) -> None:
 def test_only_settings_are_taken_by_name() -> None:
     own = set(inspect.signature(tune).parameters) - {"settings"}
     assert not own & set(Settings.model_fields)
+
+
+def test_a_model_is_not_saved_over_another_run(tmp_path: Path) -> None:
+    tuned = tune(FakeBackend(), SPLIT, out=tmp_path / "run", **SMALL)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(RunError, match="holds a run, whose result would then tell of another"):
+        tuned.save(tmp_path / "run")
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    tuned.save(tmp_path / "alone")
+    tuned.save(tmp_path / "alone")  # nothing but a model is there
+    assert TunedModel.load(tmp_path / "alone", backend=FakeBackend()).labels == tuned.labels

@@ -200,6 +200,16 @@ def test_labels_keep_their_type_and_order(classes: np.ndarray) -> None:
     assert np.mean(right) > 0.7
 
 
+@pytest.mark.parametrize(("kind", "values"), [("boolean", [True, False]), ("Int64", [1, 2])])
+def test_labels_that_pandas_lets_be_missing_keep_their_type(kind: str, values: list[Any]) -> None:
+    """As floats they would have other names, which the model is asked."""
+    plain = [values[label == LABELS[0]] for label in LABELS]
+    fitted = quick().fit(TEXTS, pd.Series(plain, dtype=kind))
+    assert fitted.tuned_model_.labels == quick().fit(TEXTS, plain).tuned_model_.labels
+    assert fitted.classes_.tolist() == sorted(values)
+    assert {type(label) for label in fitted.classes_.tolist()} == {type(values[0])}
+
+
 @pytest.mark.parametrize(
     "convert", [tuple, np.array, pd.Series, lambda texts: np.array(texts, dtype=object)]
 )

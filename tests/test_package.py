@@ -98,3 +98,8 @@ def test_the_wheel_holds_every_file_of_the_package_once(wheel_names: list[str]) 
 def test_the_wheel_says_that_it_is_typed_and_licensed(wheel_names: list[str]) -> None:
     assert "blackbox_delta/py.typed" in wheel_names
     assert any(name.endswith("licenses/LICENSE") for name in wheel_names)
+
+
+def test_public_names_are_completed_before_they_are_used() -> None:
+    script = "import blackbox_delta as it; print(set(it.__all__) <= set(dir(it)))"
+    assert subprocess.check_output([sys.executable, "-c", script], text=True) == "True\n"

@@ -302,3 +302,9 @@ def test_a_folder_of_several_seeds_is_no_tuned_model(tmp_path: Path) -> None:
     for load in (TunedModel.load, lambda folder: TunedModels.load({"ann": folder})):
         with pytest.raises(RunError, match="name one of them, such as .*seed-"):
             load(tmp_path)
+
+
+def test_observers_are_checked_before_anything_is_asked() -> None:
+    backend = FakeBackend()
+    with pytest.raises(ConfigError, match="observers must be a function, not a int"):
+        tune_over_seeds(backend, TASK, 2, observers=5, **SMALL)  # type: ignore[arg-type]

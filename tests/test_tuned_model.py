@@ -161,6 +161,7 @@ def test_an_example_takes_no_second_text_beside_it(paired: TunedModel) -> None:
         ((text for text in ["fine"]), None, "not a generator"),
         (pd.DataFrame({"text": ["fine"]}), None, "not a DataFrame"),
         (np.array([["fine"]]), None, "not a ndarray"),
+        ({"fine": 1}, None, "not a dict"),
         (["fine"], 5, "not a int"),
         (["fine", ""], None, "text 2 of the input is empty"),
         (["fine", " \n"], None, "text 2 of the input is empty"),

@@ -133,6 +133,10 @@ def test_saved_runs_are_loaded_by_user(tmp_path: Path) -> None:
     check_answers(models, alone, mixed(list(alone), TEXTS, 6))
     assert models["ben"].labels == ("no", "yes")
     assert models.log_proba([]) == []
+    assert tuple(models) == models.users == tuple(alone)
+    assert len(models) == len(alone)
+    assert "ben" in models
+    assert "nobody" not in models
 
 
 def test_there_must_be_users(tmp_path: Path) -> None:
@@ -144,6 +148,11 @@ def test_there_must_be_users(tmp_path: Path) -> None:
         TunedModels.load({"ann": tmp_path})
     with pytest.raises(ConfigError, match="give a run folder for each user"):
         TunedModels.load([tmp_path])  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="give a run folder for each user"):
+        TunedModels([], FakeBackend())  # type: ignore[arg-type]
+    numbered = {1: next(iter(artifacts(people()).values()))}
+    with pytest.raises(ConfigError, match="users are named by strings, not by 1"):
+        TunedModels(numbered, FakeBackend())  # type: ignore[arg-type]
 
 
 def test_what_is_asked_may_come_once() -> None:

@@ -10,7 +10,9 @@ import errno
 import json
 import logging
 import os
+import sys
 from dataclasses import replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -98,6 +100,10 @@ app = typer.Typer(
 
 def main() -> None:
     """The entry point ``blackbox-delta``."""
+    for stream in (sys.stdout, sys.stderr):
+        # A label or a sign that the output's encoding lacks must not cost what was paid for.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="blackbox-delta")
 
 
@@ -239,8 +245,9 @@ def evaluate(
         stoppable(_GOES_ON if cache else _PAID, _err),
         loaded(run, place, model, base_url, key, cache, _err) as tuned,
     ):
-        # An artifact alone has no result.
-        seed: int = tuned.result.get("test_seed", Settings().seed)
+        # Runs of earlier versions do not tell the sample's; an artifact alone has no result.
+        seed: int = tuned.result.get("seed", Settings().seed)
+        seed = tuned.result.get("test_seed", seed)
         show_metrics(_out, tuned.evaluate(sample_test(examples, seed, max_test)))
 
 

@@ -20,7 +20,7 @@ _SETTINGS = {
         _RECIPE,
         "auto pools several views of every example; search tunes one delta.",
     ),
-    "shots": (_TASK, "k: examples per class for training; as many more for development."),
+    "shots": (_TASK, "k: examples per class for training; search needs as many more."),
     "seed": (_TASK, "Determines the examples drawn, and all else that is drawn."),
     "budget": (
         _RECIPE,

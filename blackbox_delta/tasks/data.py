@@ -13,7 +13,7 @@ from typing import TextIO, TypeAlias
 from blackbox_delta.errors import DataError
 from blackbox_delta.tasks.examples import Columns, to_examples
 from blackbox_delta.tasks.hub import PREFIX, read_hub
-from blackbox_delta.tasks.tables import Table, read_lines, read_table, some
+from blackbox_delta.tasks.tables import Table, is_list, read_lines, read_table, some
 from blackbox_delta.types import Example
 
 __all__ = [
@@ -163,8 +163,10 @@ def read_texts(source: str | Path | TextIO, columns: Columns | None = None) -> l
     columns = _columns(columns)
     if isinstance(source, (str, Path)):
         table = read_table(Path(source), plain=columns.text)
-    else:
+    elif callable(getattr(source, "read", None)):
         table = _stream_table(source, plain=columns.text)
+    else:
+        raise DataError(f"a {type(source).__name__} is neither a file nor a text stream")
     return list(to_examples(table, columns, labelled=False))
 
 
@@ -214,8 +216,9 @@ def _list_table(lists: Lists, name: str) -> Table:
     for column in lists:
         if isinstance(column, str):
             raise DataError(f"{name}: a single string where a list was expected")
-        if not isinstance(column, Iterable):
-            raise DataError(f"{name}: {column!r} where a list was expected")
+        if not is_list(column):
+            kind = type(column).__name__
+            raise DataError(f"{name}: a {kind} where a list, or one column, was expected")
     filled = dict(zip(("text", "label", "text_pair"), map(list, lists), strict=False))
     lengths = {column: len(values) for column, values in filled.items()}
     if len(set(lengths.values())) > 1:
@@ -230,9 +233,12 @@ def _list_table(lists: Lists, name: str) -> Table:
 def _stream_table(stream: TextIO, plain: str) -> Table:
     name = str(getattr(stream, "name", "input"))
     try:
-        return read_lines(stream.read(), name, plain)
+        text = stream.read()
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: the input is not UTF-8") from error
+    if not isinstance(text, str):
+        raise DataError(f"{name}: the stream is of bytes; open it as text")
+    return read_lines(text, name, plain)
 
 
 def _task(name: str, tables: dict[str, Table], columns: Columns) -> TaskData:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
+from operator import index
 
 import numpy as np
 
@@ -28,6 +29,9 @@ class FewShotSplit:
         shots: k; where the classes differ in size, that of the smallest.
         seed: What it was drawn with.
         test_seed: What a sample of the test part was drawn with; ``None`` for the same.
+
+    Raises:
+        ConfigError: ``shots``, ``seed`` or ``test_seed`` is no whole number.
     """
 
     train: tuple[Example, ...]
@@ -36,6 +40,12 @@ class FewShotSplit:
     shots: int
     seed: int
     test_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        # numpy's numbers are taken as well, but a run's files hold Python's.
+        for name in ("shots", "seed", "test_seed"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _whole(name, value))
 
     @property
     def known_in_test(self) -> int:
@@ -166,7 +176,17 @@ def split_by_share(data: TaskData, dev_share: float, seed: int) -> FewShotSplit:
     )
 
 
+def _whole(name: str, value: object) -> int:
+    try:
+        return int(index(value))  # type: ignore[arg-type]
+    except TypeError:
+        raise ConfigError(f"{name} must be a whole number, not {value!r}") from None
+
+
 def _check_settings(shots: int, seed: int, max_test: int | None) -> None:
+    for name, value in (("shots", shots), ("seed", seed), ("max_test", max_test)):
+        if value is not None:
+            _whole(name, value)
     if shots < 1:
         raise ConfigError(f"shots must be at least 1, not {shots}")
     if seed < 0:

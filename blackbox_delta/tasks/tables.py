@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from blackbox_delta.errors import DataError
 
@@ -192,6 +192,15 @@ _READERS: dict[str, Callable[[str, str], list[Numbered]]] = {
     ".csv": _csv_rows,
     ".tsv": _tsv_rows,
 }
+
+
+def is_list(values: object) -> TypeGuard[Iterable[Any]]:
+    """Whether values follow one another, as in a list or one column of a table.
+
+    Whole tables and mappings do not: what they give, one after the other, are names.
+    """
+    several = isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping)
+    return several and getattr(values, "ndim", 1) == 1
 
 
 def some(names: Sequence[str]) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from blackbox_delta.errors import DataError
 from blackbox_delta.tasks.data import read_texts
 from blackbox_delta.tasks.examples import Columns, to_examples
 from blackbox_delta.tasks.splits import FewShotSplit, said_by
-from blackbox_delta.tasks.tables import Table
+from blackbox_delta.tasks.tables import Table, is_list
 from blackbox_delta.types import Example
 
 
@@ -63,8 +63,10 @@ def _read(
 ) -> tuple[str, Sequence[Example]]:
     if isinstance(source, str | Path):
         return str(source), read_texts(source, columns)
-    if not isinstance(source, Iterable):
-        raise DataError(f"unlabeled: a {type(source).__name__}; give a file or a list of texts")
+    if not is_list(source):
+        raise DataError(
+            f"unlabeled: a {type(source).__name__}; give a file, a list of texts or one column"
+        )
     name, rows = "unlabeled", [_row(text) for text in source]
     if not rows:
         raise DataError(f"{name}: the sequence is empty; leave it out or give texts")

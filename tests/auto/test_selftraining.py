@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -380,6 +381,11 @@ def test_heads_that_were_kept_are_those_that_answer(monkeypatch: pytest.MonkeyPa
         ([], "the sequence is empty"),
         ([" "], "position 0: the text in column 'text' is empty"),
         ([3], "is a int, not a string"),
+        (
+            pd.DataFrame({"text": ["foo"]}),
+            "a DataFrame; give a file, a list",
+        ),
+        ({"foo": 1}, "a dict; give a file"),
         ([each.text for each in TASK.train], "every text is a training or a test example"),
         ([Example("one", "two")], "pairs of texts, though the training examples are single"),
         ("nowhere.txt", "nowhere.txt"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 
 import pytest
-from command_line import run
+from command_line import PROGRAM, run
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -35,6 +36,14 @@ heavy = {"torch", "transformers", "sklearn", "scipy", "cma", "nevergrad", "matpl
 print(sorted(heavy & set(sys.modules)))
 """
     assert subprocess.check_output([sys.executable, "-c", script], text=True) == "[]\n"
+
+
+def test_signs_that_the_output_s_encoding_lacks_are_written_out() -> None:
+    """On Windows, for one, what is redirected is not in UTF-8: answers must not be lost over it."""
+    surroundings = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [*PROGRAM, "tune", "--help"]
+    shown = subprocess.check_output(command, env=surroundings, text=True, encoding="ascii")
+    assert r"\u03b1: size of the first steps" in shown
 
 
 def test_the_help_shows_every_setting_with_its_default() -> None:

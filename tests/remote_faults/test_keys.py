@@ -35,7 +35,13 @@ from blackbox_delta.backends.remote.endpoint import Endpoint
 from blackbox_delta.backends.remote.probe import probe
 from blackbox_delta.backends.remote.wires.presets import PRESETS
 from blackbox_delta.cli import app
-from blackbox_delta.errors import AuthorisationError, BlackBoxDeltaError, ConfigError, RemoteError
+from blackbox_delta.errors import (
+    AuthorisationError,
+    BlackBoxDeltaError,
+    ConfigError,
+    FingerprintError,
+    RemoteError,
+)
 from blackbox_delta.types import Json
 
 KEY = 'sk-live/Ab+9="Qz%41w7-Yk_3xJ'
@@ -505,3 +511,21 @@ def test_an_address_of_an_open_backend_keeps_the_user_s_key(
             assert again.address == backend.address
             assert isinstance(again, RemoteBackend)
             assert again._connection._transport._secret is not None
+
+
+def test_a_name_is_that_of_the_model_on_its_server(
+    received: Callable[..., Path], seen: Seen
+) -> None:
+    with FaultyServer() as server:
+        folder = received(server.url)
+        for load in (
+            partial(TunedModel.load, folder),
+            partial(TunedModels.load, {"me": folder}),
+        ):
+            with pytest.raises(AuthorisationError, match="NO_SUCH_VARIABLE"):
+                load(backend="renamed", key_env="NO_SUCH_VARIABLE")
+            with closing(load(backend="toy").backend) as backend:
+                assert isinstance(backend, RemoteBackend)
+            # Of a server that shows no weights nothing but the name tells which model it is.
+            with pytest.raises(FingerprintError, match="tuned on 'toy' .* but 'renamed' has other"):
+                load(backend="renamed")

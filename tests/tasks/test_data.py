@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -274,7 +275,7 @@ def test_bad_lists_are_refused() -> None:
         task_from_lists([], [])
     with pytest.raises(DataError, match="single string where a list"):
         task_from_lists("ab", ["x", "y"])
-    with pytest.raises(DataError, match=r"\(train\): None where a list was expected"):
+    with pytest.raises(DataError, match=r"\(train\): a NoneType where a list, or one"):
         task_from_lists(["a", "b"], None)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"mine \(train\), position 1: the text .* is empty"):
         task_from_lists(["a", ""], ["x", "y"], name="mine")
@@ -394,3 +395,37 @@ def test_any_stream_gives_texts_or_our_error(content: str) -> None:
         return
     assert examples
     assert all(example.text.strip() for example in examples)
+
+
+@pytest.mark.parametrize(
+    ("texts", "kind"),
+    [
+        (pd.DataFrame({"a": ["x", "y"], "b": ["p", "q"]}), "DataFrame"),
+        ({"x": 1, "y": 2}, "dict"),
+        (np.array([["x"], ["y"]]), "ndarray"),
+        (b"xy", "bytes"),
+    ],
+)
+def test_a_table_is_no_list_of_texts(texts: Any, kind: str) -> None:
+    """What it gives, one after the other, are the names of its columns."""
+    with pytest.raises(DataError, match=f"a {kind} where a list, or one column, was expected"):
+        task_from_lists(texts, ["good", "bad"])
+
+
+@pytest.mark.parametrize("kind", [pd.Series, np.array, tuple, iter])
+def test_any_kind_of_list_is_read(kind: Any) -> None:
+    task = task_from_lists(kind(["x", "y"]), kind(["good", "bad"]))
+    assert [example.text for example in task.train] == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (["a"], "a list is neither a file nor a text stream"),
+        (None, "a NoneType is neither a file nor a text stream"),
+        (io.BytesIO(b"one\n"), "the stream is of bytes; open it as text"),
+    ],
+)
+def test_what_is_no_text_stream_is_refused(source: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_texts(source)

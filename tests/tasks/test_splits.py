@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from blackbox_delta.errors import ConfigError, DataError
-from blackbox_delta.tasks import TaskData, draw_split, split_by_share
+from blackbox_delta.tasks import (
+    FewShotSplit,
+    TaskData,
+    draw_split,
+    split_by_share,
+    task_from_lists,
+)
 from blackbox_delta.types import Example
 
 
@@ -269,3 +277,23 @@ def test_test_examples_that_were_learned_from_are_counted() -> None:
     assert replace(split, test=(*split.test, *repeated)).known_in_test == len(repeated) == 8
     others = tuple(Example(each.text, "second", "a") for each in split.train)
     assert replace(split, test=others).known_in_test == 0
+
+
+def test_numpy_s_whole_numbers_are_kept_as_python_s() -> None:
+    """A run writes them into its files, long after it was paid for."""
+    split = FewShotSplit((), (), (), np.int64(2), np.uint8(3), np.int32(4))  # type: ignore[arg-type]
+    assert [type(each) for each in (split.shots, split.seed, split.test_seed)] == [int] * 3
+    assert (split.shots, split.seed, split.test_seed) == (2, 3, 4)
+
+
+@pytest.mark.parametrize("odd", [2.0, "2", []])
+def test_a_split_s_seed_is_a_whole_number(odd: Any) -> None:
+    with pytest.raises(ConfigError, match="seed must be a whole number, not "):
+        FewShotSplit((), (), (), 1, odd)
+
+
+@pytest.mark.parametrize("odd", [{"shots": 2.0}, {"seed": "1"}, {"max_test": 1.5}])
+def test_what_a_split_is_drawn_with_is_whole(odd: dict[str, Any]) -> None:
+    [name] = odd
+    with pytest.raises(ConfigError, match=f"{name} must be a whole number, not "):
+        draw_split(task_from_lists(["x", "y"], ["a", "b"]), **{"shots": 1, "seed": 0, **odd})
