@@ -18,7 +18,7 @@ from blackbox_delta.problem import build_problem
 from blackbox_delta.report import UNMEASURED, told
 from blackbox_delta.runs import RESULT_NAME, RUN_NAME, is_there, write_record
 from blackbox_delta.settings import Settings
-from blackbox_delta.tasks import FewShotSplit, TaskData, load_task, verdict_over_seeds
+from blackbox_delta.tasks import Columns, FewShotSplit, TaskData, load_task, verdict_over_seeds
 from blackbox_delta.tasks.tables import is_list
 from blackbox_delta.tuned_model import TunedModel
 from blackbox_delta.tuner import Observer
@@ -53,6 +53,7 @@ def tune_over_seeds(
     data: str | Path | TaskData,
     seeds: int,
     *,
+    columns: Columns | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     cache: str | Path | None = None,
@@ -77,6 +78,7 @@ def tune_over_seeds(
         model: A model's name or an open backend.
         data: A folder, a file, ``hub:NAME`` or a loaded task.
         seeds: S, at least 1.
+        columns: Names of the columns in the data, and of those in a file of unlabelled texts.
         out: Folder to be written: a run folder ``seed-N`` for each seed N, and ``result.json``.
         resume: Go on with the runs in ``out``; there may be more seeds than before.
         cache: A file of replies that all seeds (and other runs) share.
@@ -91,7 +93,7 @@ def tune_over_seeds(
     chosen = Settings.of(settings)
     if observers is not None and not callable(observers):
         raise ConfigError(f"observers must be a function, not a {type(observers).__name__}")
-    splits = draw_splits(load_task(data), chosen, seeds)
+    splits = draw_splits(load_task(data, columns), chosen, seeds)
     if is_list(unlabeled):
         unlabeled = list(unlabeled)  # for every seed, though it can be gone through but once
     if out is not None:
@@ -103,6 +105,7 @@ def tune_over_seeds(
         tune(
             backend,
             split,
+            columns=columns,
             out=None if out is None else Path(out) / folder_name(split.seed),
             resume=resume,
             cache=cache,

@@ -19,7 +19,7 @@ from blackbox_delta.errors import BackendError, BlackBoxDeltaError, ConfigError,
 from blackbox_delta.report import UNMEASURED, time_free
 from blackbox_delta.runs import RESULT_NAME, read_result
 from blackbox_delta.seeds import SeedsResult, tune_over_seeds
-from blackbox_delta.tasks import draw_split, load_task
+from blackbox_delta.tasks import Columns, draw_split, load_task
 from blackbox_delta.tuned_model import TunedModel
 from blackbox_delta.tuned_models import TunedModels
 from blackbox_delta.tuner import Observer
@@ -308,3 +308,16 @@ def test_observers_are_checked_before_anything_is_asked() -> None:
     backend = FakeBackend()
     with pytest.raises(ConfigError, match="observers must be a function, not a int"):
         tune_over_seeds(backend, TASK, 2, observers=5, **SMALL)  # type: ignore[arg-type]
+
+
+def test_columns_are_named_as_for_one_seed(tmp_path: Path) -> None:
+    rows = [{"Text": each.text, "Label": each.label} for each in TASK.train]
+    file = tmp_path / "data.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    unlabelled = tmp_path / "more.jsonl"
+    unlabelled.write_text("".join(json.dumps({"Text": f"film {n}"}) + "\n" for n in range(4)))
+    columns = Columns(text="Text", label="Label")
+    result = tune_over_seeds(
+        FakeBackend(), file, 2, columns=columns, unlabeled=unlabelled, **SMALL
+    ).result
+    assert len(result["seeds"]) == 2

@@ -89,6 +89,7 @@ def show_forecast(job: Job, out: Console, err: Console) -> None:
     from blackbox_delta import display
     from blackbox_delta.api import forecast
 
+    _check(job)
     chosen = {"unlabeled": job.unlabeled, **job.settings.model_dump()}
     with job.source.assumed().opened(err) as backend:
         if backend.address:

@@ -81,6 +81,7 @@ def load_task(source: str | Path | TaskData, columns: Columns | None = None) -> 
         DataError: The data cannot be used; the message names file and line.
         MissingExtraError: A data set of the hub was named and ``datasets`` is not installed.
     """
+    columns = _columns(columns)
     if isinstance(source, TaskData):
         return source
     if not isinstance(source, str | Path):
@@ -88,7 +89,6 @@ def load_task(source: str | Path | TaskData, columns: Columns | None = None) -> 
             f"the data is a {type(source).__name__}; give a folder, a file, {PREFIX}NAME, or what "
             "task_from_lists(texts, labels) makes of lists and of a table's columns"
         )
-    columns = _columns(columns)
     if isinstance(source, str) and source.startswith(PREFIX):
         return _task(source.removeprefix(PREFIX), read_hub(source, columns), columns)
     path = Path(source)

@@ -245,6 +245,12 @@ def test_a_dry_run_says_what_the_run_holds(seeds: int, data: Path, tmp_path: Pat
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == kept
 
 
+def test_a_dry_run_refuses_the_folders_that_the_run_would(data: Path, finished: Path) -> None:
+    for folder, message in ((finished, "holds a run already"), (data, "holds no run")):
+        told = failed(tune(data, "--out", folder, "--dry-run"))
+        assert message in " ".join(told.split())
+
+
 def test_a_dry_run_says_that_it_does_not_know_the_cache(data: Path, tmp_path: Path) -> None:
     done = tune(data, "--out", tmp_path / "run", "--cache", tmp_path / "c", "--dry-run")
     assert done.exit_code == 0, done.output

@@ -429,3 +429,10 @@ def test_any_kind_of_list_is_read(kind: Any) -> None:
 def test_what_is_no_text_stream_is_refused(source: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_texts(source)
+
+
+def test_columns_are_checked_though_a_loaded_task_needs_none() -> None:
+    task = task_from_lists(["x", "y"], ["a", "b"])
+    assert load_task(task, Columns(text="Text")) is task
+    with pytest.raises(DataError, match=r"columns: a dict; write Columns"):
+        load_task(task, {"text": "Text"})  # type: ignore[arg-type]
