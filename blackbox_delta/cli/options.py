@@ -19,6 +19,12 @@ ModelOption: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+ServedModelOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="Its name on the server, where that has several.", show_default=False
+    ),
+]
 UrlArgument: TypeAlias = Annotated[
     str, typer.Argument(metavar="URL", help="Such as http://127.0.0.1:8000/v1.")
 ]

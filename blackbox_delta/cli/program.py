@@ -46,6 +46,7 @@ from blackbox_delta.cli.options import (
     SavedModelOption,
     SavedUrlOption,
     SeedsOption,
+    ServedModelOption,
     UnlabeledOption,
     UrlArgument,
 )
@@ -189,7 +190,7 @@ app.command()(with_option_groups(compare))
 
 @app.command()
 @with_option_groups
-def probe(url: UrlArgument, caller: Caller, model: ModelOption = None) -> None:
+def probe(url: UrlArgument, caller: Caller, model: ServedModelOption = None) -> None:
     """Find out with some 20 queries what a server offers, and how best to tune through it.
 
     Example: blackbox-delta probe http://127.0.0.1:8000/v1
