@@ -65,20 +65,18 @@ def open_backend(
     return LocalBackend(model, device=device, dtype=dtype)
 
 
-def opened(model: str | Backend, *, device: str | None = None, dtype: str | None = None) -> Backend:
+def opened(model: str | Backend) -> Backend:
     """A model that is open already, as it is, or the one of a name.
 
     Args:
         model: An open backend, or what :func:`open_backend` takes.
-        device: Where to open it, as for :func:`open_backend`.
-        dtype: In which precision, likewise.
 
     Raises:
         ConfigError: It is neither.
         BlackBoxDeltaError: As :func:`open_backend`.
     """
     if isinstance(model, str):
-        return open_backend(model, device=device, dtype=dtype)
+        return open_backend(model)
     if not isinstance(getattr(model, "capabilities", None), Capabilities):
         kind = type(model).__name__
         raise ConfigError(f"model must be a model's name or an open backend, not a {kind}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from blackbox_delta.report import UNMEASURED, told
 from blackbox_delta.runs import RESULT_NAME, RUN_NAME, is_there, write_record
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import Columns, FewShotSplit, TaskData, load_task, verdict_over_seeds
+from blackbox_delta.tasks.splits import whole
 from blackbox_delta.tasks.tables import is_list
 from blackbox_delta.tuned_model import TunedModel
 from blackbox_delta.tuner import Observer
@@ -131,11 +131,7 @@ def draw_splits(task: TaskData, settings: Settings, seeds: int) -> list[FewShotS
         ConfigError: There is no seed, or a setting is out of range.
         DataError: A class has too few different examples.
     """
-    try:
-        count = index(seeds)
-    except TypeError:
-        raise ConfigError(f"the number of seeds must be a whole number, not {seeds!r}") from None
-    if count < 1:
+    if whole("the number of seeds", seeds) < 1:
         raise ConfigError(f"the number of seeds must be at least 1, not {seeds}")
     drawn = [draw_for(task, settings, seed) for seed in range(settings.seed, settings.seed + seeds)]
     first = drawn[0]

@@ -266,12 +266,10 @@ def model_of(
     Raises:
         BlackBoxDeltaError: It cannot be opened; see :func:`blackbox_delta.backends.open_backend`.
     """
-    dtype = dtype or artifact.dtype
-    if isinstance(backend, str) and address:  # another name on the same server
-        return open_backend(backend, device=device, dtype=dtype, address=address)
-    if backend is not None:
-        return opened(backend, device=device, dtype=dtype)
-    return open_backend(artifact.model, device=device, dtype=dtype, address=address)
+    if backend is not None and not isinstance(backend, str):
+        return opened(backend)
+    name = artifact.model if backend is None else backend
+    return open_backend(name, device=device, dtype=dtype or artifact.dtype, address=address)
 
 
 def _check_text(number: int, what: str, text: object) -> None:

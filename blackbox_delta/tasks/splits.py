@@ -45,7 +45,7 @@ class FewShotSplit:
         # numpy's numbers are taken as well, but a run's files hold Python's.
         for name in ("shots", "seed", "test_seed"):
             if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, _whole(name, value))
+                object.__setattr__(self, name, whole(name, value))
 
     @property
     def known_in_test(self) -> int:
@@ -176,7 +176,12 @@ def split_by_share(data: TaskData, dev_share: float, seed: int) -> FewShotSplit:
     )
 
 
-def _whole(name: str, value: object) -> int:
+def whole(name: str, value: object) -> int:
+    """A whole number as Python's own, numpy's too.
+
+    Raises:
+        ConfigError: It is none; ``name`` says what it is.
+    """
     try:
         return int(index(value))  # type: ignore[arg-type]
     except TypeError:
@@ -186,7 +191,7 @@ def _whole(name: str, value: object) -> int:
 def _check_settings(shots: int, seed: int, max_test: int | None) -> None:
     for name, value in (("shots", shots), ("seed", seed), ("max_test", max_test)):
         if value is not None:
-            _whole(name, value)
+            whole(name, value)
     if shots < 1:
         raise ConfigError(f"shots must be at least 1, not {shots}")
     if seed < 0:

@@ -145,9 +145,15 @@ def test_it_says_whether_tokens_are_estimates() -> None:
     assert not foretold("3", estimating).exact
 
 
-@pytest.mark.parametrize("budget", ["7 queries", "50 tokens", "$0.00001"])
-def test_what_is_too_little_for_the_first_view_is_refused_here_too(budget: str) -> None:
-    first = "one pass over the training examples" if "queries" in budget else "the first view"
+@pytest.mark.parametrize(
+    ("budget", "first"),
+    [
+        ("7 queries", "one pass over the training examples"),
+        ("50 tokens", "the first view"),
+        ("$0.00001", "the first view"),
+    ],
+)
+def test_what_is_too_little_for_the_first_view_is_refused_here_too(budget: str, first: str) -> None:
     with pytest.raises(BlackBoxDeltaError, match=f"too small: {first} takes"):
         foretold(budget, **PRICES)
 
