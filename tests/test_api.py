@@ -44,14 +44,10 @@ SUPPORT = str(files("blackbox_delta.data") / "support")
 TASK = load_task(SUPPORT)
 SPLIT = draw_split(TASK, shots=2, seed=0, max_test=10)
 SMALL: dict[str, Any] = {"shots": 2, "budget": "6 calls", "max_test": 10}
-SEARCH: dict[str, Any] = {
-    **SMALL,
-    "recipe": "search",
-    "dimension": 20,
-    "soft_tokens": 3,
-    "population": 4,
-    "budget": "12 calls",
-}
+SEARCHED = {"dimension": 20, "soft_tokens": 3, "population": 4}
+SEARCH: dict[str, Any] = {**SMALL, **SEARCHED, "recipe": "search", "budget": "12 calls"}
+#: What is said of a search is refused where there is none.
+UNSEARCHED = dict.fromkeys(SEARCHED)
 BOTH = pytest.mark.parametrize("given", [SEARCH, SMALL], ids=["search", "auto"])
 
 
@@ -264,7 +260,8 @@ def test_auto_asks_a_text_only_backend_about_words_alone() -> None:
 
 def test_a_text_only_backend_is_asked_nothing_about_soft_prompts(tmp_path: Path) -> None:
     backend = Recording(accepts=frozenset())
-    model = tune(backend, SPLIT, out=tmp_path / "run", **SEARCH)
+    unsearched = {**SEARCH, **UNSEARCHED}
+    model = tune(backend, SPLIT, out=tmp_path / "run", **unsearched)
     # Each start's words stand in the template; the better one's development examples.
     assert model.result["calls"] == len(DEFAULT_STARTS) + 1
     assert model.result["generations"] == 0
@@ -275,7 +272,7 @@ def test_a_text_only_backend_is_asked_nothing_about_soft_prompts(tmp_path: Path)
     assert not any(isinstance(segment, SoftSlot) for segment in asked)
     words = "".join(segment.text for segment in asked if isinstance(segment, Words))
     assert all(start in words for start in DEFAULT_STARTS)
-    own = tune(backend, SPLIT, template="{text} It is {label}", **SEARCH)
+    own = tune(backend, SPLIT, template="{text} It is {label}", **unsearched)
     assert own.result["calls"] == 2
 
 
@@ -432,7 +429,7 @@ PRICES = {"price_in": 0.5, "price_out": 2.0}
         {"budget": "20k tokens", **PRICES},
         {"budget": "$0.01", **PRICES},
         {"head": "contextual", "optimizer": "random"},
-        {"template": "{text} It is {label}"},
+        {"template": "{text} It is {label}", **UNSEARCHED},
     ],
     ids=str,
 )

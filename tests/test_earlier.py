@@ -174,7 +174,7 @@ def without_delta(folder: Path) -> Path:
             lambda at: finished(at, 4),
             {"template": "{text} It was {label}"},
             ConfigError,
-            "here none is tuned; write {soft}",
+            "none is tuned here, .*; write {soft}",
         ),
         (lambda at: finished(at, 4), {"dimension": 1}, ConfigError, "1 is less than the 2 dir"),
         (lambda at: finished(at, 4), {"subspace": "sparse"}, ConfigError, "give one of the two"),

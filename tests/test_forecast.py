@@ -395,7 +395,8 @@ def test_a_text_only_model_begins_with_the_better_words() -> None:
     for seed in range(4):
         backend = Api(accepts=frozenset())
         split = draw_split(TASK, shots=2, seed=seed, max_test=7)
-        given_settings = Settings.of({**SMALL, "head": "contextual", "budget": "3 calls"})
+        own = {"head": "contextual", "budget": "3 calls", "dimension": None, "population": None}
+        given_settings = Settings.of({**SMALL, **own})
         problem = build_problem(backend, split, given_settings)
         budget = Budget.parse("3 calls")
         outcome = Tuner(backend, problem, given_settings, budget).run(backend)

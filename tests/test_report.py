@@ -41,14 +41,9 @@ from blackbox_delta.types import Backend, Example, Json, ScoreRequest, Scores, S
 TASK = load_task(str(files("blackbox_delta.data") / "support"))
 SPLIT = draw_split(TASK, shots=4, seed=0, max_test=60)
 TRUTH = [example.label for example in SPLIT.test]
-SMALL: dict[str, Any] = {
-    "recipe": "search",
-    "dimension": 20,
-    "soft_tokens": 3,
-    "population": 4,
-    "budget": "40 calls",
-    "shots": 4,
-}
+SEARCHED = {"dimension": 20, "soft_tokens": 3, "population": 4}
+SMALL: dict[str, Any] = {"recipe": "search", **SEARCHED, "budget": "40 calls", "shots": 4}
+UNSEARCHED = {**dict.fromkeys(SEARCHED), "template": "{text} It is {label}", "budget": "2 calls"}
 AUTO: dict[str, Any] = {"budget": "6 calls", "shots": 4}
 PROMISED = [
     "model",
@@ -242,7 +237,7 @@ def test_a_search_s_outcome_in_the_words_that_recipes_share(finished: Finished) 
 @pytest.fixture(scope="module")
 def crowd() -> Found:
     """Two ways of asking, one of them behind two heads, besides the baseline's own."""
-    finished, other = Finished(), Finished(template="{text} It is {label}", budget="2 calls")
+    finished, other = Finished(), Finished(**UNSEARCHED)
     found = finished.outcome.found
     delta = finished.choosing(-1).found.members[0]
     twin = replace(delta, name="twin", head=found.baseline.head, weight=0.5)
@@ -301,7 +296,7 @@ class Server(Listening):
 @pytest.fixture(scope="module")
 def untuned() -> Found:
     """The baseline as the only member: one way of asking, so nothing is asked twice by itself."""
-    return Finished(template="{text} It is {label}", budget="2 calls").choosing(0).found
+    return Finished(**UNSEARCHED).choosing(0).found
 
 
 @pytest.mark.parametrize(("moves", "unsteady"), [(0.0, False), (0.5, False), (1.5, True)])

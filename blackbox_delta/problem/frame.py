@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from blackbox_delta.deltas import Composition
+from blackbox_delta.deltas import Composition, SoftPrompt
 from blackbox_delta.errors import ConfigError
 from blackbox_delta.optimizers import OF_PARTS, EggRoll
 from blackbox_delta.problem.deltas import make_delta
@@ -28,6 +28,16 @@ from blackbox_delta.types import Backend, Delta, DeltaBatch, Json, Vector, is_de
 DIMENSION = 500
 #: α unless something else is asked for.
 SCALE = 0.3
+#: Settings that only the search of a delta listens to.
+_OF_SEARCHES = (
+    "soft_tokens",
+    "dimension",
+    "subspace",
+    "subspace_from",
+    "scale",
+    "optimizer",
+    "population",
+)
 #: The subspaces that optimizers are made for.
 _MADE_FOR = {
     **dict.fromkeys(OF_PARTS, BlockSubspace.kind),
@@ -81,20 +91,37 @@ def build_frames(
     ``None`` where only the output side is tuned.
 
     Raises:
-        ConfigError: A setting makes no sense for the delta.
+        ConfigError: A setting makes no sense for the delta, or is about a search where none is.
         UnsupportedError: The backend does not take it.
     """
     deltas = [make_delta(backend, template, settings, init) for template, init in starts]
     found = [delta for delta in deltas if delta is not None]
-    if earlier and not found:
-        raise ConfigError(
-            "subspace_from names earlier deltas, and here none is tuned; write {soft} into the "
-            "template, or leave subspace_from out"
-        )
     if not found:
+        _check_unheard(backend, settings)
         return [None for _ in starts]
     make = _maker(found, settings, earlier)
     return [None if delta is None else make(delta) for delta in deltas]
+
+
+def _check_unheard(backend: Backend, settings: Settings) -> None:
+    """What is said of a search is refused, not left unheard, where only the output side is tuned.
+
+    Raises:
+        ConfigError: A setting is about the search of a delta.
+    """
+    defaults = Settings()
+    told = [name for name in _OF_SEARCHES if getattr(settings, name) != getattr(defaults, name)]
+    if not told:
+        return
+    if SoftPrompt.kind in backend.capabilities.deltas:
+        why, advice = "the template has no {soft} slot", "write {soft} into the template, or "
+    else:
+        why, advice = f"{backend.name} takes no soft prompts", ""
+    names = ", ".join(told)
+    raise ConfigError(
+        f"{names} {'is' if len(told) == 1 else 'are'} about the search of a delta, and none is "
+        f"tuned here, for {why}; {advice}leave {names} out"
+    )
 
 
 def _maker(

@@ -13,6 +13,8 @@ from blackbox_delta.tasks import draw_split, load_task
 TASK = load_task(str(files("blackbox_delta.data") / "support"))
 SPLIT = draw_split(TASK, shots=2, seed=0, max_test=7)
 SMALL = {"recipe": "search", "dimension": 20, "soft_tokens": 3}
+#: Where nothing is searched, nothing is said of it.
+UNSEARCHED = {"dimension": None, "soft_tokens": None}
 AUTO = {"recipe": "auto"}
 HIDDEN = 16
 

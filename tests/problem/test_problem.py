@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from posing import AUTO, HIDDEN, SMALL, SPLIT, TASK, build
+from posing import AUTO, HIDDEN, SMALL, SPLIT, TASK, UNSEARCHED, build
 
 from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.errors import (
@@ -119,11 +119,32 @@ def test_eggroll_takes_directions_of_low_rank_unless_told_otherwise() -> None:
 
 @pytest.mark.parametrize("accepts", [{"soft-prompt"}, set()])
 def test_without_a_slot_only_the_output_side_is_left(accepts: set[str]) -> None:
-    problem = build(FakeBackend(accepts=accepts), template="{text} It is {label}")
+    problem = build(FakeBackend(accepts=accepts), template="{text} It is {label}", **UNSEARCHED)
     assert problem.frame is None
     assert problem.start is None
     assert problem.delta(np.zeros(20)) is None
     assert not any(isinstance(s, SoftSlot) for p in problem.train.prompts for s in p.segments)
+
+
+ABOUT_A_SEARCH: list[dict[str, Any]] = [
+    {"soft_tokens": 4},
+    {"dimension": 20},
+    {"subspace": "gaussian"},
+    {"subspace_from": ["run"]},
+    {"scale": 0.1},
+    {"optimizer": "cma"},
+    {"population": 8},
+]
+
+
+@pytest.mark.parametrize("told", ABOUT_A_SEARCH, ids=lambda told: next(iter(told)))
+def test_what_is_said_of_a_search_that_is_none_is_refused(told: dict[str, Any]) -> None:
+    [name] = told
+    own = UNSEARCHED | told | {"template": "{text} It is {label}"}
+    with pytest.raises(ConfigError, match=rf"{name} is about .* no \{{soft\}} slot; .* {name} out"):
+        build(**own)
+    with pytest.raises(ConfigError, match=f"{name} is about .*takes no soft prompts; leave {name}"):
+        build(FakeBackend(accepts=frozenset()), **UNSEARCHED | told)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from posing import AUTO, HIDDEN, TASK, build
+from posing import AUTO, HIDDEN, TASK, UNSEARCHED, build
 
 from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.errors import ConfigError, UnsupportedError
@@ -87,7 +87,7 @@ def test_a_template_of_ones_own_comes_first_among_the_views() -> None:
     assert (problem.frame, problem.words) == (None, None)
     assert [start.words for start in problem.rivals] == VIEWS
     assert all(start.frame is not None for start in problem.rivals)
-    assert build(**AUTO, template=own, without="words").rivals == ()
+    assert build(**AUTO, template=own, without="words", **UNSEARCHED).rivals == ()
 
 
 def test_without_other_words_the_first_of_the_defaults_is_left() -> None:
@@ -191,7 +191,7 @@ def words_of(problem: Problem, part: str) -> list[str]:
 def test_a_text_only_backend_reads_the_default_starts_as_words(
     part: str, recipe: str, words: list[str]
 ) -> None:
-    problem = build(FakeBackend(accepts=frozenset()), recipe=recipe)
+    problem = build(FakeBackend(accepts=frozenset()), recipe=recipe, **UNSEARCHED)
     soft = build()
     starts = (problem, *problem.rivals)
     assert [start.words for start in starts] == words
@@ -207,7 +207,7 @@ def test_a_text_only_backend_reads_the_default_starts_as_words(
 
 def test_a_start_of_ones_own_is_read_as_words_too() -> None:
     backend = FakeBackend(accepts=frozenset())
-    problem = build(backend, soft_init="text:\\n{{one}} of {options} is")
+    problem = build(backend, soft_init="text:\\n{{one}} of {options} is", **UNSEARCHED)
     assert problem.rivals == ()
     [text, *_] = words_of(problem, "train")
     assert text.endswith("\n{{one}} of account, billing, delivery, sales, technical is")
@@ -223,7 +223,7 @@ class Chatty(FakeBackend):
 
 @pytest.mark.parametrize("recipe", ["search", "auto"])
 def test_a_chat_is_asked_a_question(recipe: str) -> None:
-    problem = build(Chatty(accepts=frozenset()), recipe=recipe)
+    problem = build(Chatty(accepts=frozenset()), recipe=recipe, **UNSEARCHED)
     assert problem.reader.template.source == default_template(pairs=False, chat=True)
     assert problem.rivals == ()
     assert (problem.frame, problem.words) == (None, None)
@@ -232,6 +232,6 @@ def test_a_chat_is_asked_a_question(recipe: str) -> None:
     assert problem.reader.choices[0] == " account"
     with pytest.raises(UnsupportedError, match="nothing can start from 'text:It is'"):
         build(Chatty(accepts=frozenset()), soft_init="text:It is")
-    own = build(Chatty(accepts=frozenset()), template="{text} Which? {label}")
+    own = build(Chatty(accepts=frozenset()), template="{text} Which? {label}", **UNSEARCHED)
     assert own.reader.template.source == "{text} Which? {label}"
     assert build(Chatty()).frame is not None

@@ -60,9 +60,8 @@ def server(table: Path) -> Iterator[TableServer]:
 def command(data: Path, url: str, *more: object) -> list[str]:
     """A small search; what stands in ``more`` counts if an option is given twice."""
     small = ["--label-words", WORDS, "--shots", 4, "--budget", 24]
-    soft = ["--dimension", 12, "--soft-tokens", 3]
     where = ["tune", "--base-url", url, "--data", data]
-    return [str(each) for each in (*where, *small, *soft, *more)]
+    return [str(each) for each in (*where, *small, *more)]
 
 
 def invoke(arguments: list[str]) -> Result:

@@ -31,11 +31,10 @@ TASK = load_task(str(files("blackbox_delta.data") / "support"))
 SPLIT = draw_split(TASK, shots=2, seed=0, max_test=10)
 N = M = 10  # training and development examples
 POPULATION = 4
+SEARCHED = {"dimension": 20, "soft_tokens": 3, "population": POPULATION}
 SMALL: dict[str, Any] = {
     "recipe": "search",
-    "dimension": 20,
-    "soft_tokens": 3,
-    "population": POPULATION,
+    **SEARCHED,
     "head": "calibrated",
     "budget": "50 calls",
 }
@@ -262,14 +261,15 @@ def test_every_generation_is_recorded_and_observed(tmp_path: Path) -> None:
 
 
 def test_without_a_slot_two_calls_suffice() -> None:
-    run = Run(template="{text} It is {label}", budget="2 calls", head="ridge")
+    unsearched = {"template": "{text} It is {label}", **dict.fromkeys(SEARCHED)}
+    run = Run(**unsearched, budget="2 calls", head="ridge")
     outcome = run.go()
     assert run.backend.got["calls"] == 2
     assert outcome.generations == 0
     assert [option.name for option in outcome.options] == ["calibrated", "head"]
     assert all(option.z is None for option in outcome.options)
     with pytest.raises(BudgetError, match="give at least 2"):
-        Run(template="{text} It is {label}", budget="1 call")
+        Run(**unsearched, budget="1 call")
 
 
 def test_content_free_queries_are_counted() -> None:
