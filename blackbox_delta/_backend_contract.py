@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from inspect import get_annotations
 
 import numpy as np
 
@@ -42,6 +43,25 @@ def require(condition: object, message: str) -> None:
         raise AssertionError(message)
 
 
+def require_members(given: object, protocol: type) -> None:
+    """Raises ``AssertionError`` unless all that the protocol names is there."""
+    named = dict.fromkeys([*get_annotations(protocol), *vars(protocol)])
+    lacks = [name for name in named if not name.startswith("_") and not hasattr(given, name)]
+    whose, wanted = type(given).__name__, protocol.__name__
+    require(not lacks, f"{whose} lacks {', '.join(lacks)}, which every {wanted} has")
+
+
+def as_json(name: str, value: object) -> str:
+    """The text of a dict; raises ``AssertionError`` unless it comes back from that as it is."""
+    require(isinstance(value, dict), f"{name} must be a dict, not {type(value).__name__}")
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise AssertionError(f"{name} must be ready for JSON: {error}") from error
+    require(json.loads(text) == value, f"{name} must come back from JSON as it is")
+    return text
+
+
 def check_backend(
     backend: Backend,
     prompts: Sequence[Prompt] | None = None,
@@ -63,6 +83,7 @@ def check_backend(
     Raises:
         AssertionError: It breaks a promise.
     """
+    require_members(backend, Backend)
     soft = "soft-prompt" in backend.capabilities.deltas
     inside = backend.capabilities.deltas - {"soft-prompt"}
     known = not inside or backend.geometry is not None
@@ -114,7 +135,6 @@ def _soft_prompts(backend: Backend, prompts: Sequence[Prompt]) -> DeltaBatch:
 
 
 def _check_description(backend: Backend) -> None:
-    require(isinstance(backend, Backend), "a method or property of Backend is missing")
     for attribute in ("name", "fingerprint"):
         value = getattr(backend, attribute)
         require(isinstance(value, str) and value, f"{attribute} must be a text, not {value!r}")
@@ -128,13 +148,7 @@ def _check_description(backend: Backend) -> None:
 
 
 def _check_address(backend: Backend) -> None:
-    address = backend.address
-    require(isinstance(address, dict), f"address must be a dict, not {type(address).__name__}")
-    try:
-        text = json.dumps(address, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise AssertionError(f"address must be ready for JSON: {error}") from error
-    require(json.loads(text) == address, "address must come back from JSON as it is")
+    text = as_json("address", backend.address)
     # The message does not show what may be a key.
     for name, value in {"address": text, "identity": json.dumps(dict(backend.identity))}.items():
         found = _SECRET.search(value)

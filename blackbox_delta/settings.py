@@ -138,11 +138,7 @@ class Settings(BaseModel):
         Raises:
             ConfigError: A name is unknown or a value makes no sense.
         """
-        given = {
-            name: value.item() if isinstance(value, np.generic) else value
-            for name, value in values.items()
-            if value is not None
-        }
+        given = {name: _plain(value) for name, value in values.items() if value is not None}
         if isinstance(given.get("budget"), int):
             given["budget"] = str(given["budget"])
         try:
@@ -158,6 +154,15 @@ class Settings(BaseModel):
             return [str(each) if isinstance(each, Path) else each for each in value]
         return value
 
+    @field_validator("label_words", mode="before")
+    @classmethod
+    def _as_named(cls, value: object) -> object:
+        """Labels that are numbers by the names that they have in the data."""
+        if not isinstance(value, Mapping):
+            return value
+        plain = {_plain(label): word for label, word in value.items()}
+        return {str(key) if isinstance(key, int) else key: word for key, word in plain.items()}
+
     @field_validator("delta_settings", mode="before")
     @classmethod
     def _flat(cls, value: object) -> object:
@@ -167,9 +172,9 @@ class Settings(BaseModel):
         flat: dict[str, object] = {}
         for name, own in value.items():
             if isinstance(own, dict):
-                flat |= {f"{name}.{each}": told for each, told in own.items()}
+                flat |= {f"{name}.{each}": _plain(told) for each, told in own.items()}
             else:
-                flat[str(name)] = own
+                flat[str(name)] = _plain(own)
         for name, told in flat.items():
             if not isinstance(told, str | int) or isinstance(told, bool):
                 raise ValueError(f"{name} = {told!r} is neither a whole number nor a text")
@@ -288,6 +293,11 @@ class Settings(BaseModel):
             missing = "price_in" if self.price_in is None else "price_out"
             raise ConfigError(f"{missing} is missing: give both prices, 0 for what is not billed")
         return Prices(self.price_in, self.price_out)
+
+
+def _plain(value: object) -> object:
+    """numpy's numbers as Python's."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _explain(error: ValidationError) -> str:

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from blackbox_delta._backend_contract import check_backend, require
+from blackbox_delta._backend_contract import as_json, check_backend, require, require_members
 from blackbox_delta.types import Delta, FloatArray, Optimizer, Vector
 
 __all__ = ["OptimizerFactory", "check_backend", "check_delta", "check_optimizer"]
@@ -40,6 +40,7 @@ def check_optimizer(factory: OptimizerFactory) -> None:
         AssertionError: It breaks a promise.
     """
     optimizer = factory(_DIMENSION, 1)
+    require_members(optimizer, Optimizer)
     require(isinstance(optimizer.name, str) and optimizer.name, "name must be a text")
     require(optimizer.population >= 1, "population must be at least 1")
     _check_mean(optimizer)
@@ -109,6 +110,7 @@ def check_delta(delta: Delta) -> None:
     Raises:
         AssertionError: It breaks a promise.
     """
+    require_members(delta, Delta)
     require(isinstance(delta.kind, str) and delta.kind, "kind must be a text")
     require(delta.size > 0, "size must be positive")
     groups = delta.groups
@@ -121,6 +123,8 @@ def check_delta(delta: Delta) -> None:
     require(origin.dtype == np.float32, f"origin must be float32, not {origin.dtype}")
     require(np.isfinite(origin).all(), "origin must be finite")
     require(np.isfinite(delta.scale) and delta.scale > 0, "scale must be a positive number")
+
+    as_json("config", delta.config())
 
     noise = np.random.default_rng(0).standard_normal((_CANDIDATES, delta.size))
     theta = (origin + delta.scale * noise).astype(np.float32)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,19 @@ def test_numpy_values_are_taken_as_plain_ones() -> None:
     settings = Settings.of({"shots": np.int64(4), "scale": np.float32(0.5), "head": np.str_("k")})
     assert (settings.shots, settings.scale, settings.head) == (4, 0.5, "k")
     assert type(settings.shots) is int
+
+
+def test_numpy_values_in_a_mapping_are_plain_ones_too() -> None:
+    told = {"rank": np.int64(2), "lora": {"targets": np.str_("v_proj")}}
+    settings = Settings.of({"delta": "lora", "delta_settings": told})
+    assert settings.delta_settings == {"rank": 2, "lora.targets": "v_proj"}
+    assert type((settings.delta_settings or {})["rank"]) is int
+
+
+@pytest.mark.parametrize("kind", [int, np.int64, str])
+def test_labels_that_are_numbers_go_by_their_names(kind: Any) -> None:
+    settings = Settings.of({"label_words": MappingProxyType({kind(0): "no", kind(1): "yes"})})
+    assert settings.label_words == {"0": "no", "1": "yes"}
 
 
 def test_an_unknown_name_is_refused_and_the_known_ones_are_named() -> None:

@@ -27,6 +27,20 @@ from blackbox_delta.types import (
     Vector,
 )
 
+LACKING: list[tuple[Callable[[Any], None], Any, str]] = [
+    (check_backend, None, "NoneType lacks name, .*score, .*which every Backend has"),
+    (check_delta, FakeBackend(), "FakeBackend lacks kind, size, .*unpack.*, which every Delta has"),
+    (check_optimizer, lambda d, seed: (d, seed), "tuple lacks name, .*ask, tell, .*Optimizer has"),
+]
+
+
+@pytest.mark.parametrize(("check", "given", "message"), LACKING, ids=["None", "fake", "factory"])
+def test_what_is_something_else_is_told_what_it_lacks(
+    check: Callable[[Any], None], given: Any, message: str
+) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check(given)
+
 
 class Tampered(FakeBackend):
     """A fake whose replies are changed on the way out."""
@@ -242,7 +256,7 @@ def test_a_backend_that_takes_what_it_cannot_apply_is_caught() -> None:
         check_backend(Careless())
     with pytest.raises(AssertionError, match="UnsupportedError for top_k = 101"):
         check_backend(Greedy())
-    with pytest.raises(AssertionError, match="is missing"):
+    with pytest.raises(AssertionError, match="_Bare lacks .*, which every Backend has"):
         check_backend(_Bare())  # type: ignore[arg-type]
 
 
@@ -358,6 +372,9 @@ class Flat:
         one, two = theta[:, :4].reshape(-1, 2, 2), theta[:, 4:].reshape(-1, 3, 2)
         return DeltaBatch(self.kind, {"one": one, "two": two})
 
+    def config(self) -> Json:
+        return {"slots": [2, 3]}
+
 
 class Curved(Flat):
     def unpack(self, theta: FloatArray) -> DeltaBatch:
@@ -367,6 +384,11 @@ class Curved(Flat):
 class Centred(Flat):
     def unpack(self, theta: FloatArray) -> DeltaBatch:
         return super().unpack(theta - theta.mean(axis=0))
+
+
+class Sized(Flat):
+    def config(self) -> Json:
+        return {"size": np.int64(self.size)}
 
 
 class Single(Flat):
@@ -408,6 +430,7 @@ def test_a_sound_delta_passes() -> None:
     [
         (Curved, "must be linear"),
         (Centred, "must not depend on the others"),
+        (Sized, "config must be ready for JSON"),
         (Single, "leading λ"),
         (Short, "origin must have shape"),
         (Torn, "groups must add up to D = 10, not 9"),
