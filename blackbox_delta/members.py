@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -10,8 +10,19 @@ from typing import TypeAlias
 import numpy as np
 
 from blackbox_delta.heads.probabilities import log_softmax
-from blackbox_delta.problem import Frame, Reader
-from blackbox_delta.types import DeltaBatch, FittedHead, Json, Prompt, ScoreRequest, Vector
+from blackbox_delta.problem import Frame, Reader, ask
+from blackbox_delta.types import (
+    Backend,
+    DeltaBatch,
+    Evidence,
+    Example,
+    FittedHead,
+    Json,
+    Prompt,
+    ScoreRequest,
+    Scores,
+    Vector,
+)
 
 #: What evidence depends on: template and label words, and the bytes of a delta.
 Source: TypeAlias = tuple[Reader, bytes]
@@ -59,6 +70,52 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """Members that answer together. Those that ask alike share replies.
+
+    Attributes:
+        members: One at least.
+        sharpness: A factor on their pooled log-probabilities.
+    """
+
+    members: tuple[Member, ...]
+    sharpness: float = 1.0
+
+    @cached_property
+    def ways(self) -> dict[Source, Member]:
+        """The ways of asking, with a member for each."""
+        return dict(zip(self._sources, self.members, strict=True))
+
+    @property
+    def top_k(self) -> int:
+        """Top tokens to ask for: as many as the neediest head wants."""
+        return max(member.head.top_k for member in self.members)
+
+    def replies(
+        self, backend: Backend, examples: Sequence[Example], purpose: str
+    ) -> Iterator[tuple[Source, Scores]]:
+        """What the model says to n examples, asked in one way after the other.
+
+        Raises:
+            BackendError: No sound reply could be had.
+        """
+        for source, member in self.ways.items():
+            request = member.request(member.reader.prompts(examples), self.top_k, purpose)
+            yield source, ask(backend, request)
+
+    def answer(self, seen: Mapping[Source, Evidence]) -> Vector:
+        """Log class probabilities (n, c) from what the model said to each of :attr:`ways`."""
+        asked = zip(self._sources, self.members, strict=True)
+        said = [member.head.log_proba(seen[source]) for source, member in asked]
+        return pool(said, [member.weight for member in self.members], self.sharpness)
+
+    @cached_property
+    def _sources(self) -> list[Source]:
+        """Of each member; to find them, every delta is unpacked."""
+        return [member.source for member in self.members]
+
+
+@dataclass(frozen=True)
 class Found:
     """What a run ends with.
 
@@ -78,6 +135,11 @@ class Found:
     sharpness: float = 1.0
     optimizer_seconds: float = 0.0
     head_seconds: float = 0.0
+
+    @property
+    def panel(self) -> Panel:
+        """What answers from now on, together."""
+        return Panel(self.members, self.sharpness)
 
 
 def pool(log_probas: Sequence[Vector], weights: Sequence[float], sharpness: float = 1.0) -> Vector:

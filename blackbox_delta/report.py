@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TypeAlias
 
 import numpy as np
 
 from blackbox_delta.budget import Budget
 from blackbox_delta.heads import make_head
-from blackbox_delta.members import Found, Member, pool
+from blackbox_delta.members import Found, Member, Panel, Source
 from blackbox_delta.prices import Prices
-from blackbox_delta.problem import Reader, ask
+from blackbox_delta.problem import ask
 from blackbox_delta.settings import Settings
 from blackbox_delta.tasks import Metrics, Verdict, evaluate, paired_verdict
 from blackbox_delta.types import Backend, Evidence, Example, Json, Usage
@@ -61,7 +60,7 @@ def score_test(
     """
     if not examples:
         return None
-    everyone = (found.baseline, *found.members)
+    everyone = Panel((found.baseline, *found.members))
     seen, usage = _asked_all(backend, everyone, examples, tell)
     unsteady, more = _is_unsteady(backend, found.baseline, examples, seen[found.baseline.source])
     verbalizer = found.baseline.reader.verbalizer
@@ -69,12 +68,7 @@ def score_test(
     untuned = seen[found.baseline.source]
     plain = make_head("plain").fit(untuned, truth, None).log_proba(untuned)
     calibrated = found.baseline.head.log_proba(untuned)
-    members = found.members
-    answers = pool(
-        [member.head.log_proba(seen[member.source]) for member in members],
-        [member.weight for member in members],
-        found.sharpness,
-    )
+    answers = found.panel.answer(seen)
     said = {"baseline": calibrated.argmax(axis=1), "tuned": answers.argmax(axis=1)}
     return HeldOutScores(
         evaluate(truth, plain, labels),
@@ -86,30 +80,22 @@ def score_test(
     )
 
 
-_Source: TypeAlias = tuple[Reader, bytes]
-
-
 def _asked_all(
     backend: Backend,
-    members: Sequence[Member],
+    everyone: Panel,
     examples: Sequence[Example],
     tell: Callable[[int, int], None],
-) -> tuple[dict[_Source, Evidence], Usage]:
+) -> tuple[dict[Source, Evidence], Usage]:
     """Evidence under every way of asking, each asked once.
 
     In pieces, so that a kill loses one of them at most and a display can move; the ways take turns
     on a piece, whose texts a local model then reads once.
     """
-    ways: dict[_Source, Member] = {}
-    for member in members:
-        ways.setdefault(member.source, member)
-    most = max(member.head.top_k for member in members)
-    pieces: dict[_Source, list[Evidence]] = {source: [] for source in ways}
-    usage, total = Usage(), len(ways) * len(examples)
+    pieces: dict[Source, list[Evidence]] = {source: [] for source in everyone.ways}
+    usage, total = Usage(), len(pieces) * len(examples)
     for start in range(0, len(examples), TEST_PIECE):
         some = examples[start : start + TEST_PIECE]
-        for source, member in ways.items():
-            scores = ask(backend, member.request(member.reader.prompts(some), most, "test"))
+        for source, scores in everyone.replies(backend, some, "test"):
             pieces[source].append(scores.candidate(0))
             usage = usage + scores.usage
             tell(usage.queries, total)

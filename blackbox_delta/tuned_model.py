@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,12 +12,11 @@ from numpy.typing import NDArray
 from blackbox_delta.artifact import Artifact
 from blackbox_delta.backends import open_backend, opened
 from blackbox_delta.errors import DataError
-from blackbox_delta.members import Member, Source, pool
-from blackbox_delta.problem import ask
+from blackbox_delta.members import Member, Panel
 from blackbox_delta.tasks import Metrics, evaluate
 from blackbox_delta.tasks.examples import sound
 from blackbox_delta.tasks.tables import is_list
-from blackbox_delta.types import Backend, Evidence, Example, Json, Vector
+from blackbox_delta.types import Backend, Example, Json, Vector
 
 #: Texts that all members answer before the next ones come.
 PIECE = 128
@@ -56,7 +54,7 @@ class TunedModel:
         self.artifact = artifact
         self.backend = backend
         self.result: Json = result or {}
-        self.members = artifact.rebuild(backend)
+        self.panel = Panel(artifact.rebuild(backend), artifact.sharpness)
 
     @classmethod
     def load(
@@ -97,6 +95,11 @@ class TunedModel:
         address = artifact.address_with(key_env, key_file)
         model = model_of(artifact, backend, address, device=device, dtype=dtype)
         return cls(artifact, model, result)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The ways of answering that are pooled."""
+        return self.panel.members
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -214,41 +217,12 @@ class TunedModel:
         truth = self.artifact.members[0].reader.verbalizer.encode(examples)
         return evaluate(truth, self.log_proba(examples), self.labels)
 
-    @cached_property
-    def ways(self) -> dict[Source, Member]:
-        """The ways of asking, with a member for each: those that ask alike share replies."""
-        return dict(zip(self._sources, self.members, strict=True))
-
-    @property
-    def top_k(self) -> int:
-        """Top tokens to ask for: as many as the neediest head wants."""
-        return max(member.head.top_k for member in self.members)
-
-    def answer(self, seen: Mapping[Source, Evidence]) -> Vector:
-        """Log class probabilities (n, c) from what the model said to each of :attr:`ways`."""
-        said = [
-            member.head.log_proba(seen[source])
-            for source, member in zip(self._sources, self.members, strict=True)
-        ]
-        weights = [member.weight for member in self.members]
-        return pool(said, weights, self.artifact.sharpness)
-
-    @cached_property
-    def _sources(self) -> list[Source]:
-        """Of each member; to find them, every delta is unpacked."""
-        return [member.source for member in self.members]
-
     def _answers(self, examples: Sequence[Example]) -> Answers:
         """Members take turns on the same few texts, whose beginnings a local model then reuses."""
-        seen = {
-            source: self._evidence(way, examples, self.top_k) for source, way in self.ways.items()
-        }
+        replies = self.panel.replies(self.backend, examples, "prediction")
+        seen = {source: scores.candidate(0) for source, scores in replies}
         unanswered = np.all([evidence.unanswered for evidence in seen.values()], axis=0)
-        return Answers(examples, self.answer(seen), unanswered)
-
-    def _evidence(self, member: Member, examples: Sequence[Example], top_k: int) -> Evidence:
-        request = member.request(member.reader.prompts(examples), top_k, "prediction")
-        return ask(self.backend, request).candidate(0)
+        return Answers(examples, self.panel.answer(seen), unanswered)
 
 
 def model_of(

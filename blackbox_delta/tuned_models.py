@@ -49,7 +49,7 @@ class TunedModels:
         self.backend = backend
         self._models = {user: _opened(user, each, backend) for user, each in artifacts.items()}
         self._ways = {
-            user: [_Way.of(source, member, backend) for source, member in model.ways.items()]
+            user: [_Way.of(source, member, backend) for source, member in model.panel.ways.items()]
             for user, model in self._models.items()
         }
 
@@ -171,7 +171,7 @@ class TunedModels:
         questions = [
             _Question(user, way, way.member.reader.prompts([piece[at][1] for at in mine]), top_k)
             for user, mine in places.items()
-            for top_k in [self[user].top_k]
+            for top_k in [self[user].panel.top_k]
             for way in self._ways[user]
         ]
         seen: dict[str, dict[Source, Evidence]] = {user: {} for user in places}
@@ -180,7 +180,7 @@ class TunedModels:
                 seen[question.user][question.way.source] = evidence
         answers: dict[int, Vector] = {}
         for user, mine in places.items():
-            answers.update(zip(mine, self[user].answer(seen[user]), strict=True))
+            answers.update(zip(mine, self[user].panel.answer(seen[user]), strict=True))
         return [answers[place] for place in range(len(piece))]
 
     def _groups(self, questions: Sequence[_Question]) -> list[list[_Question]]:

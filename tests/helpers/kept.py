@@ -52,7 +52,7 @@ def kept(
         recipe="search",
         delta=delta or "soft-prompt",
         template=template,
-        dimension=_DIMENSION,
+        dimension=None if delta is None else _DIMENSION,
         label_words=dict(words),
         delta_settings=told,
     )
