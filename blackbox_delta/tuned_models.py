@@ -190,9 +190,10 @@ class TunedModels:
         groups: dict[Hashable, list[_Question]] = {}
         for question in questions:
             delta = question.way.delta
-            # A long text is cut so that the longest label word fits: for each as when it is alone.
-            longest = max(map(len, question.way.tokens))
-            key = (None if delta is None else delta.structure, longest)
+            # A long text is cut so that the longest label word fits, and a masked model reads the
+            # top tokens under as many masks as the shortest has: for each as when it is alone.
+            lengths = sorted(map(len, question.way.tokens))
+            key = (None if delta is None else delta.structure, lengths[0], lengths[-1])
             groups.setdefault(key, []).append(question)
         return list(groups.values())
 

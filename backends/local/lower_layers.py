@@ -145,7 +145,11 @@ class LowerLayers:
     def _is_sound(self, count: int) -> bool:
         if count not in self._sound:
             self._sound[count] = True
-            self._sound[count] = self.proof(count)
+            try:
+                self._sound[count] = self.proof(count)
+            except BaseException:  # an interrupted proof proves nothing
+                del self._sound[count]
+                raise
         return self._sound[count]
 
 

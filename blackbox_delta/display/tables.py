@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple
+from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -133,9 +135,16 @@ def _rows_of_seeds(forecasts: Mapping[int, Forecast]) -> Iterator[tuple[str, lis
     for seed, forecast in forecasts.items():
         costs = [cost for start in forecast.starts for cost in (start.least, start.most)]
         yield f"seed {seed}", costs
-        least.append(min(costs, key=lambda cost: cost.tokens))
-        most.append(max(costs, key=lambda cost: cost.tokens))
+        least.append(_each(min, costs))
+        most.append(_each(max, costs))
     yield "together", [_sum(least), _sum(most)]
+
+
+def _each(extreme: Callable[[Iterable[Any]], Any], costs: Sequence[Cost]) -> Cost:
+    """The least or the most of each figure: fewest tokens may well be most queries."""
+    figures = zip(*(astuple(cost) for cost in costs), strict=True)
+    found: list[Any] = [None if None in figure else extreme(figure) for figure in figures]
+    return Cost(*found)
 
 
 def _sum(costs: Sequence[Cost]) -> Cost:

@@ -90,6 +90,17 @@ def test_a_forecast_of_several_seeds_adds_them_up(recipe: str) -> None:
     assert ("the runs cost at most" in text) == (recipe == "auto")
 
 
+def test_each_figure_of_several_seeds_has_bounds_of_its_own() -> None:
+    """The start of the fewest tokens has the most queries."""
+    free = Cost(0, 0, 0, 0, None)
+    starts = (
+        StartForecast("one", Cost(10, 900, 1000, 0, None, 3), free, free),
+        StartForecast("other", Cost(9, 100, 2000, 0, None, 4), free, free),
+    )
+    rows, _ = forecast_rows(*starts, seeds=2)
+    assert rows["together"][:3] == ["18 – 20", "200 – 1,800", "2,000 – 4,000"]
+
+
 def test_a_narrow_terminal_cuts_no_forecast_off() -> None:
     large = Cost(1377, 110_160, 4_978_070, 123_456, 2.49, 67)
     larger = Cost(1541, 123_280, 4_988_070, 234_567, 2.5, 75)
