@@ -210,6 +210,18 @@ def test_layers_that_are_called_several_times_are_left_alone(tiny: Any) -> None:
         lower.passed("rows", 2, lambda: None)
 
 
+def test_an_interrupted_proof_is_made_again(tiny: Any) -> None:
+    def interrupted(_count: int) -> bool:
+        raise KeyboardInterrupt
+
+    lower = lower_layers.LowerLayers(tiny("deep_llama").model, lower_layers.Kept(1 << 20))
+    lower.proof = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        lower._is_sound(2)
+    lower.proof = lambda _count: False
+    assert not lower._is_sound(2)
+
+
 def test_each_number_of_layers_is_tried_by_itself(tiny: Any) -> None:
     """In a model whose fourth layer also reads what the first puts out."""
     model = copy.deepcopy(tiny("deep_llama").model)

@@ -60,6 +60,19 @@ def test_each_text_is_answered_as_by_its_own_model(model: str, tiny: Any) -> Non
     check(tiny(model).wrap(), people(tiny(model).wrap()), [*TEXTS, long])
 
 
+@pytest.mark.parametrize("model", ["bert", "roberta", "llama"])
+def test_top_tokens_do_not_depend_on_other_users_words(model: str, tiny: Any) -> None:
+    """A masked model reads them under as many masks as a request's shortest word has tokens."""
+    backend = tiny(model).wrap()
+    two = {"no": "terrible dull", "yes": "great film"}
+    mixed = {"no": "bad", "yes": "terrible dull"}
+    users = {
+        "two": kept(backend, None, PLAIN, words=two, head="logistic", seed=1),
+        "mixed": kept(backend, None, PLAIN, words=mixed, seed=2),
+    }
+    check(backend, users)
+
+
 def test_deltas_too_large_to_be_kept_are_made_for_each_pass(
     tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
