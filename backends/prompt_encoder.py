@@ -6,6 +6,7 @@ candidate. Only the user's own text is ever cut, never a word of the template.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -136,8 +137,10 @@ class PromptEncoder:
         """Token ids of each label word.
 
         Raises:
-            VerbalizerError: A label word has no tokens, or two have the same ones.
+            VerbalizerError: There is none, one has no tokens, or two have the same ones.
         """
+        if not choices:
+            raise VerbalizerError("nothing is asked about: give at least one label word")
         encoded = [tuple(self.continuation(choice)) for choice in choices]
         for choice, ids in zip(choices, encoded, strict=True):
             if not ids:
@@ -253,10 +256,10 @@ class PromptEncoder:
         kept = fair_shares([len(ids) for ids in texts.values()], room)
         for (place, ids), keep in zip(texts.items(), kept, strict=True):
             if keep < len(ids):
-                text = self._first_tokens(segments[place].text, ids, keep)
+                text = self._first_tokens(segments[place].text, keep)
                 segments[place] = Words(text, truncatable=True)
 
-    def _first_tokens(self, text: str, ids: list[int], keep: int) -> str:
+    def _first_tokens(self, text: str, keep: int) -> str:
         if keep == 0:
             return ""
         if self._tokenizer.is_fast:
@@ -265,7 +268,9 @@ class PromptEncoder:
             )["offset_mapping"]
             end = offsets[keep - 1][1]
         else:
-            end = len(self._tokenizer.decode(ids[:keep]))
+            # The most characters that are no more tokens; what is decoded may have other ones.
+            ends = range(len(text))
+            end = bisect_right(ends, keep, key=lambda end: len(self.tokenize(text[:end]))) - 1
         # At least one character goes, so that cutting comes to an end whatever the tokenizer.
         return text[: min(end, len(text) - 1)]
 

@@ -67,7 +67,6 @@ class Plan:
     """What the attention of the batch in hand may see.
 
     Attributes:
-        rows: R, rows per group.
         visible: (G·R, m, L + m) bool; the last m columns are the rows' own tokens.
         query_positions: (G·R, m) positions of the rows' own tokens.
         key_positions: (G·R, L + m) positions of everything that can be seen.
@@ -77,7 +76,6 @@ class Plan:
         named_windows: Sliding windows that its layers named when they called the attention.
     """
 
-    rows: int
     visible: torch.Tensor
     query_positions: torch.Tensor
     key_positions: torch.Tensor

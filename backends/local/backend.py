@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from blackbox_delta.backends.local.batching import Footprint, MemoryLimit
 from blackbox_delta.backends.local.candidates import Candidates
 from blackbox_delta.backends.local.causal import CausalEngine
 from blackbox_delta.backends.local.checking import check_delta
+from blackbox_delta.backends.local.context import context_of
 from blackbox_delta.backends.local.decoder_fronts import DecoderFronts
 from blackbox_delta.backends.local.embeddings import LocalEmbeddings
 from blackbox_delta.backends.local.engines import choose_engine
@@ -106,7 +108,9 @@ class LocalBackend:
         loading.check_unadapted(loaded)
         self._loaded = loaded
         self._model = loaded.model
-        self._lent = Lent(self._model, loaded.name)
+        # Once: when it is closed, or with the last reference to a backend that never was.
+        self._hand_back = weakref.finalize(self, Lent(self._model, loaded.name).hand_back)
+        self._hand_back.atexit = False
         self._closed = False
         # Passes change what the model's modules do, for as long as they take.
         self._turn = threading.RLock()
@@ -114,7 +118,7 @@ class LocalBackend:
             loading.wake(loaded)
             self._open(loaded, max_length)
         except BaseException:
-            self._lent.hand_back()
+            self._hand_back()
             raise
 
     @torch.inference_mode()
@@ -124,7 +128,7 @@ class LocalBackend:
         self._encoder = PromptEncoder(
             loaded.tokenizer,
             loaded.kind,
-            min(max_length or 1 << 30, _context(self._model, loaded.tokenizer)),
+            min(max_length or 1 << 30, context_of(self._model, loaded.tokenizer)),
             _decoder_start(self._model) if loaded.kind == "seq2seq" else None,
             len(weights),
         )
@@ -225,7 +229,9 @@ class LocalBackend:
     def count_tokens(self, request: ScoreRequest) -> IntArray:
         """Prompt tokens (n,), soft tokens included."""
         slots = {} if request.delta is None else request.delta.slots
-        return np.array([length(p.pieces, slots) for p in self._encode(request)], dtype=np.int64)
+        with self._turn:
+            encoded = self._encode(request)
+        return np.array([length(prompt.pieces, slots) for prompt in encoded], dtype=np.int64)
 
     @torch.inference_mode()
     def keys_and_values(
@@ -306,7 +312,7 @@ class LocalBackend:
             if self._closed:
                 return
             self._closed = True
-            self._lent.hand_back()
+            self._hand_back()
             self._engine.release()
             self._encoded.clear()
             self._factors.clear()
@@ -356,38 +362,6 @@ class LocalBackend:
     def _encode_one(self, prompt: Prompt, slots: dict[str, int], room: int) -> EncodedPrompt:
         key = (prompt, tuple(sorted(slots.items())), room)
         return self._encoded.get(key, lambda: self._encoder.encode(prompt, slots, room))
-
-
-def _context(model: Any, tokenizer: Any) -> int:
-    """The longest sequence that both the model and its tokenizer take."""
-    limits = [
-        getattr(model.config.get_text_config(), "max_position_embeddings", None),
-        getattr(model.config, "n_positions", None),
-        tokenizer.model_max_length,
-        *_before_long_rope(model.config.get_text_config()),
-    ]
-    embeddings: Any = getattr(model.base_model, "embeddings", None)
-    table: Any = getattr(embeddings, "position_embeddings", None)
-    padding = getattr(table, "padding_idx", None)
-    if padding is not None:
-        # RoBERTa and its kin count positions from behind the padding's.
-        limits.append(len(table.weight) - padding - 1)
-    # Models whose positions have no end say -1, tokenizers a number beyond all memory.
-    known = [limit for limit in limits if limit and 0 < limit < 1 << 24]
-    return min(known) if known else 1024
-
-
-def _before_long_rope(config: Any) -> Iterator[int | None]:
-    """Where LongRoPE turns to its other angles.
-
-    Beyond it transformers goes by the longest sequence of a batch, which changes what the others
-    are answered, and what a shared beginning's keys are.
-    """
-    given = getattr(config, "rope_parameters", None) or {}
-    # Some models have a set for each type of layer.
-    for each in (given, *(own for own in given.values() if isinstance(own, Mapping))):
-        if each.get("rope_type") == "longrope":
-            yield each.get("original_max_position_embeddings")
 
 
 def _decoder_start(model: Any) -> int:

@@ -149,11 +149,20 @@ class MemoryLimit:
         logger.warning("out of memory: going on with smaller batches (%d rows)", rows_that_fit())
 
 
+#: How it is told: on a CPU, on Windows, by CUDA, and by cuBLAS and cuDNN.
+_NO_ROOM = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether torch ran out of memory, on a GPU or on the CPU."""
-    # torch has no class for the CPU's failure; Windows words it differently.
-    told = ("can't allocate memory", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in told)
+    # torch has no class for the CPU's failure, and none for those of CUDA's own libraries.
+    return isinstance(error, torch.OutOfMemoryError) or any(told in str(error) for told in _NO_ROOM)
 
 
 def in_chunks(
@@ -216,15 +225,14 @@ def packs_by_length(
         most: Largest group.
         padding: Tokens that a group may compute on padding at most.
     """
-    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
-    packs: list[list[int]] = []
-    for index in order:
-        pack = packs[-1] if packs else None
-        if pack and (most is None or len(pack) < most) and _fits(lengths, pack, index, padding):
-            pack.append(index)
-        else:
-            packs.append([index])
-    return packs
+    packs: list[_Pack] = []
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        length = lengths[index]
+        full = not packs or (most is not None and len(packs[-1].members) >= most)
+        if full or not packs[-1].takes(length, padding):
+            packs.append(_Pack(length))
+        packs[-1].add(index, length)
+    return [pack.members for pack in packs]
 
 
 def packs_of_equal_length(lengths: Sequence[tuple[int, ...]], most: int) -> list[list[int]]:
@@ -244,8 +252,31 @@ def packs_of_equal_length(lengths: Sequence[tuple[int, ...]], most: int) -> list
     ]
 
 
-def _fits(lengths: Sequence[tuple[int, ...]], pack: list[int], index: int, padding: float) -> bool:
-    columns = list(zip(*(lengths[member] for member in (*pack, index)), strict=True))
-    close = all(max(column) <= LENGTH_SLACK * min(column) + 4 for column in columns)
-    computed = columns[-1]
-    return close and max(computed) * len(computed) - sum(computed) <= padding
+class _Pack:
+    """A group in the making.
+
+    Args:
+        length: That of its first member, which is still to be added.
+    """
+
+    def __init__(self, length: tuple[int, ...]) -> None:
+        self.members: list[int] = []
+        self._least = self._most = length
+        self._computed = 0
+
+    def takes(self, length: tuple[int, ...], padding: float) -> bool:
+        """Whether another of this length is close enough to all that are in it."""
+        least, most = self._with(length)
+        close = all(high <= LENGTH_SLACK * low + 4 for low, high in zip(least, most, strict=True))
+        count, computed = len(self.members) + 1, self._computed + length[-1]
+        return close and most[-1] * count - computed <= padding
+
+    def add(self, index: int, length: tuple[int, ...]) -> None:
+        """Takes it in."""
+        self._least, self._most = self._with(length)
+        self._computed += length[-1]
+        self.members.append(index)
+
+    def _with(self, length: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The least and the most of every length, this one among them."""
+        return tuple(map(min, self._least, length)), tuple(map(max, self._most, length))

@@ -112,6 +112,11 @@ class CausalEngine:
         return self.passes.embeddings
 
     @property
+    def limit(self) -> MemoryLimit:
+        """What one forward pass may take."""
+        return self.passes.limit
+
+    @property
     def lower_layers(self) -> LowerLayers:
         """The layers that are passed once where candidates differ above them alone."""
         return self.passes.lower_layers
@@ -214,8 +219,11 @@ class _Job:
         begun = passes.opened(opening, candidates) if len(opening) else None
         beginning = begun.beginning if begun else passes.front(untuned)
 
-        def through() -> None:
+        def whole(_pass: slice) -> None:
             passes.logits(view, untuned, beginning)
+
+        def through() -> None:
+            in_chunks(1, lambda: 1, passes.limit, whole)
 
         # Not the view's codes: its padding may be a token.
         key = (candidates.prefix.token_ids, opening.tobytes(), self._tree.key)

@@ -231,13 +231,16 @@ def _doubled(engine: PlainEngine, mask: int) -> float:
     prompts = [EncodedPrompt((), (each,), ()) for each in (text, tokens[2:11])]
     alone = _answers(engine, prompts, (), tokens[11])
     doubled = _answers(engine, prompts, (*text, mask), tokens[11])
-    return float(np.abs(doubled - alone).max())
+    # What the other prompt is answered does change: no text of its own is in front of it.
+    return float(np.abs(doubled - alone)[..., 0].max())
 
 
 def _continued(engine: PlainEngine) -> float:
     """How much the answers change where a decoder's first words are a prefix: not at all.
 
-    That holds where the encoder reads the words of the prefix.
+    That holds where the encoder reads the words of the prefix. What the longer text is answered
+    counts as well, of every row: NLLB-MoE's routers go by padding as if there were no prefix, and
+    so take other rows' tokens for it.
     """
     tokens = _drawn(engine, 16)
     words, rests = tokens[:6], (tokens[6:11], tokens[6:15])
@@ -257,9 +260,15 @@ def _drawn(engine: Engine, count: int) -> Ids:
 def _answers(
     engine: PlainEngine, prompts: Sequence[EncodedPrompt], words: Ids, choice: int
 ) -> FloatArray:
-    """What the first prompt is answered behind a prefix, alone and padded beside a longer one."""
+    """What two prompts are answered behind a prefix, (2, 3, 2): a text at a time, and together.
+
+    Three candidates that are the same fill the batch, the shorter text padded beside the longer.
+    """
     weight = engine.embeddings.weight
-    nothing = SoftTokens.of(None, weight.shape[1], weight.dtype, weight.device)
+    nothing = SoftTokens.of(None, weight.shape[1], weight.dtype, weight.device, count=3)
     candidates = Candidates(nothing, prefix=PrefixOffsets(words))
-    answers = [engine.score(prompts[:n], [(choice,)], candidates, 0) for n in (1, 2)]
-    return np.array([each.label_logprobs[0, 0, 0] for each in answers])
+    each, together = (
+        [engine.score(some, [(choice,)], candidates, 0).label_logprobs[..., 0] for some in batches]
+        for batches in ([[prompt] for prompt in prompts], [prompts])
+    )
+    return np.stack([np.concatenate(each, axis=1), *together])

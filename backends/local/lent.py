@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakSet
 
-from blackbox_delta.backends.local import attention
+import torch
+
 from blackbox_delta.errors import ModelError
+
+#: Models that serve a backend now.
+_TAKEN: WeakSet[torch.nn.Module] = WeakSet()
 
 
 class Lent:
@@ -31,6 +36,7 @@ class Lent:
             if hasattr(part, "set_attention_type")
         ]
         model.eval()
+        _TAKEN.add(model)
 
     def hand_back(self) -> None:
         """Leaves the model as it was before."""
@@ -41,10 +47,11 @@ class Lent:
         # Last, for a part whose attention is made anew passes on whether it is in training.
         for part, kind in self._kinds:
             part.set_attention_type(kind)
+        _TAKEN.discard(self._model)
 
 
 def _check_free(model: Any, name: str) -> None:
-    if getattr(model.config, "_attn_implementation", None) == attention.NAME:
+    if model in _TAKEN:
         raise ModelError(
             f"the model {name!r} serves another open backend; close() that first, or share it"
         )

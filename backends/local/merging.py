@@ -99,11 +99,11 @@ class _Layer:
             return
         if not self._linear:
             raise ExportError(f"{self._name} is a norm, into which offsets alone can be merged")
-        if "scale_in" in own:
-            self._scale_in = self._scale_in * (1 + own["scale_in"])
-        elif "scale_out" in own:
-            self._matrix = self._matrix * (1 + own["scale_out"][:, None])
-            self._bias = self._bias * (1 + own["scale_out"])
+        if own.keys() <= {"scale_in", "scale_out"}:
+            out = own.get("scale_out", torch.zeros(()))
+            self._scale_in = self._scale_in * (1 + own.get("scale_in", torch.zeros(())))
+            self._matrix = self._matrix * (1 + out[..., None])
+            self._bias = self._bias * (1 + out)
         elif "lora_A" in own:
             self._matrix = self._matrix + own["lora_B"] @ own["lora_A"]
         elif "core" in own:

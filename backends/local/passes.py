@@ -111,7 +111,6 @@ class Passes:
             record = passed.record(own, width) if passed else PrefixCache(own)
             some_front = front.select(candidates) if front else None
             plan = Plan(
-                1,
                 torch.nn.functional.pad(visible, (past, 0), value=True),
                 positions,
                 torch.cat([torch.arange(past, device=device).expand(len(batch), -1), positions], 1),
@@ -149,10 +148,9 @@ class Passes:
     ) -> torch.Tensor:
         """(rows, p, vocabulary) of every example of a view under every one of the candidates."""
         batch = embed(view.codes, some.soft.vectors, self.embeddings)
-        candidates, examples = batch.shape[:2]
+        candidates = len(batch)
         batch = batch.transpose(0, 1) if by_example else batch
         plan = Plan(
-            rows=candidates if by_example else examples,
             visible=view.repeated(view.visible, candidates, by_example=by_example),
             query_positions=view.repeated(view.positions, candidates, by_example=by_example),
             key_positions=view.repeated(view.key_positions, candidates, by_example=by_example),
@@ -171,7 +169,6 @@ class Passes:
         """(rows, p, vocabulary) of every example of a view, each under a candidate of its own."""
         [batch] = embed(view.codes, some.soft.vectors, self.embeddings, own=True)
         plan = Plan(
-            rows=1,
             visible=view.visible,
             query_positions=view.positions,
             key_positions=view.key_positions,

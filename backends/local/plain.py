@@ -57,6 +57,11 @@ class PlainEngine:
         by_ids: Whether the model is given token ids.
         pads: Whether texts of different lengths may stand in a batch, the shorter ones padded.
         slots: Whether there may be soft tokens among them.
+
+    Attributes:
+        limit: What one forward pass may take.
+        lower_layers: The layers that are passed once where candidates differ above them alone.
+        computed_tokens: Tokens that went through so far, padding not counted.
     """
 
     def __init__(
@@ -73,7 +78,7 @@ class PlainEngine:
     ) -> None:
         self._model = model
         self._kind = kind
-        self._limit = limit
+        self.limit = limit
         self._mask_token = mask_token
         self.fronts = fronts
         self._kept = Kept(limit.bytes)
@@ -143,7 +148,7 @@ class PlainEngine:
         in_front = len(candidates.prefix.token_ids)
 
         def fit() -> int:
-            return self._limit.rows(longest, in_front + longest, form.reads, in_front)
+            return self.limit.rows(longest, in_front + longest, form.reads, in_front)
 
         def evaluate(pack: list[int], some: Candidates, chunk: slice) -> None:
             logits = self._forward_upper(rows.select(pack), some)
@@ -160,7 +165,7 @@ class PlainEngine:
                 in_chunks(
                     len(candidates),
                     lambda: max(1, fit() // len(pack)),
-                    self._limit,
+                    self.limit,
                     lambda chunk: evaluate(pack, candidates.select(chunk), chunk),
                 )
                 return
@@ -172,21 +177,21 @@ class PlainEngine:
 
             in_chunks(
                 len(pack),
-                lambda: self._limit.of_own(fit(), candidates.inside.bytes_each),
-                self._limit,
+                lambda: self.limit.of_own(fit(), candidates.inside.bytes_each),
+                self.limit,
                 work,
             )
 
         computed = [(*each, sum(each)) for each in lengths]
         copies = 1 if assignment is not None else len(candidates)
-        padding = candidates.padding(self._limit, copies)
+        padding = candidates.padding(self.limit, copies)
         packs = (
             packs_by_length(computed, fit(), padding)
             if self._pads
             else packs_of_equal_length(lengths, fit())
         )
         for pack in packs:
-            split_when_too_large(pack, fit, self._limit, work_on)
+            split_when_too_large(pack, fit, self.limit, work_on)
 
     def _forward_upper(self, rows: Rows, some: Candidates) -> torch.Tensor:
         """What :meth:`_forward` says, of which candidates compute what they differ in."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,6 +65,29 @@ def tokens_of(encoded: EncodedPrompt) -> int:
 
 
 # ------------------------------------------------------------------------- truncation
+
+
+def test_a_long_text_is_cut_in_few_steps_without_offsets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tokenizer written in Python tells no offsets; ESM's also decodes with spaces between."""
+    vocabulary = ["<cls>", "<pad>", "<eos>", "<unk>", *"ABCDEFGHIKLMNPQRSTVWXYZ", "<mask>"]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
+    tokenizer = transformers.EsmTokenizer(str(tmp_path / "vocab.txt"))
+    made = PromptEncoder(tokenizer, "masked", 30)
+    called = 0
+
+    def tokenize(text: str) -> list[int]:
+        nonlocal called
+        called += 1
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    monkeypatch.setattr(made, "tokenize", tokenize)
+    encoded = made.encode(Prompt((Words("MKTAYI" * 300, True), AnswerSlot())), {}, answer_tokens=1)
+
+    assert length(encoded.pieces, {}) == 29
+    assert tokenizer.decode(encoded.before[1]) == " ".join("MKTAYI" * 4 + "MKT")
+    assert called < 30
 
 
 @given(st.text(max_size=300), st.text(max_size=300))
@@ -299,3 +324,8 @@ def test_label_words_that_the_tokenizer_cannot_tell_apart(
 def test_label_words_without_tokens(empty: str, encoder: Callable[..., PromptEncoder]) -> None:
     with pytest.raises(VerbalizerError, match="has no tokens"):
         encoder("bert").choices([" good", empty])
+
+
+def test_something_must_be_asked_about(encoder: Callable[..., PromptEncoder]) -> None:
+    with pytest.raises(VerbalizerError, match="give at least one label word"):
+        encoder("llama").choices([])

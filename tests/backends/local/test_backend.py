@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import sys
 import threading
 import warnings
@@ -19,63 +20,6 @@ from transformers import PreTrainedTokenizerFast
 from blackbox_delta.backends.local import LocalBackend
 from blackbox_delta.errors import ConfigError, ModelError
 from blackbox_delta.types import AnswerSlot, Prompt, ScoreRequest, Words
-
-
-@pytest.mark.parametrize("said", [-1, 0, None])
-def test_a_context_that_is_no_number_of_tokens_limits_nothing(said: int | None, tiny: Any) -> None:
-    """Models whose positions have no end say -1."""
-    model = copy.deepcopy(tiny("bloom").model)
-    model.config.max_position_embeddings = said
-
-    backend = LocalBackend.from_objects(model, tiny("bloom").tokenizer, name="endless")
-
-    assert backend._encoder.max_length == 1024
-
-
-def test_positions_need_not_be_an_embedding_of_torch(tiny: Any) -> None:
-    """I-BERT's are a module of its own, which has no ``num_embeddings``."""
-    model = copy.deepcopy(tiny("roberta").model)
-    table = model.roberta.embeddings.position_embeddings
-    del table.num_embeddings
-
-    backend = LocalBackend.from_objects(model, tiny("roberta").tokenizer, name="own table")
-
-    assert backend._encoder.max_length == len(table.weight) - table.padding_idx - 1
-
-
-def test_with_longrope_the_context_is_what_is_turned_alike(tiny: Any) -> None:
-    """Beyond it one long text changes what the others of its batch are answered."""
-    tokenizer = tiny("llama").tokenizer
-    config = transformers.Phi3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        original_max_position_embeddings=32,
-        rope_parameters={
-            "rope_type": "longrope",
-            "rope_theta": 10000.0,
-            "short_factor": [1.0] * 4,
-            "long_factor": [4.0, 5.0, 6.0, 8.0],
-            "original_max_position_embeddings": 32,
-        },
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    model = transformers.Phi3ForCausalLM(config)
-    backend = LocalBackend.from_objects(model, tokenizer, name="phi")
-    prompts = [Prompt((Words("great " * n, True), AnswerSlot())) for n in (2, 9, 60)]
-
-    together = backend.score(ScoreRequest(prompts, [" great", " dull"])).label_logprobs
-
-    assert backend.capabilities.max_length == 32
-    for row, prompt in enumerate(prompts):
-        alone = backend.score(ScoreRequest([prompt], [" great", " dull"])).label_logprobs
-        np.testing.assert_allclose(together[:, [row]], alone, rtol=0, atol=1e-4)
 
 
 def test_sparse_attention_is_back_when_a_model_is(tiny: Any) -> None:
@@ -109,13 +53,29 @@ def test_weights_that_are_not_in_memory_are_refused(tiny: Any) -> None:
         LocalBackend.from_objects(model, tiny("llama").tokenizer, name="m")
 
 
-def test_a_model_serves_one_backend(tiny: Any) -> None:
-    model, tokenizer = copy.deepcopy(tiny("llama").model), tiny("llama").tokenizer
+@pytest.mark.parametrize("kind", ["llama", "bloom", "bert", "t5"])
+def test_a_model_serves_one_backend(kind: str, tiny: Any) -> None:
+    model, tokenizer = copy.deepcopy(tiny(kind).model).train(), tiny(kind).tokenizer
     first = LocalBackend.from_objects(model, tokenizer, name="m")
     with pytest.raises(ModelError, match=r"serves another open backend; close\(\) that first"):
         LocalBackend.from_objects(model, tokenizer, name="m")
     first.close()
+    assert model.training
     LocalBackend.from_objects(model, tokenizer, name="m")
+
+
+def test_a_backend_that_nobody_holds_any_more_hands_its_model_back(tiny: Any) -> None:
+    model, tokenizer = copy.deepcopy(tiny("llama").model).train(), tiny("llama").tokenizer
+    own = model.config._attn_implementation
+    backend = LocalBackend.from_objects(model, tokenizer, name="m")
+    assert not model.training
+
+    del backend
+    gc.collect()
+
+    assert model.training
+    assert model.config._attn_implementation == own
+    LocalBackend.from_objects(model, tokenizer, name="m").close()
 
 
 @pytest.mark.parametrize("room", [0, -5])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -24,6 +25,8 @@ from blackbox_delta.backends.local.batching import (
     packs_of_equal_length,
     split_when_too_large,
 )
+from blackbox_delta.deltas import LoRA
+from blackbox_delta.deltas.targets import select
 from blackbox_delta.errors import OutOfMemoryError
 from blackbox_delta.types import AnswerSlot, Prompt, ScoreRequest, SoftSlot, Words
 
@@ -110,7 +113,16 @@ def test_footprint_counts_keys_and_values_of_grouped_heads(tiny: Callable[[str],
     assert footprint.per_kept_token == 2 * 4 * 2 * 2 * 8
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), None])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        None,
+    ],
+)
 def test_out_of_memory_is_recognised(error: Exception | None) -> None:
     if error is None:  # what torch itself raises on this machine's CPU
         with pytest.raises(RuntimeError) as caught:
@@ -265,6 +277,25 @@ def test_one_candidate_on_many_examples_can_run_out_of_memory_too(
     np.testing.assert_allclose(
         scores, tiny_backend(model).score(request).label_logprobs, atol=1e-4, rtol=0
     )
+
+
+@pytest.mark.parametrize("model", ["deep_llama", "deep_bloom", "deep_bert"])
+def test_memory_may_run_out_where_the_lower_layers_are_passed(model: str, tiny: Any) -> None:
+    """That takes a pass of the untuned model, of a pack's rows at once."""
+    backend = tiny(model).wrap()
+    modules = [m for m in select(backend.geometry, r".*\.4\..*") if m.linear]
+    delta = LoRA(modules)
+    numbers = np.random.default_rng(0).normal(0, 1, (3, delta.size)).astype(np.float32)
+    request = request_with(None)
+    request = replace(request, prompts=request.prompts[:1] * 6, delta=delta.unpack(numbers))
+    expected = backend.score(request).label_logprobs
+    backend._engine.release()
+    cramped = Cramped(backend._model, 3)
+
+    scores = backend.score(request).label_logprobs
+
+    assert cramped.refused > 0
+    np.testing.assert_allclose(scores, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("model", MODELS)

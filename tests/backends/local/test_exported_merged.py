@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from by_the_book import request_for
 from exported import AFTER, ARCHITECTURES, FRONT, by_the_book, check_the_same, said
 from kept import kept
 
@@ -15,6 +17,7 @@ from blackbox_delta.backends.local import LocalBackend
 from blackbox_delta.errors import ExportError
 from blackbox_delta.exports import export_merged
 from blackbox_delta.tuned_model import TunedModel
+from blackbox_delta.types import AnswerSlot, DeltaBatch, Words
 
 
 def with_transformers(kind: str, folder: Path) -> Any:
@@ -71,6 +74,28 @@ def test_a_large_delta_is_merged_module_by_module(
 ) -> None:
     monkeypatch.setattr("blackbox_delta.tensors.MOST_WHOLE", 0)
     check_merged(kept(tiny(model).wrap(), delta, AFTER), tmp_path)
+
+
+def test_what_scales_both_inputs_and_outputs_is_merged(tiny_backend: Any, tmp_path: Path) -> None:
+    """No delta of this package makes such candidates, but a request may."""
+    backend, name = tiny_backend("llama"), "model.layers.0.mlp.down_proj"
+    rng = np.random.default_rng(0)
+    parts = {
+        f"{name}.scale_in": rng.normal(0, 0.5, (1, 48)).astype(np.float32),
+        f"{name}.scale_out": rng.normal(0, 0.5, (1, 32)).astype(np.float32),
+    }
+    delta = DeltaBatch("ia3", parts)
+    backend.save_merged(delta, tmp_path)
+
+    model = with_transformers("causal", tmp_path)
+    merged = LocalBackend.from_objects(model, transformers_tokenizer(tmp_path), name="merged")
+    request = request_for(lambda text: [Words(text), AnswerSlot()], None)
+    np.testing.assert_allclose(
+        merged.score(request).label_logprobs,
+        backend.score(replace(request, delta=delta)).label_logprobs,
+        rtol=0,
+        atol=1e-4,
+    )
 
 
 @pytest.mark.model

@@ -198,7 +198,7 @@ def test_passes_of_a_few_rows_answer_the_same(
     request = request_for(SLOT, prefixes(backend, 3), top_k=2)
     if assignment:
         request = replace(request, assignment=assignment)
-    backend._engine._limit = MemoryLimit(Footprint(0, 0, 1, 0), rows, None)
+    backend._engine.limit = MemoryLimit(Footprint(0, 0, 1, 0), rows, None)
     sizes: list[int] = []
     backend._model.bert.register_forward_pre_hook(
         lambda _module, _inputs, named: sizes.append(len(named["inputs_embeds"])), with_kwargs=True
@@ -222,7 +222,7 @@ def test_memory_counts_what_stands_in_front(tiny: Any) -> None:
             seen.append((visible - tokens, kept))
             return 100
 
-    backend._engine._limit = Noting(Footprint(1, 1, 1, 1), 1, None)
+    backend._engine.limit = Noting(Footprint(1, 1, 1, 1), 1, None)
     backend.score(request)
     assert set(seen) == {(3, 3)}
 

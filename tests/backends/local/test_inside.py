@@ -200,7 +200,7 @@ def test_a_prefix_at_zero_is_its_words(model: str, tiny_backend: Any) -> None:
     np.testing.assert_allclose(scores.label_logprobs, expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("model", ["bloom", "mpnet", "prophetnet"])
+@pytest.mark.parametrize("model", ["bloom", "mpnet", "prophetnet", "nllb_moe"])
 def test_models_that_take_no_prefix_say_what_they_take(model: str, tiny_backend: Any) -> None:
     tensors = {"0.keys": np.zeros((1, 4, 2, 8), np.float32)}
 
