@@ -122,8 +122,17 @@ def _settings(given: Mapping[str, Any], written: frozenset[str]) -> Settings:
     filed = read_settings(given[_FILE])
     own = {name: value for name, value in options.items() if name in written}
     if told:
-        own["delta_settings"] = {**(filed.get("delta_settings") or {}), **told}
+        own["delta_settings"] = {**_left(filed.get("delta_settings") or {}, told), **told}
     return Settings.of({**filed, **own})
+
+
+def _left(filed: Mapping[str, Any], told: Mapping[str, str]) -> dict[str, Any]:
+    """What a file says of a delta, but for what the options say otherwise.
+
+    What they say to all kinds goes before what the file says to one.
+    """
+    to_all = {name.removeprefix("delta.") for name in told}
+    return {name: value for name, value in filed.items() if name.rpartition(".")[2] not in to_all}
 
 
 def _set(text: str) -> tuple[str, str]:

@@ -39,9 +39,14 @@ class Store:
         """Makes the folders.
 
         Raises:
-            RunError: They cannot be made.
+            RunError: They cannot be made, or would lie among files of something else.
         """
         try:
+            if self.out.is_dir() and any(self.out.iterdir()) and not (self.out / "cells").is_dir():
+                raise RunError(
+                    f"{self.out} is not empty and holds no comparison; choose an empty or a new "
+                    "folder, so that nothing in it is overwritten"
+                )
             for name in ("cells", "work", "locks"):
                 (self.out / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:

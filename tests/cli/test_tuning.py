@@ -10,6 +10,7 @@ import pytest
 from command_line import failed, result_of, run, tune
 from sklearn.metrics import accuracy_score
 
+from blackbox_delta.cli.settings import SETTINGS
 from blackbox_delta.prices import dollars
 from blackbox_delta.settings import Settings
 from blackbox_delta.types import Json
@@ -112,6 +113,27 @@ def test_set_adds_to_what_a_settings_file_says_of_the_delta(data: Path, tmp_path
     done = tune(data, "--settings", file, "--set", "delta.depth=3")
     assert "lora has no setting 'depth'" in failed(done)
     assert "fake takes no lora" in failed(tune(data, "--settings", file, "--set", "lora.rank=0"))
+
+
+@pytest.mark.parametrize(
+    ("option", "ranks"),
+    [("delta.rank=1", (1, 1)), ("lora.rank=1", (1, 5)), ("rank=1", (1, 1))],
+)
+def test_set_wins_over_what_a_settings_file_says_to_one_kind(
+    option: str, ranks: tuple[int, int], data: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(
+        'delta = "lora+adapter"\n'
+        'delta_settings = {"lora.rank" = 4, "adapter.rank" = 5, "lora.targets" = "q_proj"}\n'
+    )
+    plain = {name: field.default for name, field in Settings.model_fields.items()}
+    given = {**plain, "delta": [], "delta_settings": [option], "settings_file": file}
+
+    settings = SETTINGS.build(given, frozenset())
+
+    assert settings.told("lora") == {"rank": str(ranks[0]), "targets": "q_proj"}
+    assert str(settings.told("adapter")["rank"]) == str(ranks[1])
 
 
 @pytest.mark.parametrize(

@@ -484,6 +484,15 @@ def test_a_damaged_cell_is_named(content: str, tmp_path: Path) -> None:
     assert str(path) in str(caught.value)
 
 
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
+    report = tmp_path / "report.md"
+    report.write_text("years of work")
+    with pytest.raises(RunError, match="holds no comparison; choose an empty or a new folder"):
+        Comparison(grid(contender(Stub())), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
+    assert report.read_text() == "years of work"
+
+
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("")
