@@ -180,8 +180,34 @@ def artifact_of_one(path: Path) -> Artifact:
         RunError: As :func:`result_of_one`.
         ArtifactError: There is none, or it is damaged.
     """
-    result_of_one(path)
-    return Artifact.load(path)
+    return saved_run(path)[0]
+
+
+def saved_run(path: Path) -> tuple[Artifact, Json | None]:
+    """What a run with one seed has tuned, and what it reported.
+
+    Raises:
+        RunError: As :func:`result_of_one`, or the run is not finished.
+        ArtifactError: There is none, or it is damaged.
+    """
+    result = result_of_one(path)
+    if result is None and not is_there(path / JSON_NAME):
+        _check_begun(path)
+    return Artifact.load(path), result
+
+
+def _check_begun(path: Path) -> None:
+    """Says of a run that was interrupted what it is."""
+    if is_there(path / RUN_NAME):
+        raise RunError(
+            f"the run in {path} is not finished; the command that began it goes on with --resume"
+        )
+    seeds = [each for each in _content(path) if is_there(each / RUN_NAME)] if path.is_dir() else []
+    if seeds:
+        raise RunError(
+            f"{path} holds runs with several seeds, not all of them finished; the command that "
+            f"began them goes on with --resume, or name one that is, such as {min(seeds)}"
+        )
 
 
 def is_run_journal(path: Path) -> bool:

@@ -82,16 +82,15 @@ class TunedModel:
 
         Raises:
             ArtifactError: There is no artifact, or it is damaged or of a newer version.
-            RunError: The run's result is damaged, or the folder holds a run for each of several
-                seeds.
+            RunError: The run is not finished, its result is damaged, or the folder holds a run for
+                each of several seeds.
             ConfigError: A key is given for a local model.
             ModelError: The model cannot be loaded.
             FingerprintError: It is not the model that was tuned.
         """
-        from blackbox_delta.runs import result_of_one
+        from blackbox_delta.runs import saved_run
 
-        result = result_of_one(Path(folder))
-        artifact = Artifact.load(Path(folder))
+        artifact, result = saved_run(Path(folder))
         address = artifact.address_with(key_env, key_file)
         model = model_of(artifact, backend, address, device=device, dtype=dtype)
         return cls(artifact, model, result)

@@ -11,7 +11,7 @@ import pytest
 
 from blackbox_delta.artifact import Artifact, scratch_path
 from blackbox_delta.backends.fake import FakeBackend
-from blackbox_delta.errors import JournalError, RunError
+from blackbox_delta.errors import ArtifactError, JournalError, RunError
 from blackbox_delta.heads import make_head
 from blackbox_delta.journal import JournaledBackend
 from blackbox_delta.members import Member
@@ -27,6 +27,7 @@ from blackbox_delta.runs import (
     read_description,
     read_result,
     result_of_one,
+    saved_run,
 )
 from blackbox_delta.tasks import Template, Verbalizer
 from blackbox_delta.types import AnswerSlot, Json, Prompt, ScoreRequest, Words
@@ -192,6 +193,16 @@ def test_a_common_result_may_be_damaged_within(best: str, tmp_path: Path) -> Non
     (tmp_path / RESULT_NAME).write_text(f'{{"recommended": {best}}}')
     with pytest.raises(RunError, match="several seeds; name one of them$"):
         result_of_one(tmp_path)
+
+
+def test_runs_that_are_not_finished_say_so(tmp_path: Path) -> None:
+    work(tmp_path / "seed-3")
+    with pytest.raises(RunError, match="seed-3 is not finished; the command that began it goes on"):
+        saved_run(tmp_path / "seed-3")
+    with pytest.raises(RunError, match=r"not all of them finished; .*, such as \S+seed-3"):
+        saved_run(tmp_path)
+    with pytest.raises(ArtifactError, match="not the folder of a finished run"):
+        saved_run(tmp_path / "elsewhere")
 
 
 def test_a_damaged_result_is_written_again(tmp_path: Path) -> None:

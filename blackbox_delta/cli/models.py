@@ -156,7 +156,7 @@ class Source:
 
 @contextmanager
 def loaded(
-    run: Path,
+    saved: tuple[Artifact, Json | None],
     place: Place,
     model: str | None,
     url: str | None,
@@ -164,18 +164,16 @@ def loaded(
     cache: Path | None,
     console: Console,
 ) -> Iterator[TunedModel]:
-    """A saved run on its model; a damaged run is found before the model is loaded.
+    """A saved run, its artifact and what it reported, on its model.
 
     With a cache every reply is in it before it is used. Otherwise an error of a server's tells of
     the option, for what was paid is gone.
     """
-    from blackbox_delta.artifact import Artifact
     from blackbox_delta.journal import Journal, JournaledBackend
-    from blackbox_delta.runs import is_run_journal, result_of_one
+    from blackbox_delta.runs import is_run_journal
     from blackbox_delta.tuned_model import TunedModel
 
-    result = result_of_one(run)
-    artifact = Artifact.load(run)
+    artifact, result = saved
     source = Source.saved(artifact, model, place, url, key)
     with ExitStack() as stack:
         # First, so that a file that is no cache is found before the model is loaded.

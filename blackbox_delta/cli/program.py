@@ -239,12 +239,14 @@ def evaluate(
 ) -> None:
     """Score a saved run on the test part of labelled data, or on all of a single file."""
     from blackbox_delta.display import show_metrics
+    from blackbox_delta.runs import saved_run
     from blackbox_delta.tasks import sample_test
 
+    saved = saved_run(run)
     examples = labelled(data, columns)
     with (
         stoppable(_GOES_ON if cache else _PAID, _err),
-        loaded(run, place, model, base_url, key, cache, _err) as tuned,
+        loaded(saved, place, model, base_url, key, cache, _err) as tuned,
     ):
         # Runs of earlier versions do not tell the sample's; an artifact alone has no result.
         seed: int = tuned.result.get("seed", Settings().seed)
@@ -270,15 +272,17 @@ def predict(
     Example: echo "a text" | blackbox-delta predict RUN
     """
     from blackbox_delta.display import answer_display, tell_unanswered
+    from blackbox_delta.runs import saved_run
     from blackbox_delta.tasks import read_texts
 
+    saved = saved_run(run)  # before anything is read from the terminal
     # The cache holds all that is answered, and more of it whenever the same command goes on.
     keep, source = cache is None, None if file == "-" else Path(file)
     check_output(output, {"the input": source, "the cache": cache}, keep=keep)
     examples = read_texts(stdin() if file == "-" else file, columns)
     with (
         stoppable(_GOES_ON if cache else _PAID, _err),
-        loaded(run, place, model, base_url, key, cache, _err) as tuned,
+        loaded(saved, place, model, base_url, key, cache, _err) as tuned,
         written(output, keep=keep) as stream,
         # On the same terminal a bar would be drawn over the answers.
         answer_display(_err, len(examples), hidden=stream.isatty()) as tell,
@@ -316,8 +320,9 @@ def export(
     """
     from blackbox_delta.display import say
     from blackbox_delta.exports import export_merged, export_peft
+    from blackbox_delta.runs import saved_run
 
-    with loaded(run, place, model, base_url, key, None, _err) as tuned:
+    with loaded(saved_run(run), place, model, base_url, key, None, _err) as tuned:
         if form is ExportFormat.MERGED:
             into = export_merged(tuned, folder)
             how = f"transformers' from_pretrained({str(into)!r})"

@@ -57,7 +57,8 @@ def test_a_stopped_run_goes_on_to_the_same_report(
         assert "Stopped; go on with the same command and --resume." in stopped.stderr
         assert "Error" not in stopped.stderr
     assert not (folder / "result.json").exists()
-    assert "not the folder of a finished run" in failed(run("predict", folder, stdin="a film"))
+    message = " ".join(failed(run("predict", folder, stdin="a film")).split())
+    assert "is not finished; the command that began it goes on with --resume" in message
     resumed = tune(data, "--out", folder, "--resume")
     assert resumed.exit_code == 0, resumed.output
     assert result_of(folder) == result_of(finished)
