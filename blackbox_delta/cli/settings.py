@@ -24,7 +24,10 @@ _SETTINGS = {
     "seed": (_TASK, "Determines the examples drawn, and all else that is drawn."),
     "budget": (
         _RECIPE,
-        "What each seed may spend: 300, '9600 queries', '2M tokens', '10 min', '$2.50'.",
+        (
+            "What each seed may spend, but for its test: 300, '9600 queries', '2M tokens', "
+            "'10 min', '$2.50'."
+        ),
     ),
     "price_in": (_RECIPE, "$ per million prompt tokens, for budgets and reports in money."),
     "price_out": (_RECIPE, "$ per million tokens that the model writes."),

@@ -17,7 +17,7 @@ def plan_line(
     able: Capabilities | None = None,
     seeds: int = 1,
 ) -> str:
-    """What the budget will be used for, in one line.
+    """What the budget will be used for, and what comes on top of it, in one line.
 
     Args:
         model: Its name.
@@ -36,11 +36,12 @@ def plan_line(
     most_spent = f"{Budget.parse(settings.budget, settings.prices)} at most"
     if seeds > 1:
         most_spent += f" for each of {seeds} seeds"
+    test = f"; a test of {counted(len(split.test), 'example')} besides" if split.test else ""
     if settings.recipe == "auto":
         most = counted(settings.max_queries_per_example, "query")
         return (
             f"{model}: {most_spent}, {len(split.train)} training examples of {classes} "
-            f"classes; several views of each, an answer takes at most {most}"
+            f"classes; several views of each, an answer takes at most {most}{test}"
         )
     dimension = f"= {settings.dimension}" if settings.dimension else f"≤ {DIMENSION}"
     search = f"λ = {settings.population}, d {dimension}, {settings.optimizer}"
@@ -51,5 +52,5 @@ def plan_line(
         search = "no soft slot in the template, so the output side alone is tuned"
     return (
         f"{model}: {most_spent}, {len(split.train)} training and "
-        f"{len(split.dev)} development examples of {classes} classes; {search}"
+        f"{len(split.dev)} development examples of {classes} classes; {search}{test}"
     )

@@ -15,11 +15,19 @@ from blackbox_delta.backends.fake import FakeBackend
 from blackbox_delta.types import ScoreRequest, Scores, Sink
 
 
+def test_a_folder_to_resume_that_holds_no_run_is_named(data: Path, tmp_path: Path) -> None:
+    done = tune(data, "--out", tmp_path / "mistyped", "--resume")
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.stderr.split())
+    assert f"There is no run in {tmp_path / 'mistyped'} yet: a new one begins." in said
+
+
 def test_a_finished_run_is_resumed_to_the_same_report(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     first = tune(data, "--out", folder)
     before = result_of(folder)
     again = tune(data, "--out", folder, "--resume")
+    assert "a new one begins" not in again.stderr
     assert again.exit_code == 0, again.output
     assert result_of(folder) == before
     assert again.stdout.splitlines()[:8] == first.stdout.splitlines()[:8]

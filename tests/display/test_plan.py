@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from blackbox_delta.backends.fake import FakeBackend
@@ -31,6 +33,14 @@ def test_the_plan_of_auto_speaks_of_views() -> None:
     )
     alone = settings.model_copy(update={"max_queries_per_example": 1})
     assert plan_line("fake", SPLIT, alone).endswith("an answer takes at most 1 query")
+
+
+@pytest.mark.parametrize("recipe", ["auto", "search"])
+def test_the_plan_names_the_test_which_no_budget_bounds(recipe: str) -> None:
+    settings = Settings.of({"recipe": recipe, "budget": "$2.50", "price_in": 1, "price_out": 1})
+    tested = replace(SPLIT, test=TWO_OF_EACH * 300)
+    assert plan_line("fake", tested, settings).endswith("; a test of 1,200 examples besides")
+    assert "test" not in plan_line("fake", SPLIT, settings)
 
 
 @pytest.mark.parametrize("recipe", ["auto", "search"])

@@ -29,7 +29,8 @@ def test_tune_shows_the_access_the_plan_and_the_money(
     )
     assert lines[1] == (
         "toy: 300 calls at most, 8 training and 8 development examples of 2 classes; "
-        "the model takes text only, so the output side alone is tuned"
+        "the model takes text only, so the output side alone is tuned; "
+        "a test of 20 examples besides"
     )
     assert lines[2:] == ["test: 20 of 20 queries answered"]
     assert (found["calls"], found["queries"], found["test_queries"]) == (3, SEARCHED, TESTED)
