@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from blackbox_delta.backends.remote.wires.server_table import main, markdown, renewed, table
 from blackbox_delta.cli import app
 from blackbox_delta.demo import DATA
+from blackbox_delta.tasks import load_task
 from blackbox_delta.types import Backend
 
 ROOT = Path(__file__).parents[1]
@@ -49,13 +50,21 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield server.url
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=["tune", "estimator", "api"])
+@pytest.mark.parametrize("block", blocks("python"), ids=["tune", "estimator", "lists", "api"])
 def test_python_examples(block: str, url: str, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, object] = {}
     exec(compile(block.replace(URL, url), str(README), "exec"), names)  # noqa: S102
     assert capsys.readouterr().out.strip()
     if isinstance(backend := names.get("backend"), Backend):
         backend.close()
+
+
+def test_the_lines_of_data_are_read(tmp_path: Path) -> None:
+    [lines] = blocks("json")
+    (tmp_path / "train.jsonl").write_text(lines, encoding="utf-8")
+    task = load_task(tmp_path)
+    assert task.labels == ("billing", "technical")
+    assert len(task.train) == 2
 
 
 def test_command_line_examples(url: str) -> None:
