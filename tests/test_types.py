@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from blackbox_delta.backends.remote.wires.readings import nothing
-from blackbox_delta.errors import ConfigError
-from blackbox_delta.types import DeltaBatch, Evidence, ScoreRequest
+from blackbox_delta.types import DeltaBatch, Evidence
 
 
 def evidence(n: int, k: int, seed: int = 0) -> Evidence:
@@ -85,8 +84,3 @@ def test_what_names_no_label_is_told_from_what_does(c: int) -> None:
     rows = np.stack([nowhere, bounds, nearly, nowhere])
     found = Evidence(rows, np.zeros((4, 0), np.int64), np.zeros((4, 0), np.float32))
     assert found.unanswered.tolist() == [True, False, False, True]
-
-
-def test_no_negative_number_of_tokens_is_asked_for() -> None:
-    with pytest.raises(ConfigError, match="top_k = -1 is no number of tokens"):
-        ScoreRequest([], [" good"], top_k=-1)

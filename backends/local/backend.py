@@ -343,6 +343,8 @@ class LocalBackend:
             geometry = self.geometry if inside else None
             table = self._table.vocabulary_size, self._table.hidden_size
             check_delta(request.delta, taken, table, geometry)
+        if request.top_k < 0:
+            raise UnsupportedError(f"top_k={request.top_k} is no number of tokens; 0 asks for none")
         if request.top_k > self.capabilities.max_top_k:
             raise UnsupportedError(
                 f"top_k={request.top_k} is more than the vocabulary's {self.capabilities.max_top_k}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TextIO, TypeAlias
 
 from blackbox_delta.errors import DataError
-from blackbox_delta.tasks.examples import Columns, to_examples
+from blackbox_delta.tasks.examples import Columns, said_by, to_examples
 from blackbox_delta.tasks.hub import PREFIX, read_hub
 from blackbox_delta.tasks.tables import Table, is_list, read_lines, read_table, some
 from blackbox_delta.types import Example
@@ -25,6 +26,8 @@ __all__ = [
     "read_texts",
     "task_from_lists",
 ]
+
+logger = logging.getLogger(__name__)
 
 Lists: TypeAlias = (
     tuple[Iterable[str], Iterable[object]] | tuple[Iterable[str], Iterable[object], Iterable[str]]
@@ -71,7 +74,8 @@ def load_task(source: str | Path | TaskData, columns: Columns | None = None) -> 
     Args:
         source: One of
 
-            - a folder with ``train.jsonl`` and, optionally, ``dev.jsonl`` and ``test.jsonl``;
+            - a folder with ``train.jsonl`` and, optionally, ``dev.jsonl`` and ``test.jsonl``, or
+              with ``.csv`` or ``.tsv`` files of these names;
             - a ``.jsonl``, ``.csv`` or ``.tsv`` file, all of it training pool;
             - ``hub:NAME``, ``hub:OWNER/NAME`` or ``hub:OWNER/NAME/CONFIGURATION``;
             - a :class:`TaskData`, which is given back.
@@ -201,13 +205,19 @@ def _folder(path: Path) -> dict[str, Table]:
         there = sorted(entry.name for entry in path.iterdir())
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    if "train.jsonl" not in there:
+    files = {
+        part: [f"{part}{end}" for end in (".jsonl", ".csv", ".tsv") if f"{part}{end}" in there]
+        for part in ("train", "dev", "test")
+    }
+    if not files["train"]:
         raise DataError(
-            f"{path} has no train.jsonl; it holds: {', '.join(there) or 'nothing'}. A single file "
-            "can be named itself"
+            f"{path} has no train.jsonl, train.csv or train.tsv; it holds: "
+            f"{', '.join(there) or 'nothing'}. A single file can be named itself"
         )
-    parts = [part for part in ("train", "dev", "test") if f"{part}.jsonl" in there]
-    return {part: read_table(path / f"{part}.jsonl") for part in parts}
+    for several in files.values():
+        if len(several) > 1:
+            raise DataError(f"{path} holds {' and '.join(several)}; keep one of them there")
+    return {part: read_table(path / names[0]) for part, names in files.items() if names}
 
 
 def _list_table(lists: Lists, name: str) -> Table:
@@ -251,7 +261,26 @@ def _task(name: str, tables: dict[str, Table], columns: Columns) -> TaskData:
         )
     for part, examples in parts.items():
         _check_part(tables[part], examples, labels, pairs=parts["train"][0].text_pair is not None)
+        _warn_of_two_labels(tables[part].name, examples)
     return TaskData(name, labels, parts["train"], parts.get("dev"), parts.get("test", ()))
+
+
+def _warn_of_two_labels(name: str, examples: Sequence[Example]) -> None:
+    """Says where the same words have different labels, which nothing can tell apart."""
+    labels: dict[tuple[str, str], set[str]] = {}
+    for example in examples:
+        labels.setdefault(said_by(example), set()).add(example.label or "")
+    twice = [(text, sorted(said)) for (text, _), said in labels.items() if len(said) > 1]
+    if twice:
+        text, said = twice[0]
+        logger.warning(
+            "%s: %d %s more than one label, such as %r (%s)",
+            name,
+            len(twice),
+            "text has" if len(twice) == 1 else "texts have",
+            text[:60],
+            ", ".join(said),
+        )
 
 
 def _check_part(

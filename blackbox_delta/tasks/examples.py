@@ -115,3 +115,8 @@ def sound(value: object, what: str) -> str:
         ) from error
     # numpy's strings are strings too, but print differently and so would hash differently.
     return str(value)
+
+
+def said_by(example: Example) -> tuple[str, str]:
+    """What makes two examples the same to a reader."""
+    return example.text.strip(), (example.text_pair or "").strip()

@@ -13,6 +13,7 @@ import numpy as np
 
 from blackbox_delta.errors import ConfigError, DataError
 from blackbox_delta.tasks.data import TaskData
+from blackbox_delta.tasks.examples import said_by
 from blackbox_delta.tasks.tables import some
 from blackbox_delta.types import Example
 
@@ -198,11 +199,6 @@ def _check_settings(shots: int, seed: int, max_test: int | None) -> None:
         raise ConfigError(f"the seed must be at least 0, not {seed}")
     if max_test is not None and max_test < 1:
         raise ConfigError(f"the number of test examples must be at least 1, not {max_test}")
-
-
-def said_by(example: Example) -> tuple[str, str]:
-    """What makes two examples the same to a reader."""
-    return example.text.strip(), (example.text_pair or "").strip()
 
 
 def _by_class(examples: Iterable[Example], labels: Sequence[str]) -> dict[str, list[Example]]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from blackbox_delta.errors import DataError
 from blackbox_delta.tasks.data import read_texts
-from blackbox_delta.tasks.examples import Columns, to_examples
-from blackbox_delta.tasks.splits import FewShotSplit, said_by
+from blackbox_delta.tasks.examples import Columns, said_by, to_examples
+from blackbox_delta.tasks.splits import FewShotSplit
 from blackbox_delta.tasks.tables import Table, is_list
 from blackbox_delta.types import Example
 

@@ -10,7 +10,6 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from blackbox_delta.errors import ConfigError
 from blackbox_delta.geometry import Geometry
 from blackbox_delta.types.arrays import FloatArray, IntArray, Json
 from blackbox_delta.types.deltas import DeltaBatch, EmbeddingTable
@@ -34,9 +33,6 @@ class ScoreRequest:
         assignment: n positions among the candidates: prompt i is asked about under candidate
             ``assignment[i]`` alone, and the reply is of one row, as if λ were 1. ``None`` asks
             about all pairs.
-
-    Raises:
-        ConfigError: ``top_k`` is negative.
     """
 
     prompts: Sequence[Prompt]
@@ -47,10 +43,6 @@ class ScoreRequest:
     purpose: str = ""
     max_sent: int | None = None
     assignment: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.top_k < 0:
-            raise ConfigError(f"top_k = {self.top_k} is no number of tokens; 0 asks for none")
 
     @property
     def candidates(self) -> int:

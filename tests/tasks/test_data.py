@@ -64,6 +64,27 @@ def test_a_folder_with_a_training_part_only(tmp_path: Path) -> None:
     assert data.pairs
 
 
+def test_the_parts_of_a_folder_may_be_tables(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\nfine,pos\ndull,neg\n")
+    (tmp_path / "test.tsv").write_text("text\tlabel\ngreat\tpos\n")
+    task = load_task(tmp_path)
+    assert [example.text for example in task.train] == ["fine", "dull"]
+    assert [example.text for example in task.test] == ["great"]
+    (tmp_path / "test.jsonl").write_text('{"text": "great", "label": "pos"}\n')
+    with pytest.raises(DataError, match=r"holds test\.jsonl and test\.tsv; keep one of them"):
+        load_task(tmp_path)
+
+
+def test_texts_with_two_labels_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    texts, labels = ["fine", "dull", " fine ", "fine", "odd"], ["pos", "neg", "neg", "pos", "neg"]
+    task_from_lists(texts, labels, name="films")
+    assert "films (train): 1 text has more than one label, such as 'fine' (neg, pos)" in caplog.text
+    caplog.clear()
+    task_from_lists(texts[:2], labels[:2])
+    task_from_lists(["a", "a"], ["yes", "no"], ["b", "c"])
+    assert not caplog.records
+
+
 def test_every_format_gives_the_same_content(tmp_path: Path) -> None:
     rows = [
         {"text": 'He said "no", twice\nand left', "label": "neg"},
@@ -230,7 +251,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_training_part_is_refused(tmp_path: Path) -> None:
     write_folder(tmp_path, test=ROWS)
-    with pytest.raises(DataError, match=r"no train\.jsonl; it holds: test\.jsonl"):
+    with pytest.raises(DataError, match=r"no train\.jsonl, .* it holds: test\.jsonl"):
         load_task(tmp_path)
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -116,6 +116,8 @@ def test_top_k_beyond_the_vocabulary_is_refused(tiny_backend: Any) -> None:
 
     with pytest.raises(UnsupportedError, match="more than the vocabulary"):
         backend.score(ScoreRequest([PROMPT], [" great", " good"], top_k=too_many))
+    with pytest.raises(UnsupportedError, match="top_k=-1 is no number of tokens"):
+        backend.score(ScoreRequest([PROMPT], [" great", " good"], top_k=-1))
 
 
 def test_a_masked_model_without_a_mask_is_refused(tiny: Any) -> None:
