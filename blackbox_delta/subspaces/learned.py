@@ -50,11 +50,15 @@ class LearnedSubspace(Subspace):
             :func:`orthonormal_basis`.
         others: What moves θ by the remaining d − r numbers, ``"gaussian"`` (dense) or
             ``"sparse"``.
+        apart: Whether the random directions are drawn for this basis: those of the seed alone may
+            be an earlier run's own, which the basis spans already. What was saved before there was
+            a difference has none.
         basis_sha256: SHA-256 of the basis.
     """
 
     basis: FloatArray = field(compare=False, repr=False)
     others: str = "gaussian"
+    apart: bool = True
     basis_sha256: str = field(init=False)
 
     kind: ClassVar[str] = "learned"
@@ -110,7 +114,14 @@ class LearnedSubspace(Subspace):
         if not left:
             return None
         made = DenseSubspace if self.others == "gaussian" else SparseSubspace
-        return made(left, self.size, self.seed, math.sqrt(left))
+        return made(left, self.size, self._seed_of_others, math.sqrt(left))
+
+    @property
+    def _seed_of_others(self) -> int:
+        if not self.apart:
+            return self.seed
+        digest = hashlib.sha256(f"{self.seed} {self.basis_sha256}".encode()).digest()
+        return int.from_bytes(digest[:8], "little")
 
     def forget(self) -> None:
         """Drops the matrix of the remaining numbers."""
@@ -136,7 +147,8 @@ class LearnedSubspace(Subspace):
 
     def config(self) -> Json:
         """Everything needed to rebuild it beside :meth:`arrays`, ready for JSON."""
-        return {**super().config(), "others": self.others, "basis_sha256": self.basis_sha256}
+        own = {"others": self.others, "apart": self.apart, "basis_sha256": self.basis_sha256}
+        return {**super().config(), **own}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The basis, (r, D)."""
@@ -147,7 +159,7 @@ class LearnedSubspace(Subspace):
         """The subspace whose :meth:`config` and :meth:`arrays` these are, but for the kind."""
         expected = values["basis_sha256"]
         others = {name: value for name, value in values.items() if name != "basis_sha256"}
-        made = cls(**others, basis=arrays["basis"])
+        made = cls(**{"apart": False, **others}, basis=arrays["basis"])
         if made.basis_sha256 != expected:
             raise ConfigError("The basis of the subspace is not the one that it was saved with.")
         return made

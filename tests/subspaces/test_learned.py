@@ -77,7 +77,7 @@ def test_entries_have_the_deviation_asked_for(dimension: int, most_dense: int) -
 
 @pytest.mark.parametrize(("most_dense", "kind"), [(37 * SIZE, "gaussian"), (0, "sparse")])
 def test_the_other_directions_are_random_ones(most_dense: int, kind: str) -> None:
-    subspace = spanned(40, most_dense=most_dense)
+    subspace = replace(spanned(40, most_dense=most_dense), apart=False)
     assert subspace.others == kind
     z = np.random.default_rng(0).standard_normal((5, 40))
     z[:, :3] = 0
@@ -117,6 +117,26 @@ def test_the_sum_is_exact(z: list[float]) -> None:
 
 def test_the_worst_case_still_fits_a_float64() -> None:
     assert MOST_DIRECTIONS * Fraction(2) ** 11 * 256 * 2**28 <= 2**53
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "sparse"])
+def test_an_earlier_run_s_direction_is_held_once(kind: str) -> None:
+    """However alike the runs are in seed and numbers: there, it was among the random ones."""
+    numbers = np.random.default_rng(0).normal(size=(1, 4))
+    earlier = make_subspace(kind, 4, SIZE, seed=7, scale=0.25)
+    basis = orthonormal_basis([("run", earlier.project(numbers, nothing())[0].astype(float))])
+    most_dense = 2**26 if kind == "gaussian" else 0
+
+    subspace = LearnedSubspace.spanned(1 + 4, basis, 7, 0.25, most_dense)
+
+    moved = subspace.project(np.eye(5), nothing())
+    moved /= np.linalg.norm(moved, axis=1, keepdims=True)
+    assert np.linalg.svd(moved, compute_uv=False)[-1] > 0.5
+    before = replace(subspace, apart=False).project(np.eye(5), nothing())
+    assert np.linalg.matrix_rank(before, tol=1e-3) == 4
+    saved = {name: value for name, value in subspace.config().items() if name != "apart"}
+    again = subspace_from_config(saved, subspace.arrays())
+    np.testing.assert_array_equal(again.project(np.eye(5), nothing()), before)
 
 
 def test_config_and_arrays_rebuild_it() -> None:
