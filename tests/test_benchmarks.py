@@ -166,13 +166,13 @@ def test_deltas_of_two_comparisons_stand_in_one_table(data: Path, tmp_path: Path
 
 def test_cells_of_another_precision_are_a_table_of_their_own(data: Path, tmp_path: Path) -> None:
     options = ["--data", data / "mood", "--shots", 2, "--methods", "dect", "--seeds", "13"]
-    options += ["--model", "fake", "--out", tmp_path]
+    options += ["--model", "fake", "--out", tmp_path / "out"]
     made = CliRunner().invoke(app, ["compare", *map(str, options)])
     assert made.exit_code == 0, made.output
-    text = (tmp_path / "cells.csv").read_text(encoding="utf-8")
+    text = (tmp_path / "out" / "cells.csv").read_text(encoding="utf-8")
     (tmp_path / "half.csv").write_text(text.replace("float64", "bfloat16"), encoding="utf-8")
 
-    done = call("delta_quality.py", tmp_path, tmp_path / "half.csv", "--results", tmp_path)
+    done = call("delta_quality.py", tmp_path / "out", tmp_path / "half.csv", "--results", tmp_path)
 
     assert done.returncode == 0, done.stderr
     table = (tmp_path / "delta_quality.md").read_text(encoding="utf-8")
@@ -184,11 +184,11 @@ def test_cells_of_another_precision_are_a_table_of_their_own(data: Path, tmp_pat
 def test_cells_of_other_shots_and_other_parts_are_not_mixed(data: Path, tmp_path: Path) -> None:
     methods = "dect,dect@3,auto:4,auto:4-demonstrations"
     options = ["--data", data / "mood", "--shots", 2, "--methods", methods, "--seeds", "13"]
-    options += ["--model", "fake", "--out", tmp_path]
+    options += ["--model", "fake", "--out", tmp_path / "out"]
     made = CliRunner().invoke(app, ["compare", *map(str, options)])
     assert made.exit_code == 0, made.output
 
-    done = call("delta_quality.py", tmp_path, "--results", tmp_path)
+    done = call("delta_quality.py", tmp_path / "out", "--results", tmp_path)
 
     assert done.returncode == 0, done.stderr
     table = (tmp_path / "delta_quality.md").read_text(encoding="utf-8")
