@@ -141,18 +141,19 @@ def carry_out(job: Job, err: Console) -> Json:
     """Tunes, shown on stderr; the content of ``result.json``."""
     from blackbox_delta.api import tune
     from blackbox_delta.display import access_line, plan_line, say, search_display
-    from blackbox_delta.runs import RUN_NAME
+    from blackbox_delta.runs import RUN_NAME, is_there
     from blackbox_delta.seeds import tune_over_seeds
 
     split, settings = job.splits[0], job.settings
     _check(job)
     told: dict[str, Any] = {"out": job.out, "resume": job.resume, "cache": job.cache}
     told |= {"unlabeled": job.unlabeled, **settings.model_dump()}
+    # Before a server is asked what it offers: who mistyped the folder may still stop.
+    if job.resume and not any(is_there(folder / RUN_NAME) for folder in job.folders):
+        say(err, f"There is no run in {job.out} yet: a new one begins.")
     with job.source.opened(err) as backend:
         if backend.address:
             say(err, access_line(backend.address))
-        if job.resume and not any((folder / RUN_NAME).exists() for folder in job.folders):
-            say(err, f"There is no run in {job.out} yet: a new one begins.")
         seeds = len(job.splits)
         say(err, plan_line(backend.name, split, settings, backend.capabilities, seeds))
         with search_display(err) as observer:
