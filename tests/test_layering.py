@@ -40,6 +40,7 @@ BELOW_FACES = LIBRARY | {
     "runs",
     "report",
     "tuned_model",
+    "metered",
     "beforehand",
     "api",
     "backends",
@@ -58,6 +59,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     **dict.fromkeys(("budget", "settings", "forecast"), FOUNDATION | {"prices"}),
     # A backend before another one.
     "journal": FOUNDATION | {"forwarding"},
+    "metered": FOUNDATION | {"forwarding"},
     "backends": FOUNDATION,
     "_backend_contract": FOUNDATION,
     "testing": FOUNDATION | {"_backend_contract"},

@@ -21,8 +21,12 @@ from blackbox_delta.types import SOFT_PROMPT
 
 if TYPE_CHECKING:
     from blackbox_delta.artifact import Artifact
+    from blackbox_delta.metered import Metered
     from blackbox_delta.tuned_model import TunedModel
     from blackbox_delta.types import Backend, Json
+
+#: What it costs to find out what a server offers, which is in no run's account.
+PROBING = "with some 20 queries"
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ class Source:
         from blackbox_delta.backends import open_backend
 
         known = self.endpoint is None or self.access is not None
-        doing = "loading the model" if known else "asking the server what it offers"
+        doing = "loading the model" if known else f"asking the server what it offers, {PROBING}"
         with console.status(doing, refresh_per_second=2):
             backend = open_backend(
                 self.model,
@@ -167,9 +171,11 @@ def loaded(
     """A saved run, its artifact and what it reported, on its model.
 
     With a cache every reply is in it before it is used. Otherwise an error of a server's tells of
-    the option, for what was paid is gone.
+    the option, for what was paid is gone. What a server was sent is said in the end, however it
+    comes.
     """
     from blackbox_delta.journal import Journal, JournaledBackend
+    from blackbox_delta.metered import Metered
     from blackbox_delta.runs import is_run_journal
     from blackbox_delta.tuned_model import TunedModel
 
@@ -185,10 +191,32 @@ def loaded(
                     "that run cost; name another file for the cache"
                 )
             replies = stack.enter_context(Journal.open(cache, create=True, shared=True))
-        backend = stack.enter_context(source.opened(console))
-        asked = backend if replies is None else JournaledBackend(backend, replies)
+        meter = Metered(stack.enter_context(source.opened(console)))
+        asked = meter if replies is None else JournaledBackend(meter, replies)
+        if source.endpoint is not None:
+            stack.enter_context(_told(meter, console))
         with _advised(cache):
             yield TunedModel(artifact, asked, result)
+
+
+def say_ahead(tuned: TunedModel, texts: int, console: Console) -> None:
+    """Says what answering so many texts will take of a server."""
+    from blackbox_delta.display import asking_line, say
+
+    if tuned.backend.address:
+        say(console, asking_line(tuned.backend.name, texts, len(tuned.panel.ways)))
+
+
+@contextmanager
+def _told(meter: Metered, console: Console) -> Iterator[None]:
+    """Says what a server was sent."""
+    from blackbox_delta.display import say, spent_line
+
+    try:
+        yield
+    finally:
+        if meter.usage.queries or meter.usage.lost:
+            say(console, spent_line(meter.usage))
 
 
 @contextmanager

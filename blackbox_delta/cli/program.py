@@ -25,7 +25,7 @@ from blackbox_delta import __version__
 from blackbox_delta.cli.compare import compare
 from blackbox_delta.cli.files import check_output, labelled, lines_of, stdin, written
 from blackbox_delta.cli.groups import Place, TextColumns, with_option_groups
-from blackbox_delta.cli.models import Source, loaded, priced
+from blackbox_delta.cli.models import PROBING, Source, loaded, priced, say_ahead
 from blackbox_delta.cli.options import (
     CacheOption,
     DataOption,
@@ -198,7 +198,7 @@ def probe(url: UrlArgument, caller: Caller, model: ServedModelOption = None) -> 
     from blackbox_delta.backends.remote.probe import probe as ask_around
     from blackbox_delta.display import show_probe
 
-    with _err.status("asking the server what it offers", refresh_per_second=2):
+    with _err.status(f"asking the server what it offers, {PROBING}", refresh_per_second=2):
         found = ask_around(caller.endpoint(url), model)
     show_probe(_out, found)
 
@@ -251,7 +251,9 @@ def evaluate(
         # Runs of earlier versions do not tell the sample's; an artifact alone has no result.
         seed: int = tuned.result.get("seed", Settings().seed)
         seed = tuned.result.get("test_seed", seed)
-        show_metrics(_out, tuned.evaluate(sample_test(examples, seed, max_test)))
+        sample = sample_test(examples, seed, max_test)
+        say_ahead(tuned, len(sample), _err)
+        show_metrics(_out, tuned.evaluate(sample))
 
 
 @app.command()
@@ -287,6 +289,7 @@ def predict(
         # On the same terminal a bar would be drawn over the answers.
         answer_display(_err, len(examples), hidden=stream.isatty()) as tell,
     ):
+        say_ahead(tuned, len(examples), _err)
         unanswered = 0
         for piece in tuned.answers(examples):
             for line in lines_of(piece, tuned.labels):

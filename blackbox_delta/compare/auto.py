@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from blackbox_delta.api import tune
 from blackbox_delta.compare.contract import Measured, Step, Trial
-from blackbox_delta.compare.metered import Metered
 from blackbox_delta.compare.searched import RUN, measured, observer
+from blackbox_delta.metered import Metered
 from blackbox_delta.settings import Settings
 from blackbox_delta.types import Json
 

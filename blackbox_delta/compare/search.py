@@ -8,11 +8,11 @@ from blackbox_delta.api import describe
 from blackbox_delta.artifact import Artifact
 from blackbox_delta.budget import Budget
 from blackbox_delta.compare.contract import Measured, Step, Trial
-from blackbox_delta.compare.metered import Metered
 from blackbox_delta.compare.searched import RUN, measured, observer
 from blackbox_delta.compare.specs import SEARCH, THEN
 from blackbox_delta.errors import BudgetError
 from blackbox_delta.journal import JournaledBackend
+from blackbox_delta.metered import Metered
 from blackbox_delta.problem import build_problem
 from blackbox_delta.runs import open_run
 from blackbox_delta.settings import Settings

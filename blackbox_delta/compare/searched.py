@@ -8,8 +8,8 @@ import numpy as np
 
 from blackbox_delta.compare.asking import PIECE, saved_bytes
 from blackbox_delta.compare.contract import Measured, Point, Step, Trial
-from blackbox_delta.compare.metered import Metered
 from blackbox_delta.history import read_history
+from blackbox_delta.metered import Metered
 from blackbox_delta.runs import HISTORY_NAME
 from blackbox_delta.tuned_model import TunedModel
 from blackbox_delta.tuner import Observer, Progress

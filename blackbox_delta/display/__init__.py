@@ -15,7 +15,13 @@ from blackbox_delta.display.course import (
     tell_unanswered,
 )
 from blackbox_delta.display.plan import plan_line
-from blackbox_delta.display.remote import access_line, show_probe, show_spending
+from blackbox_delta.display.remote import (
+    access_line,
+    asking_line,
+    show_probe,
+    show_spending,
+    spent_line,
+)
 from blackbox_delta.display.result import show_result, show_seeds_result
 from blackbox_delta.display.tables import say, show_forecasts, show_metrics, show_table
 
@@ -23,6 +29,7 @@ __all__ = [
     "LiveDisplay",
     "access_line",
     "answer_display",
+    "asking_line",
     "plan_line",
     "progress_line",
     "say",
@@ -35,5 +42,6 @@ __all__ = [
     "show_seeds_result",
     "show_spending",
     "show_table",
+    "spent_line",
     "tell_unanswered",
 ]

@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from blackbox_delta.backends.remote.probe import Probe
-from blackbox_delta.display.tables import add_numbers, say, show_table
+from blackbox_delta.display.tables import add_numbers, counted, say, show_table
 from blackbox_delta.journal import Spending, Summary
-from blackbox_delta.types import Json
+from blackbox_delta.types import Json, Usage
 
 _MARKS = {True: ("yes", "green"), False: ("no", "red"), None: ("", "")}
 _TIERS = {
@@ -52,6 +52,26 @@ def access_line(address: Json) -> str:
     endpoint, access = address["endpoint"], address["access"]
     tier = access["tier"]
     return f"{endpoint['base_url']}: {access['api']} API, tier {tier} ({_TIERS[tier]})"
+
+
+def asking_line(model: str, texts: int, ways: int) -> str:
+    """What answering will take, in one line.
+
+    Args:
+        model: Its name.
+        texts: How many are to be answered.
+        ways: In how many ways each is asked about.
+    """
+    asked = f"{counted(texts, 'text')}, {counted(ways, 'query')} each"
+    return f"{model}: {asked}" if ways == 1 else f"{model}: {asked}, {texts * ways:,} in all"
+
+
+def spent_line(usage: Usage) -> str:
+    """What was sent to a server, in one line."""
+    written = f", {counted(usage.output_tokens, 'token')} written" if usage.output_tokens else ""
+    lost = f"; {usage.lost:,} more were lost and may be billed all the same" if usage.lost else ""
+    tokens = counted(usage.tokens, "prompt token")
+    return f"Sent: {counted(usage.queries, 'query')}, {tokens}{written}{lost}."
 
 
 def show_spending(console: Console, summary: Summary) -> None:

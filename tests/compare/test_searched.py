@@ -15,13 +15,11 @@ from blackbox_delta.budget import Budget
 from blackbox_delta.compare.auto import Auto
 from blackbox_delta.compare.bbt import PUBLISHED, Bbt
 from blackbox_delta.compare.contract import Measured
-from blackbox_delta.compare.metered import Metered
 from blackbox_delta.compare.search import Search, best_delta
 from blackbox_delta.compare.searched import read_curve
 from blackbox_delta.errors import BackendError, BudgetError, UnsupportedError
 from blackbox_delta.runs import read_result
 from blackbox_delta.settings import Settings
-from blackbox_delta.testing import check_backend
 from blackbox_delta.tuned_model import TunedModel
 
 #: The published settings, but quick.
@@ -196,13 +194,3 @@ def test_steps_grow_until_the_test(method: Bbt | Auto | Search, tmp_path: Path) 
     assert searching
     assert searching == sorted(searching)
     assert steps[-1] == (1.0, "test: 30 of 30 examples")
-
-
-# ------------------------------------------------------------------------ metered
-
-
-def test_a_metered_backend_is_the_backend() -> None:
-    inner = FakeBackend()
-    meter = Metered(inner)
-    check_backend(meter)
-    assert meter.usage.queries == inner.queries > 0

@@ -13,7 +13,13 @@ from screens import pipe, shown
 from blackbox_delta.backends.remote import Access, Endpoint
 from blackbox_delta.backends.remote.endpoint import TIERS, plain
 from blackbox_delta.backends.remote.probe import Finding, Probe
-from blackbox_delta.display import access_line, show_probe, show_spending
+from blackbox_delta.display import (
+    access_line,
+    asking_line,
+    show_probe,
+    show_spending,
+    spent_line,
+)
 from blackbox_delta.display.remote import next_command
 from blackbox_delta.journal import Spending, Summary
 from blackbox_delta.types import Usage
@@ -122,3 +128,13 @@ def test_spending_says_no_more_than_it_must() -> None:
     show_spending(console, Summary((spent,), Spending("", 0, spent.usage)))
     for word in ("cache and", "bound", "named no label"):
         assert word not in shown(console)
+
+
+def test_what_answering_takes_is_one_line() -> None:
+    assert asking_line("small", 1, 1) == "small: 1 text, 1 query each"
+    assert asking_line("small", 1200, 3) == "small: 1,200 texts, 3 queries each, 3,600 in all"
+    assert spent_line(Usage(queries=1, tokens=1)) == "Sent: 1 query, 1 prompt token."
+    assert spent_line(Usage(queries=1200, tokens=34567, output_tokens=1200, lost=2)) == (
+        "Sent: 1,200 queries, 34,567 prompt tokens, 1,200 tokens written; "
+        "2 more were lost and may be billed all the same."
+    )

@@ -78,14 +78,22 @@ def breaks_down(tmp_path: Path) -> Iterator[tuple[str, FaultyServer]]:
         yield str(texts), one
 
 
+def sent(done: Result) -> int:
+    """Queries that a command says it has sent."""
+    told = re.search(r"^Sent: (\d+) quer(?:y|ies), ", done.stderr, re.MULTILINE)
+    assert told is not None
+    return int(told[1])
+
+
 def test_a_repeated_prediction_pays_for_nothing_twice(
     breaks_down: tuple[str, FaultyServer], finished: tuple[Path, Result], tmp_path: Path
 ) -> None:
     texts, one = breaks_down
     output, cache = tmp_path / "answers.jsonl", tmp_path / "cache.sqlite"
     predict = ["predict", finished[0], texts, "--base-url", one.url, "--output", output]
-    message = failed(run(*predict))
-    assert "With --cache FILE, what is answered is paid once" in message
+    broken = run(*predict)
+    assert "With --cache FILE, what is answered is paid once" in failed(broken)
+    assert sent(broken) == one.answered.total() >= 128
     partial = tmp_path / "answers.jsonl.partial"
     left = partial.read_text()
     assert len(left.splitlines()) == 128
@@ -96,8 +104,10 @@ def test_a_repeated_prediction_pays_for_nothing_twice(
     assert f"answered is in {cache}: the same command goes on" in message
     assert one.answered.total() >= 128
     one.plan = healthy
+    before = one.answered.total()
     done = run(*predict, "--cache", cache)
     assert done.exit_code == 0, done.output
+    assert sent(done) == 140 - before
     assert max(one.answered.values()) == 1
     assert len(output.read_text().splitlines()) == 140
     assert one.answered.total() == 140
@@ -106,6 +116,7 @@ def test_a_repeated_prediction_pays_for_nothing_twice(
     again = run("predict", finished[0], texts, "--base-url", one.url, "--cache", cache)
     assert again.stdout == output.read_text()
     assert one.answered.total() == 140
+    assert "Sent:" not in again.stderr
 
 
 def test_a_repeated_evaluation_pays_for_nothing_twice(

@@ -16,6 +16,7 @@ from typer.testing import Result
 from blackbox_delta.backends.remote import Endpoint
 from blackbox_delta.cli.groups import Place
 from blackbox_delta.cli.models import Source
+from blackbox_delta.journal import summarise
 
 
 def test_tune_shows_the_access_the_plan_and_the_money(
@@ -91,6 +92,23 @@ def test_the_other_faces_find_what_the_run_found(
     said = run("predict", folder, stdin="a great film\n")
     assert json.loads(said.stdout)["label"] in MOODS
     assert asked(server) == before + 20 + 1, "a saved run probes nothing"
+
+
+def test_answering_says_what_it_takes_before_and_after(
+    data: Path, finished: tuple[Path, Result], server: FaultyServer, tmp_path: Path
+) -> None:
+    folder, cache = finished[0], tmp_path / "cache.sqlite"
+    scored = run("eval", folder, "--data", data, "--cache", cache)
+    booked = summarise(cache).total.usage
+    assert scored.stderr.splitlines() == [
+        "toy: 20 texts, 1 query each",
+        f"Sent: 20 queries, {booked.tokens} prompt tokens, {booked.output_tokens} tokens written.",
+    ]
+    before = asked(server)
+    lines = run("predict", folder, stdin="a great film\n").stderr.splitlines()
+    assert lines[0] == "toy: 1 text, 1 query each"
+    assert lines[-1].startswith("Sent: 1 query, ")
+    assert asked(server) == before + 1
 
 
 def test_a_model_that_has_moved_is_called_where_it_is_now(
