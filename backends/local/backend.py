@@ -147,7 +147,7 @@ class LocalBackend:
 
     @property
     def name(self) -> str:
-        """The model as the user named it."""
+        """The model as the user named it; a folder or file by its absolute path."""
         return self._loaded.name
 
     @property

@@ -77,12 +77,12 @@ def choose_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
 
 
 def load(name: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:
-    """Loads a model by name.
+    """Loads a model by name. A folder or file is called by its absolute path from then on.
 
     Raises:
         ModelError: It cannot be found, read, or is of no known kind.
     """
-    place = model_folder(name)
+    place, name = model_folder(name), lasting_name(name)
     try:
         with quiet():
             config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
@@ -96,8 +96,9 @@ def load(name: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:
         raise
     except Exception as error:  # readers of broken files raise anything
         reason = str(error).strip().splitlines()
+        told = reason[0].rstrip(".") if reason else type(error).__name__
         raise ModelError(
-            f"cannot load the model {name!r}: {reason[0] if reason else type(error).__name__}. "
+            f"cannot load the model {name!r}: {told}. "
             "Give a hub id, a folder with config.json and weights, a .gguf file, or pkg:NAME for "
             "a model inside an installed distribution"
         ) from error
@@ -234,6 +235,13 @@ def model_folder(name: str) -> str:
     if path.is_absolute() or name.startswith((".", "~")):
         raise ModelError(f"no such model folder: {path}")
     return name
+
+
+def lasting_name(name: str) -> str:
+    """The name by which a model is found from any working directory."""
+    path = Path(name).expanduser()
+    here = path.suffix == ".gguf" or path.is_dir()
+    return str(path.absolute()) if here and not name.startswith("pkg:") else name
 
 
 def _converted(gguf: Path) -> Path:

