@@ -27,6 +27,13 @@ HISTORY_NAME = "history.jsonl"
 JOURNAL_NAME = "journal.sqlite"
 VERSION = 1
 _BUDGET = "settings.budget"
+#: What is described by a digest, which tells a reader nothing but that it differs.
+_DIGESTS = {
+    "data": "other examples, or drawn otherwise",
+    "unlabeled": "other texts without labels",
+    "subspace_from": "other earlier runs",
+    "identity.fingerprint": "other weights, configuration or tokenizer",
+}
 
 
 @dataclass(frozen=True)
@@ -277,12 +284,11 @@ def _check_same(path: Path, description: Json) -> None:
             f"this package goes on with version {VERSION}"
         )
     then, now = _flat(earlier), _flat(description)
-    shown = [(name, _shown(then, name), _shown(now, name)) for name in sorted({*then, *now})]
-    different = [f"{name}: {old} then, {new} now" for name, old, new in shown if old != new]
-    if different:
-        named = "; ".join(different)
+    names = sorted({*then, *now})
+    if different := [name for name in names if _shown(then, name) != _shown(now, name)]:
+        named = "; ".join(_difference(then, now, name) for name in different)
         advice = "or choose another folder"
-        if _shown(then, _BUDGET) != _shown(now, _BUDGET):
+        if _BUDGET in different:
             # What is asked first depends on what can be paid in all: no replay, but a new run.
             advice += (
                 "; another budget plans otherwise from the start, and with --cache "
@@ -303,6 +309,15 @@ def _flat(described: Json) -> Json:
         else:
             flat[name] = value
     return flat
+
+
+def _difference(then: Json, now: Json, name: str) -> str:
+    """What differs, in a reader's words."""
+    if name not in _DIGESTS:
+        return f"{name}: {_shown(then, name)} then, {_shown(now, name)} now"
+    if name in then and name in now:
+        return f"{name}: {_DIGESTS[name]}"
+    return f"{name}: some then, none now" if name in then else f"{name}: none then, some now"
 
 
 def _shown(flat: Json, name: str) -> str:

@@ -131,7 +131,8 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
             {"address": {"url": "http://there/v1", "limits": {"requests": 5}}},
             r"\(address\.limits\.requests: nothing then, 5 now; address\.url: nothing then, 'http",
         ),
-        ({"data": None}, "data: 'abc' then, None now"),
+        ({"data": "abd"}, r"\(data: other examples, or drawn otherwise\)"),
+        ({"unlabeled": "9f3a"}, r"\(unlabeled: none then, some now\)"),
         ({"settings": {"seed": 3, "shots": 16}}, r"label_words: None then, nothing now"),
     ],
 )
