@@ -40,6 +40,8 @@ _SETTINGS = (
     "head",
     "optimizer",
     "budget",
+    "price_in",
+    "price_out",
     "dimension",
     "subspace_from",
     "delta",
@@ -81,6 +83,8 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         head: The output side; ``None`` for the recipe's own.
         optimizer: What searches.
         budget: What one fit may spend.
+        price_in: $ per million prompt tokens, for a budget in dollars.
+        price_out: $ per million tokens that the model writes, likewise.
         dimension: d, the search dimension.
         subspace_from: Folders of earlier runs whose deltas span the search space.
         delta: What is tuned on the input side or inside the model, such as ``"lora"``.
@@ -109,6 +113,8 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         head: str | None = _DEFAULTS.head,
         optimizer: str = _DEFAULTS.optimizer,
         budget: str = _DEFAULTS.budget,
+        price_in: float | None = _DEFAULTS.price_in,
+        price_out: float | None = _DEFAULTS.price_out,
         dimension: int | None = _DEFAULTS.dimension,
         subspace_from: Sequence[str | Path] | None = _DEFAULTS.subspace_from,
         delta: str = _DEFAULTS.delta,
@@ -125,6 +131,8 @@ class BlackBoxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.head = head
         self.optimizer = optimizer
         self.budget = budget
+        self.price_in = price_in
+        self.price_out = price_out
         self.dimension = dimension
         self.subspace_from = subspace_from
         self.delta = delta

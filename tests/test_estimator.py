@@ -146,6 +146,14 @@ def test_it_answers_as_tune_does_on_the_same_split() -> None:
     np.testing.assert_array_equal(found.predict_proba(FRESH), tuned.predict_proba(FRESH))
 
 
+def test_a_fit_may_be_bounded_in_dollars() -> None:
+    with pytest.raises(ConfigError, match="price_in and price_out"):
+        quick(budget="$0.001").fit(TEXTS, LABELS)
+    found = quick(budget="$0.001", price_in=0.5, price_out=2.0).fit(TEXTS, LABELS).result_
+    assert found["cost_usd"] == pytest.approx(found["tokens"] * 0.5e-6)
+    assert 0.0005 < found["cost_usd"] <= 0.001
+
+
 def test_searching_keeps_a_share_to_choose_by() -> None:
     split = split_by_share(task_from_lists(TEXTS, LABELS), 0.25, seed=7)
     more: dict[str, Any] = {**SEARCH, "head": "calibrated"}

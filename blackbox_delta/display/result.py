@@ -106,10 +106,13 @@ def _kept(result: Json) -> str:
         views = counted(len(result["views"]), "view")
         queries = counted(result["queries_per_answer"], "query")
         return f"{views} behind {named}; an answer takes {queries}"
+    if result["chosen"] == "delta":
+        searched = result["delta"]
+        sizes = f"d = {searched['dimension']:,} of D = {searched['size']:,}"
+        return f"{searched['kind']} ({sizes}) and {named}"
     return {
         "calibrated": "the calibrated untuned model, nothing tuned was clearly better",
         "head": f"the output side alone, {named}",
-        "delta": f"a soft prompt and {named}",
     }[result["chosen"]]
 
 
@@ -118,7 +121,7 @@ def _show_views(console: Console, result: Json) -> None:
     say(console, "What it was spent on; accuracy and loss are held-out estimates after it:")
     show_table(console, _parts_table(result["parts"]))
     for part in result["parts"]:
-        if part.get("texts"):
+        if "texts" in part:
             say(console, _lesson(part))
     steps = result["steps"]
     if len(steps) > 1:
@@ -141,9 +144,15 @@ def _parts_table(parts: Sequence[Json]) -> Table:
 
 def _lesson(part: Json) -> str:
     """What texts without labels were worth."""
+    if not part["texts"]:
+        return (
+            "No unlabelled text was asked about: the budget had nothing left for them, or there "
+            "are too few labelled examples to judge by what they teach."
+        )
+    texts, without = counted(part["texts"], "unlabelled text"), part["accuracy_without"]
     return (
-        f"{part['texts']:,} unlabelled texts: held-out accuracy {part['accuracy_without']:.3f} "
-        f"without, {part['accuracy_trained']:.3f} with what they taught, by cross-fitting; "
+        f"{texts}: held-out accuracy {without:.3f} without, "
+        f"{part['accuracy_trained']:.3f} with what they taught, by cross-fitting; "
         f"{'kept' if part['kept'] else 'not kept, as that is no clear gain'}."
     )
 

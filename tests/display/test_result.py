@@ -27,12 +27,13 @@ def test_a_result_shows_scores_costs_and_verdict() -> None:
     [
         ("calibrated", "Kept: the calibrated untuned model"),
         ("head", "Kept: the output side alone, a ridge head."),
-        ("delta", "Kept: a soft prompt and a ridge head."),
+        ("delta", "Kept: lora+bitfit (d = 500 of D = 1,411,776) and a ridge head."),
     ],
 )
 def test_a_result_says_what_was_kept(chosen: str, expected: str) -> None:
     console = pipe()
-    show_result(console, result(chosen=chosen))
+    delta = {"kind": "lora+bitfit", "size": 1_411_776, "dimension": 500}
+    show_result(console, result(chosen=chosen, delta=delta))
     assert expected in shown(console)
 
 
@@ -169,6 +170,9 @@ def test_what_unlabelled_texts_taught_is_said() -> None:
     # None could be paid for.
     _, text = shown_result(views_result(parts=[*PARTS, last | {"texts": 0, "kept": False}]))
     assert "cross-fitting" not in text
+    assert "No unlabelled text was asked about" in text
+    _, text = shown_result(views_result(parts=[*PARTS, last | lesson | {"texts": 1}]))
+    assert "1 unlabelled text: held-out" in text
 
 
 def test_steps_show_what_each_further_query_buys() -> None:
