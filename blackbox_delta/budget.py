@@ -259,10 +259,12 @@ class Budget:
         if least <= self.limit:
             return
         money = self.unit == "usd"
-        first, *others = zip(needs, costs, strict=True)
-        takes = dollars(first[1]) if money else _amount(first[1], self.unit)
-        parts = [f"{first[0].what} takes {takes}"]
-        parts += [f"{need.what} {dollars(cost) if money else cost}" for need, cost in others]
+        sums: dict[str, float] = {}
+        for need, cost in zip(needs, costs, strict=True):
+            sums[need.what] = sums.get(need.what, 0) + cost
+        (what, cost), *others = sums.items()
+        parts = [f"{what} takes {dollars(cost) if money else _amount(cost, self.unit)}"]
+        parts += [f"{what} {dollars(cost) if money else cost}" for what, cost in others]
         listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if others else parts)
         enough = dollars(least, rounding=ROUND_CEILING) if money else math.ceil(least)
         spare = ", a tenth to spare as tokens are estimated" if self._margin(costs) else ""

@@ -104,8 +104,8 @@ def check_folder(path: Path, *, resume: bool) -> bool:
     if is_there(path / RUN_NAME):
         if not resume:
             raise RunError(
-                f"{path} holds a run already; add --resume to go on with it, or choose another "
-                "folder"
+                f"{path} holds a run already; add --resume (in Python resume=True) to go on with "
+                "it, or choose another folder"
             )
         return True
     for place in (path, *path.parents):

@@ -155,8 +155,8 @@ def check_folders(out: Path, resume: bool, seeds: Sequence[int]) -> None:
         )
     if not resume and out.is_dir() and any(out.iterdir()):
         raise RunError(
-            f"{out} is not empty; add --resume to go on with the runs in it, or choose an empty "
-            "or a new folder"
+            f"{out} is not empty; add --resume (in Python resume=True) to go on with the runs in "
+            "it, or choose an empty or a new folder"
         )
     wanted = {folder_name(seed) for seed in seeds}
     begun = sorted(run.parent.name for run in out.glob(f"{folder_name(0)[:-1]}*/{RUN_NAME}"))

@@ -215,6 +215,10 @@ def test_require_says_what_each_need_takes_and_what_would_do() -> None:
         Budget.parse("735 queries").require(baseline, generation)
     with pytest.raises(BudgetError, match="one generation takes 9000 tokens; give at least 9000"):
         Budget.parse("8999 tokens").require(generation)
+    with pytest.raises(
+        BudgetError, match="small: the baseline takes 6 calls and one generation 20"
+    ):
+        Budget.parse("10 calls").require(baseline, generation, baseline)
     Budget.parse("23 calls").require(baseline, generation)
     Budget.parse("736 queries").require(baseline, generation)
     Budget.parse("1 s").require(baseline, generation)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
@@ -35,7 +35,7 @@ class _Checked(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigError(_explain(error)) from None
+            raise ConfigError(_explain(error, type(self).model_fields)) from None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
@@ -162,18 +162,20 @@ class Access(_Checked):
         return self.bias if self.tier in _LABELLED else 0.0
 
 
-def _explain(error: ValidationError) -> str:
-    return "; ".join(map(_explained, error.errors(include_url=False, include_input=False)))
+def _explain(error: ValidationError, known: Iterable[str]) -> str:
+    problems = error.errors(include_url=False, include_input=False)
+    return "; ".join(_explained(problem, known) for problem in problems)
 
 
-def _explained(problem: ErrorDetails) -> str:
+def _explained(problem: ErrorDetails, known: Iterable[str]) -> str:
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "value_error":  # our own sentence, which names what is wrong
         return problem["msg"].removeprefix("Value error, ")
-    said = f"{name}: {problem['msg'].lower()}"
-    if problem["type"] == "extra_forbidden" and "key" in name.lower():
-        said += "; say where the key is, with key_env or key_file"
-    return said
+    if problem["type"] != "extra_forbidden":
+        return f"{name}: {problem['msg'].lower()}"
+    if "key" in name.lower():
+        return f"{name} is not taken; say where the key is, with key_env or key_file"
+    return f"{name} is unknown; known are {', '.join(known)}"
 
 
 def plain(model: BaseModel) -> dict[str, Any]:

@@ -31,7 +31,11 @@ VLLM = {"preset": "vllm", "api": "completions"}
         ({"base_url": URL, "timeout": float("nan")}, "timeout: "),
         ({"base_url": URL, "requests_per_minute": -1}, "requests_per_minute: "),
         ({"base_url": URL, "tokens_per_minute": "many"}, "tokens_per_minute: "),
-        ({"base_url": URL, "api_key": "sk-1234567890"}, "api_key: extra.*key_env or key_file"),
+        ({"base_url": URL, "time_out": 3}, "^time_out is unknown; known are base_url, .*timeout"),
+        (
+            {"base_url": URL, "api_key": "sk-1234567890"},
+            "^api_key is not taken; .*key_env or key_file",
+        ),
         ({"base_url": URL, "tier": "x", "timeout": 0}, "tier: .*; timeout: "),
     ],
 )
