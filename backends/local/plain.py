@@ -7,9 +7,10 @@ front of every row of a masked model, and of every row that a decoder reads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -123,75 +124,13 @@ class PlainEngine:
             forms = continuations(choices)
         for form in forms if prompts else ():
             rows = Rows.of(prompts, form, candidates.soft, leads=self._kind == "masked")
-            self._score_form(rows, form, candidates, readings, assignment)
+            job = _Job(self.limit, self._forward_upper, rows, form, candidates, readings)
+            job.run(assignment, pads=self._pads)
         return readings
 
     def release(self) -> None:
         """Drops what is kept."""
         self._kept.clear()
-
-    def _score_form(
-        self,
-        rows: Rows,
-        form: AnswerForm,
-        candidates: Candidates,
-        readings: Readings,
-        assignment: Sequence[int] | None,
-    ) -> None:
-        lengths = rows.lengths
-        longest = max(map(sum, lengths))
-        device = candidates.soft.vectors.device
-        targets = Targets.build(form.entries, readings.label_logprobs.shape[2], device)
-        # The first form's first position is where any answer starts: the top tokens' place.
-        top_k = readings.top_ids.shape[2] if form.first else 0
-
-        in_front = len(candidates.prefix.token_ids)
-
-        def fit() -> int:
-            return self.limit.rows(longest, in_front + longest, form.reads, in_front)
-
-        def evaluate(pack: list[int], some: Candidates, chunk: slice) -> None:
-            logits = self._forward_upper(rows.select(pack), some)
-            scores, ids, logprobs = read_logits(logits, targets, top_k)
-            grid = scores.reshape(-1, len(pack), scores.shape[1])
-            for choice in form.choices:
-                readings.label_logprobs[chunk, pack, choice] = grid[:, :, choice]
-            if top_k:
-                readings.top_ids[chunk, pack] = ids.reshape(-1, len(pack), top_k)
-                readings.top_logprobs[chunk, pack] = logprobs.reshape(-1, len(pack), top_k)
-
-        def work_on(pack: list[int]) -> None:
-            if assignment is None:
-                in_chunks(
-                    len(candidates),
-                    lambda: max(1, fit() // len(pack)),
-                    self.limit,
-                    lambda chunk: evaluate(pack, candidates.select(chunk), chunk),
-                )
-                return
-
-            def work(part: slice) -> None:
-                own = [assignment[row] for row in pack[part]]
-                some = replace(candidates.of_rows(own), prefix=candidates.prefix.select(own))
-                evaluate(pack[part], some, slice(0, 1))
-
-            in_chunks(
-                len(pack),
-                lambda: self.limit.of_own(fit(), candidates.inside.bytes_each),
-                self.limit,
-                work,
-            )
-
-        computed = [(*each, sum(each)) for each in lengths]
-        copies = 1 if assignment is not None else len(candidates)
-        padding = candidates.padding(self.limit, copies)
-        packs = (
-            packs_by_length(computed, fit(), padding)
-            if self._pads
-            else packs_of_equal_length(lengths, fit())
-        )
-        for pack in packs:
-            split_when_too_large(pack, fit, self.limit, work_on)
 
     def _forward_upper(self, rows: Rows, some: Candidates) -> torch.Tensor:
         """What :meth:`_forward` says, of which candidates compute what they differ in."""
@@ -277,3 +216,88 @@ class PlainEngine:
     ) -> torch.Tensor:
         mask = np.arange(codes.shape[1]) < lengths[:, None]
         return torch.from_numpy(mask.astype(np.int64)).to(device).repeat(candidates, 1)
+
+
+class _Job:
+    """One answer form of a request on its way through the engine.
+
+    Args:
+        limit: What one forward pass may take.
+        forward: Logits (λ·rows, p, vocabulary) of rows under candidates.
+        rows: A row for each of n prompts.
+        form: What they end in, and which answers are read of it.
+        candidates: Under which they are scored.
+        readings: Where the scores go.
+    """
+
+    def __init__(
+        self,
+        limit: MemoryLimit,
+        forward: Callable[[Rows, Candidates], torch.Tensor],
+        rows: Rows,
+        form: AnswerForm,
+        candidates: Candidates,
+        readings: Readings,
+    ) -> None:
+        self._limit = limit
+        self._forward = forward
+        self._rows = rows
+        self._longest = max(map(sum, rows.lengths))
+        self._form = form
+        self._candidates = candidates
+        self._readings = readings
+        device = candidates.soft.vectors.device
+        self._targets = Targets.build(form.entries, readings.label_logprobs.shape[2], device)
+        # The first form's first position is where any answer starts: the top tokens' place.
+        self._top_k = readings.top_ids.shape[2] if form.first else 0
+
+    def run(self, assignment: Sequence[int] | None, *, pads: bool) -> None:
+        """All rows under all candidates, or each under the one that it is assigned."""
+        copies = 1 if assignment is not None else len(self._candidates)
+        work = self._under_all if assignment is None else partial(self._assigned, assignment)
+        for pack in self._packs(copies, pads=pads):
+            split_when_too_large(pack, self._fit, self._limit, work)
+
+    def _packs(self, copies: int, *, pads: bool) -> list[list[int]]:
+        lengths = self._rows.lengths
+        if not pads:
+            return packs_of_equal_length(lengths, self._fit())
+        computed = [(*each, sum(each)) for each in lengths]
+        return packs_by_length(computed, self._fit(), self._candidates.padding(self._limit, copies))
+
+    def _fit(self) -> int:
+        """Rows that fit into a pass, the longest of all."""
+        in_front = len(self._candidates.prefix.token_ids)
+        visible = in_front + self._longest
+        return self._limit.rows(self._longest, visible, self._form.reads, in_front)
+
+    def _under_all(self, pack: list[int]) -> None:
+        in_chunks(
+            len(self._candidates),
+            lambda: max(1, self._fit() // len(pack)),
+            self._limit,
+            lambda chunk: self._evaluate(pack, self._candidates.select(chunk), chunk),
+        )
+
+    def _assigned(self, assignment: Sequence[int], pack: list[int]) -> None:
+        candidates = self._candidates
+
+        def work(part: slice) -> None:
+            own = [assignment[row] for row in pack[part]]
+            some = replace(candidates.of_rows(own), prefix=candidates.prefix.select(own))
+            self._evaluate(pack[part], some, slice(0, 1))
+
+        each = candidates.inside.bytes_each
+        in_chunks(len(pack), lambda: self._limit.of_own(self._fit(), each), self._limit, work)
+
+    def _evaluate(self, pack: list[int], some: Candidates, chunk: slice) -> None:
+        """Scores a pack under some candidates and stores them as those of ``chunk``."""
+        readings, top_k = self._readings, self._top_k
+        logits = self._forward(self._rows.select(pack), some)
+        scores, ids, logprobs = read_logits(logits, self._targets, top_k)
+        grid = scores.reshape(-1, len(pack), scores.shape[1])
+        for choice in self._form.choices:
+            readings.label_logprobs[chunk, pack, choice] = grid[:, :, choice]
+        if top_k:
+            readings.top_ids[chunk, pack] = ids.reshape(-1, len(pack), top_k)
+            readings.top_logprobs[chunk, pack] = logprobs.reshape(-1, len(pack), top_k)
