@@ -94,34 +94,21 @@ class Passes:
         vectors = of.soft.vectors
         device, past = vectors.device, front.padded_length if front else 0
         codes, lengths = padded(rows, "left")
-        width = codes.shape[1]
-        index = torch.arange(width, device=device)
-        causal = index[:, None] >= index
-        itself = torch.eye(width, dtype=torch.bool, device=device)
-        everything = slice(None)
+        width, everything = codes.shape[1], slice(None)
         parts: list[PrefixCache] = []
 
         def work(chunk: slice) -> None:
             some, candidates = (chunk, everything) if len(rows) > 1 else (everything, chunk)
             batch = embed(codes[some], vectors[candidates], self.embeddings).flatten(0, 1)
             own = torch.from_numpy(lengths[some]).to(device).expand(len(batch))
-            pads = (width - own)[:, None]
-            visible = (causal & (index >= pads)[:, None]) | itself
-            positions = past + (index - pads).clamp(min=0)
             record = passed.record(own, width) if passed else PrefixCache(own)
             some_front = front.select(candidates) if front else None
-            plan = Plan(
-                torch.nn.functional.pad(visible, (past, 0), value=True),
-                positions,
-                torch.cat([torch.arange(past, device=device).expand(len(batch), -1), positions], 1),
-                prefix=some_front,
-                record=record,
-            )
+            plan = _left_padded_plan(own, width, past, some_front, record)
             instead = passed.instead(len(batch)) if passed else nullcontext()
             acting = of.select(candidates).acting(codes[some])
             fed = self._entrance.fed(codes[some], batch)
             with running(plan), acting, instead, fed as given:
-                self._trunk(**given, position_ids=positions, use_cache=False)
+                self._trunk(**given, position_ids=plan.query_positions, use_cache=False)
             parts.append(record.behind(some_front) if some_front else record)
             self.computed_tokens += int(own.sum())
 
@@ -190,6 +177,33 @@ class Passes:
     def release(self) -> None:
         """Drops what is kept."""
         self._kept.clear()
+
+
+def _left_padded_plan(
+    own: torch.Tensor, width: int, past: int, front: PrefixCache | None, record: PrefixCache
+) -> Plan:
+    """How rows are read that are padded on the left.
+
+    Args:
+        own: (rows,) their lengths without padding.
+        width: Their length with it.
+        past: Tokens that stand before all of them, in ``front``.
+        front: Keys and values of these.
+        record: Where those of the rows go.
+    """
+    index = torch.arange(width, device=own.device)
+    pads = (width - own)[:, None]
+    itself = torch.eye(width, dtype=torch.bool, device=own.device)  # padding sees something too
+    visible = ((index[:, None] >= index) & (index >= pads)[:, None]) | itself
+    positions = past + (index - pads).clamp(min=0)
+    before = torch.arange(past, device=own.device).expand(len(own), -1)
+    return Plan(
+        torch.nn.functional.pad(visible, (past, 0), value=True),
+        positions,
+        torch.cat([before, positions], 1),
+        prefix=front,
+        record=record,
+    )
 
 
 def _joined(parts: list[PrefixCache]) -> PrefixCache:
