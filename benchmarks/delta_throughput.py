@@ -165,6 +165,7 @@ def race(
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default=MODEL, help="a causal model (default: %(default)s)")
+    parser.add_argument("--dtype", choices=loading.DTYPES, default="fp32")
     parser.add_argument("--data", type=Path, default=DATA, help="folder with sst2/ and agnews/")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--deltas", nargs="+", default=list(KINDS), help="kinds, + composes them")
@@ -201,11 +202,12 @@ def main() -> None:
     import torch
 
     options, console = parse_arguments(), Console()
-    loaded = loading.load(options.model, torch.float32, torch.device("cpu"))
+    loaded = loading.load(options.model, loading.DTYPES[options.dtype], torch.device("cpu"))
     made = [table_of(name, loaded, options, console) for name in options.shapes]
     how = (
         f"{machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"{options.model} in fp32, {options.repeats} turns; MB is the most that the process held."
+        f"{options.model} in {options.dtype}, {options.repeats} turns; MB is the most that the "
+        "process held."
     )
     notes = [how, *(note for _, note in made)]
     publish(console, [table for table, _ in made], notes, options.results / "delta_throughput.md")
