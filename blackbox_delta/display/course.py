@@ -166,6 +166,8 @@ def _also_spent(budget: Budget) -> str:
         parts.append(dollars(budget.cost))
     if usage.lost:
         parts.append(f"{usage.lost:,} lost")
+    if usage.unparsed:  # said while something can still be saved
+        parts.append(f"{counted(usage.unparsed, 'reply')} without a label")
     return ", ".join(parts)
 
 

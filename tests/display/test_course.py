@@ -56,6 +56,13 @@ def test_a_generation_is_one_line(budget: Budget, expected: str) -> None:
     assert line.isprintable()
 
 
+def test_replies_that_name_no_label_are_told_while_they_come() -> None:
+    budget = Budget(300)
+    assert "label" not in progress_line(after(budget))
+    budget.charge(Usage(queries=96, unparsed=90), calls=1)
+    assert ", 90 replies without a label, " in progress_line(Progress(4, 0.5, 0.8, budget))
+
+
 def test_money_is_written_as_money() -> None:
     budget = Budget.parse("$2.50", Prices(0.5, 2.0))
     line = progress_line(after(budget))  # 246,000 tokens at $0.50 a million
