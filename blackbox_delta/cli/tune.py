@@ -154,6 +154,8 @@ def carry_out(job: Job, err: Console) -> Json:
     with job.source.opened(err) as backend:
         if backend.address:
             say(err, access_line(backend.address))
+            if job.out is None:
+                say(err, "Without --out nothing is kept, the replies that are paid for neither.")
         seeds = len(job.splits)
         say(err, plan_line(backend.name, split, settings, backend.capabilities, seeds))
         with search_display(err) as observer:

@@ -42,6 +42,13 @@ def test_tune_shows_the_access_the_plan_and_the_money(
     assert f"Next: blackbox-delta predict {folder} FILE" in done.stdout
 
 
+def test_who_keeps_nothing_is_told_before_it_is_paid(data: Path, server: FaultyServer) -> None:
+    done = tune(server.url, data)
+    assert done.stderr.splitlines()[1].startswith("Without --out nothing is kept")
+    local = run("tune", "--model", "fake", "--data", data, "--budget", 2, "--max-test", 2)
+    assert "Without --out" not in local.stderr
+
+
 def test_auto_works_through_a_server(data: Path, toy_server: FaultyServer, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     more = ["--recipe", "auto", "--budget", "40 queries", *PRICED, "--out", folder]
