@@ -191,6 +191,7 @@ def _check(job: Job) -> None:
 def show_found(job: Job, result: Json, out: Console) -> None:
     """What was found, and what to do with it."""
     from blackbox_delta.display import say, show_result, show_seeds_result
+    from blackbox_delta.runs import JOURNAL_NAME
 
     if job.alone:
         show_result(out, result)
@@ -201,6 +202,12 @@ def show_found(job: Job, result: Json, out: Console) -> None:
     if job.out is None:
         say(out, "Nothing was kept; add --out RUN to keep the tuned model.")
         return
+    if job.alone and result["queries_per_answer"] > 1:
+        say(
+            out,
+            "Fewer queries an answer: --max-queries-per-example N and another --out, with --cache "
+            f"{shlex.quote(str(job.out / JOURNAL_NAME))} what is paid already is not paid again.",
+        )
     run = job.out if job.alone else job.out / result["recommended"]["folder"]
     command = ["blackbox-delta", "predict", str(run), "FILE", *job.source.key_options]
     say(out, f"Next: {shlex.join(command)}")

@@ -27,6 +27,21 @@ def test_tune_reports_what_it_wrote_down(data: Path, tmp_path: Path) -> None:
     assert f"Next: blackbox-delta predict {tmp_path / 'run'} FILE" in done.stdout
 
 
+def test_an_answer_of_fewer_queries_is_had_for_nothing_as_the_run_says(
+    data: Path, tmp_path: Path
+) -> None:
+    auto: list[object] = ["--recipe", "auto", "--budget", 10, "--max-test", 10]
+    done = tune(data, *auto, "--out", tmp_path / "many")
+    said = re.search(r"^Fewer queries an answer: .* --cache (\S+) what", done.stdout, re.MULTILINE)
+    assert said is not None
+    fewer = ["--max-queries-per-example", 2, "--cache", said[1], "--out", tmp_path / "few"]
+    again = tune(data, *auto, *fewer)
+    report = result_of(tmp_path / "few")
+    assert report["queries_per_answer"] == 2 < result_of(tmp_path / "many")["queries_per_answer"]
+    paid = report["queries"] + report["test_queries"]
+    assert f"{paid} of these queries came from {said[1]} and cost nothing" in again.stdout
+
+
 @pytest.mark.parametrize(
     "own",
     [
