@@ -186,12 +186,13 @@ def _entries(delta: Sparse, found: TunedDelta, backend: Backend) -> PeftAdapter:
 def _check_torch_linear(delta: ModuleDelta, name: str, backend: Backend) -> None:
     """Some of PEFT's types know torch's linear layers alone: no norms, and none of GPT-2's."""
     model = open_model(backend, "modules")
+    where = ", if all that it acts at have biases" if isinstance(delta, BitFit) else ""
     for module in delta.modules:
         if not model.is_torch_linear(module.name):
             raise ExportError(
                 f"PEFT's {name} acts on torch's own linear layers, and {module.name} is none; tune "
                 "with --set delta.targets=… that names such alone (all-linear has no norms), or "
-                "merge the delta into the model: --format merged"
+                f"merge the delta into the model{where}: --format merged"
             )
 
 
