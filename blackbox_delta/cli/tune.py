@@ -210,4 +210,11 @@ def show_found(job: Job, result: Json, out: Console) -> None:
         )
     run = job.out if job.alone else job.out / result["recommended"]["folder"]
     command = ["blackbox-delta", "predict", str(run), "FILE", *job.source.key_options]
-    say(out, f"Next: {shlex.join(command)}")
+    say(out, f"{what_next(result)}: {shlex.join(command)}")
+
+
+def what_next(result: Json) -> str:
+    """What the command that answers with the tuned model is, after what the verdict said of it."""
+    compared = result["comparison"]
+    advised = compared is None or compared["kind"] == "gain"
+    return "Next" if advised else "To use it all the same"

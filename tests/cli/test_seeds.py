@@ -46,7 +46,7 @@ def test_the_recommended_seed_is_the_one_to_predict_with(over_seeds: tuple[Path,
     out, done = over_seeds
     folder = out / json.loads((out / "result.json").read_text())["recommended"]["folder"]
     assert f"Recommended: {folder.name}, " in done.stdout
-    assert f"Next: blackbox-delta predict {folder} FILE" in done.stdout
+    assert f"To use it all the same: blackbox-delta predict {folder} FILE" in done.stdout
     assert run("predict", folder, stdin="a great film").exit_code == 0
     message = failed(run("predict", out, stdin="a great film"))
     assert f"several seeds; name one of them, such as {folder}" in message

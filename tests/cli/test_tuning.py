@@ -11,6 +11,7 @@ from command_line import failed, result_of, run, tune
 from sklearn.metrics import accuracy_score
 
 from blackbox_delta.cli.settings import SETTINGS
+from blackbox_delta.cli.tune import what_next
 from blackbox_delta.prices import dollars
 from blackbox_delta.settings import Settings
 from blackbox_delta.types import Json
@@ -24,7 +25,23 @@ def test_tune_reports_what_it_wrote_down(data: Path, tmp_path: Path) -> None:
         accuracy, f1 = report[f"{key}_accuracy"], report[f"{key}_macro_f1"]
         assert re.search(rf"^\s*{name}\s+{accuracy:.3f}\s+{f1:.3f}\s*$", done.stdout, re.MULTILINE)
     assert report["verdict"] in done.stdout
-    assert f"Next: blackbox-delta predict {tmp_path / 'run'} FILE" in done.stdout
+    next_one = f"{what_next(report)}: blackbox-delta predict {tmp_path / 'run'} FILE"
+    assert done.stdout.splitlines()[-1] == next_one
+
+
+@pytest.mark.parametrize(
+    ("comparison", "expected"),
+    [
+        (None, "Next"),
+        ({"kind": "gain"}, "Next"),
+        ({"kind": "loss"}, "To use it all the same"),
+        ({"kind": "no reliable difference"}, "To use it all the same"),
+    ],
+)
+def test_what_comes_next_does_not_contradict_the_verdict(
+    comparison: Json | None, expected: str
+) -> None:
+    assert what_next({"comparison": comparison}) == expected
 
 
 def test_an_answer_of_fewer_queries_is_had_for_nothing_as_the_run_says(

@@ -39,7 +39,7 @@ def test_tune_shows_the_access_the_plan_and_the_money(
     assert f"= {found['tokens']:,} tokens = $0.0" in done.stdout
     assert found["head"] in {"ridge", "calibrated"}
     assert "lost" not in done.stdout
-    assert f"Next: blackbox-delta predict {folder} FILE" in done.stdout
+    assert f"To use it all the same: blackbox-delta predict {folder} FILE" in done.stdout
 
 
 def test_who_keeps_nothing_is_told_before_it_is_paid(data: Path, server: FaultyServer) -> None:
