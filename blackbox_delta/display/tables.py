@@ -59,7 +59,7 @@ def rounded(value: float) -> str:
 
 def show_metrics(console: Console, metrics: Metrics) -> None:
     """Scores on labelled examples, with the recall of each class."""
-    table = new_table(f"{metrics.n} examples", "score")
+    table = new_table(counted(metrics.n, "example"), "score")
     scores = {
         "accuracy": metrics.accuracy,
         "macro-F1": metrics.macro_f1,
@@ -109,7 +109,8 @@ def _heading(forecasts: Sequence[Forecast], recipe: str) -> str:
         start.search.generations for forecast in forecasts for start in forecast.starts
     )
     runs = "the run takes" if one else "each run takes"
-    return f"If no query is lost, {runs} {generations} generations and costs:"
+    what = "generation" if generations == "1" else "generations"
+    return f"If no query is lost, {runs} {generations} {what} and costs:"
 
 
 def _rows(starts: tuple[StartForecast, ...], recipe: str) -> Iterator[tuple[str, list[Cost]]]:

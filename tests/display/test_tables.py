@@ -79,6 +79,12 @@ def test_a_forecast_of_auto_is_a_bound() -> None:
     assert rows["test"][0] == "1"
 
 
+def test_one_generation_is_one() -> None:
+    start = StartForecast("one", replace(SEARCH, generations=1), TEST, TEST)
+    _, text = forecast_rows(start, recipe="search")
+    assert "the run takes 1 generation and costs" in text
+
+
 @pytest.mark.parametrize("recipe", ["auto", "search"])
 def test_a_forecast_of_several_seeds_adds_them_up(recipe: str) -> None:
     start = StartForecast("one", SEARCH, TEST, TEST + TEST)
