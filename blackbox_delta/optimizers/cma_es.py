@@ -79,12 +79,27 @@ class CMAES(GenerationalOptimizer):
     @property
     def mean(self) -> Vector:
         """(d,), the mean of the search distribution."""
-        return np.array(self._strategy.mean, dtype=np.float64)
+        return self._in_z(self._strategy.mean)
 
     @property
     def deviations(self) -> Vector:
         """(d,), the search distribution's standard deviation in each direction of z."""
-        return np.array(self._strategy.stds, dtype=np.float64)
+        strategy = self._strategy
+        if strategy.gp.isidentity:
+            return np.array(strategy.stds, dtype=np.float64)
+        # The map is left out of pycma's own.
+        origin = self._in_z(np.zeros(self._dimension))
+        axes = np.stack([self._in_z(axis) - origin for axis in np.eye(self._dimension)], axis=1)
+        axes *= strategy.sigma * strategy.sigma_vec.scaling
+        covariance: Vector = axes @ strategy.sm.covariance_matrix @ axes.T
+        return np.sqrt(np.diag(covariance))
+
+    def _in_z(self, point: Vector) -> Vector:
+        """A point of pycma's own space (d,), which is not z's once a covariance is ill-conditioned.
+
+        It moves the covariance into a linear map then, through which it asks and is told.
+        """
+        return np.array(self._strategy.gp.pheno(point), dtype=np.float64)
 
     def _more(self) -> list[Vector]:
         # Two-point adaptation puts its two samples first in a generation, and pycma asks that

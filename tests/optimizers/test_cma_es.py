@@ -123,3 +123,17 @@ def test_limits_are_named(name):
         make_optimizer(name, 1, seed=0)
     with pytest.raises(ConfigError, match="at least 4"):
         make_optimizer(name, 5, seed=0, population=3)
+
+
+def test_an_ill_conditioned_covariance_leaves_mean_and_deviations_those_of_the_candidates():
+    """pycma goes on in a space of its own from a condition number of 10¹² on."""
+    turn, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))
+    optimizer = make_optimizer("cma", 3, seed=0, population=8)
+    for _ in range(120):
+        z = optimizer.ask(8)
+        optimizer.tell(z, (((z - 0.5) @ turn) ** 2 * 10.0 ** np.array([0, 7, 14])).sum(axis=1))
+    assert not optimizer._strategy.gp.isidentity
+    drawn = np.stack([optimizer._strategy.ask(number=1)[0] for _ in range(4000)])
+    np.testing.assert_allclose(drawn.std(axis=0), optimizer.deviations, rtol=0.1)
+    error = np.abs(drawn.mean(axis=0) - optimizer.mean) / optimizer.deviations
+    assert (error < 5 / np.sqrt(len(drawn))).all()
