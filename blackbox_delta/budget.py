@@ -209,10 +209,12 @@ class Budget:
         return left > 0 and self._after(needs) <= self.limit
 
     def most_calls(self, call: Need) -> int | None:
-        """How many such calls the whole budget is worth; unknown for a budget in seconds."""
-        if self.unit == "seconds":
-            return None
-        return int(self.limit // self._measured(call.calls, call.usage))
+        """How many such calls the whole budget is worth.
+
+        ``None`` where nobody knows, for a budget in seconds, or where they cost nothing.
+        """
+        cost = 0 if self.unit == "seconds" else self._measured(call.calls, call.usage)
+        return int(self.limit // cost) if cost else None
 
     def charge(self, usage: Usage, calls: int) -> None:
         """Writes down what a reply cost.

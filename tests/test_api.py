@@ -579,3 +579,10 @@ def test_a_model_is_not_saved_over_another_run(tmp_path: Path) -> None:
     tuned.save(tmp_path / "alone")
     tuned.save(tmp_path / "alone")  # nothing but a model is there
     assert TunedModel.load(tmp_path / "alone", backend=FakeBackend()).labels == tuned.labels
+
+
+@pytest.mark.parametrize("recipe", ["auto", "search"])
+def test_a_budget_that_nothing_is_taken_from_is_refused(recipe: str) -> None:
+    free: dict[str, Any] = {"budget": "$1", "price_in": 0, "price_out": 0}
+    with pytest.raises(ConfigError, match="costs nothing"):
+        tune(FakeBackend(), SPLIT, recipe=recipe, **free)
