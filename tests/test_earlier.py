@@ -130,7 +130,7 @@ def test_a_resumed_run_notices_another_basis(runs: list[Path], tmp_path: Path) -
     assert tune(resumed, SPLIT, resume=True, **given).result["delta"] == result["delta"]
     assert resumed.calls == 0
     finished(tmp_path / "earlier", 1, z=3.0)  # the folder now holds another run
-    with pytest.raises(RunError, match=r"another run \(subspace_from: \["):
+    with pytest.raises(RunError, match=r"another run \(subspace_from: other earlier runs"):
         tune(FakeBackend(), SPLIT, resume=True, **given)
 
 

@@ -21,7 +21,6 @@ from blackbox_delta.types import SOFT_PROMPT
 
 if TYPE_CHECKING:
     from blackbox_delta.artifact import Artifact
-    from blackbox_delta.metered import Metered
     from blackbox_delta.tuned_model import TunedModel
     from blackbox_delta.types import Backend, Json
 
@@ -175,7 +174,6 @@ def loaded(
     comes.
     """
     from blackbox_delta.journal import Journal, JournaledBackend
-    from blackbox_delta.metered import Metered
     from blackbox_delta.runs import is_run_journal
     from blackbox_delta.tuned_model import TunedModel
 
@@ -191,10 +189,11 @@ def loaded(
                     "that run cost; name another file for the cache"
                 )
             replies = stack.enter_context(Journal.open(cache, create=True, shared=True))
-        meter = Metered(stack.enter_context(source.opened(console)))
-        asked = meter if replies is None else JournaledBackend(meter, replies)
+        backend = stack.enter_context(source.opened(console))
+        # A local model stays itself: what is exported is read off it, and its queries cost nothing.
         if source.endpoint is not None:
-            stack.enter_context(_told(meter, console))
+            backend = stack.enter_context(_metered(backend, console))
+        asked = backend if replies is None else JournaledBackend(backend, replies)
         with _advised(cache):
             yield TunedModel(artifact, asked, result)
 
@@ -208,12 +207,14 @@ def say_ahead(tuned: TunedModel, texts: int, console: Console) -> None:
 
 
 @contextmanager
-def _told(meter: Metered, console: Console) -> Iterator[None]:
-    """Says what a server was sent."""
+def _metered(backend: Backend, console: Console) -> Iterator[Backend]:
+    """The same backend; says in the end what it was sent."""
     from blackbox_delta.display import say, spent_line
+    from blackbox_delta.metered import Metered
 
+    meter = Metered(backend)
     try:
-        yield
+        yield meter
     finally:
         if meter.usage.queries or meter.usage.lost:
             say(console, spent_line(meter.usage))

@@ -161,7 +161,7 @@ def test_a_saved_address_is_enough() -> None:
         ("m", {"access": {**ADDRESS["access"], "preset": "vlm"}}, "no preset 'vlm'"),
         ("m", {"access": {**ADDRESS["access"], "api": "sglang"}}, "no sglang API"),
         ("m", {"access": {**ADDRESS["access"], "batch": 0}}, "batch: "),
-        ("m", {"access": {**ADDRESS["access"], "newer": 1}}, "newer: "),
+        ("m", {"access": {**ADDRESS["access"], "newer": 1}}, "newer is unknown; known are "),
         ("m", {"access": {**ADDRESS["access"], "tier": "embeddings"}}, "embeddings=FOLDER"),
     ],
 )

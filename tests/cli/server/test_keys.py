@@ -21,7 +21,7 @@ def test_a_key_opens_the_server_and_stays_out_of_everything(
         options = ["tune", "--base-url", locked.url, "--data", data, *SMALL, "--out", folder]
         done = run("--verbose", *options, "--key-env", "TOY_KEY")
         assert done.exit_code == 0, done.output
-        [line] = [line for line in done.stdout.splitlines() if line.startswith("Next: ")]
+        [line] = [line for line in done.stdout.splitlines() if ": blackbox-delta predict " in line]
         assert line.endswith("--key-env TOY_KEY")
         predict = ["predict", folder, "--key-env", "TOY_KEY"]
         assert run(*predict, stdin="a film").exit_code == 0
